@@ -94,7 +94,7 @@ def steer(
         values = list(latents.values())
     rows = np.array(sae.rows["W_dec"][names], dtype=np.float32)
     return Steering(
-        model, _hook_of(model, sae, hook), rows, _values(values), mode,
+        model, hook_of(model, sae, hook), rows, _values(values), mode,
         sae=sae, latents=names, positions=positions, prompt_length=prompt_length, exact=exact,
     )  # fmt: skip
 
@@ -227,19 +227,14 @@ class Steering:
         return torch.from_numpy(codes.toarray()).reshape(*x.shape[:2], -1)
 
 
-def _hook_of(model: LanguageModel | nn.Module, sae: Any, hook: str | HookPoint | None) -> HookPoint:
-    """The hook point given, or the one whose activations the SAE reconstructs."""
+def hook_of(model: LanguageModel | nn.Module, sae: Any, hook: str | HookPoint | None) -> HookPoint:
+    """The hook point given, or the one whose activations the SAE was trained on."""
     if isinstance(hook, HookPoint):
         return hook
     name = hook or sae.metadata.get("hook_name")
     if not name:
         raise ValueError(
             "hook: the SAE's metadata name no hook point; give hook='blocks.15.hook_resid_post' or the like"
-        )
-    other = sae.metadata.get("hook_name_out")
-    if hook is None and other and other != name:
-        raise NotImplementedError(
-            f"this SAE is a transcoder from {name} to {other}; give hook={other!r} to add its latents there"
         )
     return resolve(model, name)
 

@@ -1,0 +1,84 @@
+#include "bindings/arrays.h"
+#include "bindings/module.h"
+#include "kernels/decode.h"
+#include "kernels/dense.h"
+
+namespace sparse_sae {
+namespace {
+
+template <class T>
+void bind(py::module_& m) {
+    using Ints = array<int32_t>;
+    m.def(
+        "decode",
+        [](const Ints& indptr, const Ints& indices, const array<T>& values, const array<T>& w,
+           const std::optional<array<T>>& bias, int num_threads) {
+            view("w", w, {-1, -1});
+            const int64_t D = w.shape(1);
+            const CodesView<T> codes = view_codes(indptr, indices, values, w.shape(0));
+            const T* b = view_optional("bias", bias, {D});
+            array<T> out({codes.n_rows, D});
+            T* to = out.mutable_data();
+            py::gil_scoped_release release;
+            decode(to, codes, w.data(), b, D, num_threads);
+            return out;
+        },
+        py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("values").noconvert(), py::arg("w").noconvert(),
+        py::arg("bias").noconvert() = py::none(), py::kw_only(), py::arg("num_threads") = 1);
+    m.def(
+        "code_grad",
+        [](const Ints& indptr, const Ints& indices, const array<T>& grad, const array<T>& w, int num_threads) {
+            view("w", w, {-1, -1});
+            const int64_t D = w.shape(1);
+            array<T> out(indices.size());
+            const CodesView<T> codes = view_codes(indptr, indices, out, w.shape(0));
+            const T* g = view("grad", grad, {codes.n_rows, D});
+            T* to = out.mutable_data();
+            py::gil_scoped_release release;
+            code_grad(to, codes, g, w.data(), D, num_threads);
+            return out;
+        },
+        py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("grad").noconvert(), py::arg("w").noconvert(),
+        py::kw_only(), py::arg("num_threads") = 1);
+    m.def(
+        "decode_residual",
+        [](const Ints& indptr, const Ints& indices, const array<T>& values, const array<T>& w, const array<T>& target,
+           int num_threads) {
+            view("w", w, {-1, -1});
+            const int64_t D = w.shape(1);
+            const CodesView<T> codes = view_codes(indptr, indices, values, w.shape(0));
+            const T* y = view("target", target, {codes.n_rows, D});
+            array<T> residual({codes.n_rows, D}), projected(indices.size()), squared(codes.n_rows);
+            T *r = residual.mutable_data(), *p = projected.mutable_data(), *s = squared.mutable_data();
+            {
+                py::gil_scoped_release release;
+                decode_residual(r, p, s, codes, w.data(), y, D, num_threads);
+            }
+            return py::make_tuple(residual, projected, squared);
+        },
+        py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("values").noconvert(), py::arg("w").noconvert(),
+        py::arg("target").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
+    m.def(
+        "matmul_nt",
+        [](const array<T>& x, const array<T>& w, int num_threads) {
+            view("x", x, {-1, -1});
+            const int64_t N = x.shape(0), D = x.shape(1);
+            view("w", w, {-1, D});
+            const int64_t M = w.shape(0);
+            array<T> out({N, M});
+            T* to = out.mutable_data();
+            py::gil_scoped_release release;
+            matmul_nt(to, x.data(), w.data(), N, M, D, num_threads);
+            return out;
+        },
+        py::arg("x").noconvert(), py::arg("w").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
+}
+
+}  // namespace
+
+void bind_decode(py::module_& m) {
+    bind<float>(m);
+    bind<double>(m);
+}
+
+}  // namespace sparse_sae

@@ -1,0 +1,103 @@
+#include "bindings/arrays.h"
+#include "bindings/module.h"
+#include "kernels/encode_threshold.h"
+#include "kernels/encode_topk.h"
+
+namespace sparse_sae {
+namespace {
+
+template <class T>
+using Optional = std::optional<array<T>>;
+using Latents = std::optional<array<int32_t>>;
+
+template <class T>
+Dictionary<T> view_dictionary(const array<T>& w, const Optional<T>& b, const Latents& latents) {
+    view("w", w, {-1, -1});
+    const int64_t M = w.shape(0), D = w.shape(1);
+    Dictionary<T> dict{w.data(), view_optional("b", b, {M}), nullptr, M, D};
+    if (latents) {
+        dict.latents = view("latents", *latents, {-1});
+        dict.M = latents->shape(0);
+        for (int64_t i = 0; i < dict.M; ++i)
+            if (dict.latents[i] < 0 || dict.latents[i] >= M)
+                throw py::value_error("latents: " + std::to_string(dict.latents[i]) + ", expected 0 to " + std::to_string(M - 1));
+    }
+    if (D < 1 || dict.M < 1) throw py::value_error("w: empty, expected at least one latent and one input");
+    return dict;
+}
+
+template <class T>
+py::tuple give_codes(Codes<T>&& codes) {
+    return py::make_tuple(give(std::move(codes.indptr)), give(std::move(codes.indices)), give(std::move(codes.values)));
+}
+
+template <class T>
+void bind(py::module_& m) {
+    m.def(
+        "encode_topk",
+        [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t k, const Optional<T>& center,
+           const Latents& latents, bool absolute, bool relu, bool simple, int num_threads) {
+            const Dictionary<T> dict = view_dictionary(w, b, latents);
+            const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
+            Codes<T> codes;
+            {
+                py::gil_scoped_release release;
+                const TopK select{k, absolute, relu};
+                codes = simple ? encode_topk_simple(rows, dict, select, num_threads) : encode_topk(rows, dict, select, num_threads);
+            }
+            const int64_t fallbacks = codes.fallbacks;
+            return give_codes(std::move(codes)) + py::make_tuple(fallbacks);
+        },
+        py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("k"), py::kw_only(),
+        py::arg("center").noconvert() = py::none(), py::arg("latents").noconvert() = py::none(), py::arg("absolute") = false,
+        py::arg("relu") = true, py::arg("simple") = false, py::arg("num_threads") = 1);
+    m.def(
+        "encode_threshold",
+        [](const py::array& x, const array<T>& w, const Optional<T>& b, const Optional<T>& threshold, const Optional<T>& center,
+           const Latents& latents, int num_threads) {
+            const Dictionary<T> dict = view_dictionary(w, b, latents);
+            const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
+            const T* limit = view_optional("threshold", threshold, {w.shape(0)});
+            Codes<T> codes;
+            {
+                py::gil_scoped_release release;
+                codes = encode_threshold(rows, dict, limit, num_threads);
+            }
+            return give_codes(std::move(codes));
+        },
+        py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("threshold").noconvert(), py::kw_only(),
+        py::arg("center").noconvert() = py::none(), py::arg("latents").noconvert() = py::none(), py::arg("num_threads") = 1);
+    m.def(
+        "encode_batch_topk",
+        [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t total, const Optional<T>& center, int num_threads) {
+            const Dictionary<T> dict = view_dictionary(w, b, std::nullopt);
+            const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
+            Codes<T> codes;
+            {
+                py::gil_scoped_release release;
+                codes = encode_batch_topk(rows, dict, total, num_threads);
+            }
+            return give_codes(std::move(codes));
+        },
+        py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("total"), py::kw_only(),
+        py::arg("center").noconvert() = py::none(), py::arg("num_threads") = 1);
+}
+
+}  // namespace
+
+void bind_encode(py::module_& m) {
+    bind<float>(m);
+    bind<double>(m);
+    m.def(
+        "first_nonfinite_row",
+        [](const py::array& x, int num_threads) {
+            const Rows<float> rows = view_rows<float>("x", x, nullptr, -1);
+            py::gil_scoped_release release;
+            if (rows.dtype == Dtype::float64)
+                return first_nonfinite_row(Rows<double>{rows.x, rows.dtype, rows.stride, nullptr, rows.N, rows.D}, num_threads);
+            return first_nonfinite_row(rows, num_threads);
+        },
+        py::arg("x"), py::kw_only(), py::arg("num_threads") = 1);
+}
+
+}  // namespace sparse_sae

@@ -1,0 +1,153 @@
+#include "kernels/encode_threshold.h"
+
+#include "kernels/entries.h"
+#include "kernels/sweep.h"
+
+namespace sparse_sae {
+namespace {
+
+template <class T>
+using RowEntries = std::vector<std::vector<Entry<T>>>;
+
+// Everything that may exceed its own threshold, with the approximation as value.
+template <class T>
+struct AboveThreshold {
+    const Dictionary<T>& dict;
+    const T* limit;
+    T lowest;
+    std::vector<T> margin;
+    RowEntries<T> found;
+
+    AboveThreshold(const Dictionary<T>& d, const T* threshold, const PackedRows<T>& rows, const DictionaryScale& scale)
+        : dict(d), limit(threshold), lowest(0), margin(rows.count), found(rows.count) {
+        if (limit) {
+            lowest = std::numeric_limits<T>::infinity();
+            for (int64_t j = 0; j < d.M; ++j) lowest = std::min(lowest, limit[d.at(j)]);
+        }
+        for (int64_t n = 0; n < rows.count; ++n)
+            margin[n] = error_bound<T>(static_cast<double>(rows.norms[n]), scale, d.D);
+    }
+    T at(int64_t j) const { return limit ? limit[dict.at(j)] : T(0); }
+    T threshold(int64_t n) const { return lowest - margin[n]; }
+    void offer(int64_t n, int64_t j0, const T* s, int64_t count) {
+        for (int64_t i = 0; i < count; ++i)
+            if (!(s[i] < at(j0 + i) - margin[n])) found[n].push_back({s[i], static_cast<int32_t>(j0 + i)});
+    }
+    void chunk_done(int64_t) {}
+};
+
+// Candidates for the `total` largest of the whole block of rows. After each chunk the total-th largest lower
+// bound (approximation minus margin) becomes the cut for all rows. The values kept are upper bounds.
+template <class T>
+struct AboveCommonCut {
+    int64_t total;
+    T cut = 0;  // on canonical values: only positive ones are wanted
+    std::vector<T> margin;
+    RowEntries<T> found;
+
+    AboveCommonCut(int64_t most, const Dictionary<T>& d, const PackedRows<T>& rows, const DictionaryScale& scale)
+        : total(most), margin(rows.count), found(rows.count) {
+        for (int64_t n = 0; n < rows.count; ++n)
+            margin[n] = error_bound<T>(static_cast<double>(rows.norms[n]), scale, d.D);
+    }
+    T threshold(int64_t n) const { return cut - margin[n]; }
+    void offer(int64_t n, int64_t j0, const T* s, int64_t count) {
+        for (int64_t i = 0; i < count; ++i)
+            if (!(s[i] + margin[n] < cut)) found[n].push_back({s[i] + margin[n], static_cast<int32_t>(j0 + i)});
+    }
+    void chunk_done(int64_t) {
+        std::vector<T> lower;
+        for (std::size_t n = 0; n < found.size(); ++n)
+            for (const auto& e : found[n])
+                if (e.value == e.value) lower.push_back(e.value - 2 * margin[n]);
+        if (static_cast<int64_t>(lower.size()) <= total) return;
+        std::nth_element(lower.begin(), lower.begin() + (total - 1), lower.end(), std::greater<T>());
+        cut = std::max(cut, lower[total - 1]);
+        for (auto& row : found)
+            row.erase(std::remove_if(row.begin(), row.end(), [&](const Entry<T>& e) { return e.value < cut; }), row.end());
+    }
+};
+
+// Replaces approximations by canonical values and drops what fails `keep`.
+template <class T, class Keep>
+void score_rows(RowEntries<T>& found, const Rows<T>& rows, int64_t n0, const Dictionary<T>& dict, int num_threads, Keep keep) {
+    constexpr int64_t kBlock = 16;
+    const int64_t N = static_cast<int64_t>(found.size());
+    parallel_for((N + kBlock - 1) / kBlock, num_threads, [&](int64_t block) {
+        std::vector<T> x(static_cast<std::size_t>(dict.D));
+        for (int64_t n = block * kBlock; n < std::min(N, (block + 1) * kBlock); ++n) {
+            auto& row = found[n];
+            rows.read(x.data(), n0 + n);
+            score(row.data(), static_cast<int64_t>(row.size()), x.data(), dict);
+            row.erase(std::remove_if(row.begin(), row.end(), [&](const Entry<T>& e) { return !keep(e); }), row.end());
+            row.shrink_to_fit();
+        }
+    });
+}
+
+template <class T>
+Codes<T> to_codes(const RowEntries<T>& found, int num_threads) {
+    return gather_codes<T>(static_cast<int64_t>(found.size()), num_threads, [&](int64_t n) {
+        return std::pair(found[n].data(), found[n].data() + found[n].size());
+    });
+}
+
+}  // namespace
+
+template <class T>
+Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const T* threshold, int num_threads) {
+    const DictionaryScale scale = dictionary_scale(dict, num_threads);
+    RowEntries<T> all(static_cast<std::size_t>(rows.N));
+    const int64_t step = block_rows(dict.D, sizeof(T));
+    for (int64_t n0 = 0; n0 < rows.N; n0 += step) {
+        const PackedRows<T> packed(rows, n0, std::min(step, rows.N - n0), num_threads);
+        AboveThreshold<T> found(dict, threshold, packed, scale);
+        sweep(packed, dict, dict.M, num_threads, found);
+        score_rows(found.found, rows, n0, dict, num_threads,
+                   [&](const Entry<T>& e) { return e.value > found.at(e.latent) && e.value != 0; });
+        std::move(found.found.begin(), found.found.end(), all.begin() + n0);
+    }
+    return to_codes(all, num_threads);
+}
+
+template <class T>
+Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads) {
+    if (total < 1) throw std::invalid_argument("total: must be at least 1");
+    const DictionaryScale scale = dictionary_scale(dict, num_threads);
+    // All rows compete, so all are packed at once: this is a kernel for training batches.
+    const PackedRows<T> packed(rows, 0, rows.N, num_threads);
+    AboveCommonCut<T> found(total, dict, packed, scale);
+    const int64_t per_row = (total + rows.N - 1) / std::max<int64_t>(1, rows.N);
+    sweep(packed, dict, 2 * per_row, num_threads, found);
+    RowEntries<T>& all = found.found;
+    score_rows(all, rows, 0, dict, num_threads, [](const Entry<T>& e) { return e.value > 0; });
+
+    struct Place {
+        T value;
+        int32_t row, latent;
+    };
+    std::vector<Place> places;
+    for (std::size_t n = 0; n < all.size(); ++n)
+        for (const auto& e : all[n]) places.push_back({e.value, static_cast<int32_t>(n), e.latent});
+    if (static_cast<int64_t>(places.size()) > total) {
+        const auto before = [](const Place& a, const Place& b) {
+            if (a.value != b.value) return a.value > b.value;
+            return a.row != b.row ? a.row < b.row : a.latent < b.latent;
+        };
+        std::nth_element(places.begin(), places.begin() + (total - 1), places.end(), before);
+        const Place last = places[total - 1];
+        for (std::size_t n = 0; n < all.size(); ++n) {
+            auto& row = all[n];
+            const auto beaten = [&](const Entry<T>& e) { return before(last, {e.value, static_cast<int32_t>(n), e.latent}); };
+            row.erase(std::remove_if(row.begin(), row.end(), beaten), row.end());
+        }
+    }
+    return to_codes(all, num_threads);
+}
+
+template Codes<float> encode_threshold(const Rows<float>&, const Dictionary<float>&, const float*, int);
+template Codes<double> encode_threshold(const Rows<double>&, const Dictionary<double>&, const double*, int);
+template Codes<float> encode_batch_topk(const Rows<float>&, const Dictionary<float>&, int64_t, int);
+template Codes<double> encode_batch_topk(const Rows<double>&, const Dictionary<double>&, int64_t, int);
+
+}  // namespace sparse_sae

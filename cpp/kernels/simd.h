@@ -1,0 +1,111 @@
+// Vectors, the canonical dot product and the row update every kernel is made of.
+//
+// The canonical dot product defines what a pre-activation is. It keeps 32 partial sums (partial sum l adds the
+// products of all positions congruent to l modulo 32, in order, fused where the CPU can) and folds them in a
+// fixed tree. Every path that produces a code value, whichever way its candidates were found, ends in this
+// function, so a value does not depend on batch size, tile position, thread count or screening; and all levels
+// that have fused multiply-add agree to the bit.
+#pragma once
+
+#include <cstring>
+
+#include "kernels/types.h"
+
+namespace sparse_sae {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct Vector;
+template <>
+struct Vector<float> {
+    typedef float type __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct Vector<double> {
+    typedef double type __attribute__((vector_size(kVectorBytes)));
+};
+
+template <class T>
+using vec = typename Vector<T>::type;
+template <class T>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T>
+inline vec<T> load(const T* p) {
+    vec<T> v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+template <class T>
+inline void store(T* p, vec<T> v) {
+    std::memcpy(p, &v, sizeof v);
+}
+
+inline constexpr int kDotLanes = 32;
+
+// Rows of B handled together, so that their chains of dependent additions overlap.
+template <class T, int B>
+inline void dot_rows(T* out, const T* x, const T* const* w, int64_t D) {
+    constexpr int L = kLanes<T>, A = kDotLanes / L;
+    vec<T> acc[B][A] = {};
+    int64_t d = 0;
+    for (; d + kDotLanes <= D; d += kDotLanes)
+        for (int a = 0; a < A; ++a) {
+            const vec<T> xv = load(x + d + a * L);
+            for (int b = 0; b < B; ++b) acc[b][a] += xv * load(w[b] + d + a * L);
+        }
+    for (int b = 0; b < B; ++b) {
+        alignas(64) T lane[kDotLanes];
+        std::memcpy(lane, acc[b], sizeof lane);
+        for (int64_t i = d; i < D; ++i) lane[i - d] += x[i] * w[b][i];
+        for (int h = kDotLanes / 2; h > 0; h /= 2)
+            for (int i = 0; i < h; ++i) lane[i] += lane[i + h];
+        out[b] = lane[0];
+    }
+}
+
+template <class T>
+inline T dot(const T* x, const T* w, int64_t D) {
+    T out;
+    dot_rows<T, 1>(&out, x, &w, D);
+    return out;
+}
+
+// y += a[0]*w[0] + a[1]*w[1] + ..., each position in that order, count rows of length D.
+template <class T>
+inline void add_rows(T* y, const T* a, const T* const* w, int64_t count, int64_t D) {
+    constexpr int L = kLanes<T>;
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const T *w0 = w[i], *w1 = w[i + 1], *w2 = w[i + 2], *w3 = w[i + 3];
+        const T a0 = a[i], a1 = a[i + 1], a2 = a[i + 2], a3 = a[i + 3];
+        int64_t d = 0;
+        for (; d + L <= D; d += L) {
+            vec<T> v = load(y + d);
+            v += a0 * load(w0 + d);
+            v += a1 * load(w1 + d);
+            v += a2 * load(w2 + d);
+            v += a3 * load(w3 + d);
+            store(y + d, v);
+        }
+        for (; d < D; ++d) {
+            T v = y[d];
+            v += a0 * w0[d];
+            v += a1 * w1[d];
+            v += a2 * w2[d];
+            v += a3 * w3[d];
+            y[d] = v;
+        }
+    }
+    for (; i < count; ++i)
+        for (int64_t d = 0; d < D; ++d) y[d] += a[i] * w[i][d];
+}
+
+}  // namespace sparse_sae

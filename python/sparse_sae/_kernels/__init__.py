@@ -1,0 +1,64 @@
+"""Choose one compiled module per process and re-export its functions; `__init__.pyi` is their contract.
+
+The only file that names CPU levels. `SPARSE_SAE_KERNELS=<level>` forces one; "reference" runs the NumPy twins.
+"""
+
+import importlib
+import os
+
+LEVELS = ("x86_64_v4_vnni", "x86_64_v4", "x86_64_v3", "x86_64_v2", "generic")
+FUNCTIONS = (
+    "adam_rows",
+    "code_grad",
+    "decode",
+    "decode_residual",
+    "encode_batch_topk",
+    "encode_threshold",
+    "encode_topk",
+    "first_nonfinite_row",
+    "grad_squared_norm",
+    "latent_sums",
+    "matmul_nt",
+    "update_rows",
+    "weight_grad",
+)
+
+
+def loadable_levels():
+    """Names of the levels this CPU can run and this build contains, best first."""
+    from . import _cpu
+
+    here = os.path.dirname(__file__)
+    built = {name.split(".")[0] for name in os.listdir(here)}
+    return [level for level in _cpu.levels() if f"_{level}" in built]
+
+
+def load(level):
+    """The compiled module of a level, or the NumPy twins for "reference"."""
+    if level == "reference":
+        return importlib.import_module(".reference", __name__)
+    return importlib.import_module(f"._{level}", __name__)
+
+
+def _choose():
+    available = loadable_levels()
+    forced = os.environ.get("SPARSE_SAE_KERNELS")
+    if forced:
+        if forced not in (*available, "reference"):
+            raise ImportError(
+                f"SPARSE_SAE_KERNELS={forced!r}: this CPU and build offer {', '.join([*available, 'reference'])}; "
+                "unset the variable or choose one of these"
+            )
+        return forced
+    if not available:
+        raise ImportError(
+            "sparse_sae: no compiled kernels for this CPU; reinstall from source with `pip install --no-binary "
+            "sparse-sae sparse-sae`, or set SPARSE_SAE_KERNELS=reference to run (slowly) on NumPy"
+        )
+    return available[0]
+
+
+level = _choose()
+_module = load(level)
+globals().update({name: getattr(_module, name) for name in FUNCTIONS})
+build_info = {name: getattr(_module, name, None) for name in ("version", "openmp", "compiler", "eigen")}

@@ -1,0 +1,163 @@
+"""The contract between the library and its kernels.
+
+Letters: N rows, D inputs, M latents, K active latents of a row, L named latents. T is float32 or float64, the
+same for every array of a call. Arrays are C-contiguous; x alone may have any row stride and any float type
+(float16, float32, float64, or bfloat16 bits in uint16). Codes are CSR arrays (indptr (N + 1) int32,
+indices (nnz) int32 ascending within a row, values (nnz) T). Every function gives bit-identical results for any
+num_threads. `reference.py` holds the same functions in NumPy.
+"""
+
+from types import ModuleType
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+T = TypeVar("T", np.float32, np.float64)
+Ints: TypeAlias = npt.NDArray[np.int32]
+
+LEVELS: tuple[str, ...]
+FUNCTIONS: tuple[str, ...]
+level: str
+build_info: dict[str, Any]
+
+def loadable_levels() -> list[str]: ...
+def load(level: str) -> ModuleType: ...
+def encode_topk(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[T],
+    b: npt.NDArray[T] | None,
+    k: int,
+    *,
+    center: npt.NDArray[T] | None = None,
+    latents: Ints | None = None,
+    absolute: bool = False,
+    relu: bool = True,
+    simple: bool = False,
+    num_threads: int = 1,
+) -> tuple[Ints, Ints, npt.NDArray[T], int]:
+    """The k largest of (x (N, D) - center (D)) . w (M, D)^T + b (M) in each row; ties go to the lower latent.
+
+    absolute ranks by magnitude; relu drops what is not positive; zeros are always dropped. latents (L) restricts
+    the choice to these rows of w, and the indices returned are positions in it. simple computes every
+    pre-activation (the version the fast one is held against). Returns (indptr, indices, values, fallbacks), the
+    last being the number of rows screening could not decide and that were computed in full.
+    """
+
+def encode_threshold(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[T],
+    b: npt.NDArray[T] | None,
+    threshold: npt.NDArray[T] | None,
+    *,
+    center: npt.NDArray[T] | None = None,
+    latents: Ints | None = None,
+    num_threads: int = 1,
+) -> tuple[Ints, Ints, npt.NDArray[T]]:
+    """Every pre-activation strictly above threshold (M), or above zero; zeros are dropped."""
+
+def encode_batch_topk(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[T],
+    b: npt.NDArray[T] | None,
+    total: int,
+    *,
+    center: npt.NDArray[T] | None = None,
+    num_threads: int = 1,
+) -> tuple[Ints, Ints, npt.NDArray[T]]:
+    """The `total` largest positive pre-activations of the whole batch; ties go to the lower row, then latent."""
+
+def decode(
+    indptr: Ints,
+    indices: Ints,
+    values: npt.NDArray[T],
+    w: npt.NDArray[T],
+    bias: npt.NDArray[T] | None = None,
+    *,
+    num_threads: int = 1,
+) -> npt.NDArray[T]:
+    """codes . w (M, D) + bias (D), shape (N, D)."""
+
+def code_grad(
+    indptr: Ints, indices: Ints, grad: npt.NDArray[T], w: npt.NDArray[T], *, num_threads: int = 1
+) -> npt.NDArray[T]:
+    """For each entry (n, j): the inner product of grad (N, D)[n] and w (M, D)[j], shape (nnz)."""
+
+def decode_residual(
+    indptr: Ints,
+    indices: Ints,
+    values: npt.NDArray[T],
+    w: npt.NDArray[T],
+    target: npt.NDArray[T],
+    *,
+    num_threads: int = 1,
+) -> tuple[npt.NDArray[T], npt.NDArray[T], npt.NDArray[T]]:
+    """residual = codes . w - target (N, D); code_grad of the residual (nnz); |residual|^2 of each row (N)."""
+
+def matmul_nt(x: npt.NDArray[T], w: npt.NDArray[T], *, num_threads: int = 1) -> npt.NDArray[T]:
+    """x (N, D) . w (M, D)^T by Eigen, shape (N, M)."""
+
+def weight_grad(
+    indptr: Ints,
+    indices: Ints,
+    values: npt.NDArray[T],
+    dense: npt.NDArray[T],
+    n_latents: int,
+    *,
+    num_threads: int = 1,
+) -> npt.NDArray[T]:
+    """codes^T . dense, shape (M, D). The codes' rows wrap around those of dense: row n uses dense[n % len(dense)]."""
+
+def latent_sums(
+    indptr: Ints, indices: Ints, values: npt.NDArray[T], n_latents: int, *, num_threads: int = 1
+) -> npt.NDArray[T]:
+    """The sum of each latent's values, shape (M)."""
+
+def adam_rows(
+    w: npt.NDArray[T],
+    m: npt.NDArray[T],
+    v: npt.NDArray[T],
+    grad: npt.NDArray[T],
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+    unit_norm: bool = False,
+    scale: float = 1.0,
+    num_threads: int = 1,
+) -> None:
+    """Adam (Kingma & Ba 2015) on w (M, D) in place; m, v are the moments, step counts from 1, scale multiplies grad.
+
+    unit_norm removes the part of grad along each (unit) row before, and renormalises the row after.
+    """
+
+def update_rows(
+    updates: list[dict[str, Any]],
+    indptr: Ints,
+    indices: Ints,
+    n_latents: int,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+    scale: float = 1.0,
+    num_threads: int = 1,
+) -> None:
+    """weight_grad and adam_rows fused per latent, for several matrices that share the codes' pattern.
+
+    Each update is a dict: w, m, v (M, D) changed in place; values (nnz) and dense (n, D) as in weight_grad;
+    optional along (M): adds along[j] * w[j]; optional outer (M) with common (D): adds outer[j] * common;
+    unit_norm as in adam_rows.
+    """
+
+def grad_squared_norm(
+    updates: list[dict[str, Any]], indptr: Ints, indices: Ints, n_latents: int, *, num_threads: int = 1
+) -> float:
+    """The squared norm of all the gradients that update_rows would apply, projections included."""
+
+def first_nonfinite_row(x: npt.NDArray[Any], *, num_threads: int = 1) -> int:
+    """Index of the first row of x (N, D) that holds a NaN or an infinity, or -1."""

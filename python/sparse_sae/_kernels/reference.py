@@ -1,0 +1,186 @@
+"""The kernels in NumPy: slow, plain, and the meaning the compiled ones are tested against.
+
+Signatures and shapes are those of `__init__.pyi`. `num_threads` is accepted for the contract's sake; NumPy has
+no threads of ours to set.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+Array = npt.NDArray[Any]
+
+version = np.__version__
+openmp = False
+compiler = "numpy"
+eigen = None
+
+
+def _rows(x: Array, like: Array, center: Array | None) -> Array:
+    if x.dtype == np.uint16:
+        x = (x.astype(np.uint32) << 16).view(np.float32)
+    x = x.astype(like.dtype)
+    return x if center is None else x - center
+
+
+def _pre(x: Array, w: Array, b: Array | None, center: Array | None, latents: Array | None) -> Array:
+    if latents is not None:
+        w, b = w[latents], None if b is None else b[latents]
+    pre: Array = _rows(x, w, center) @ w.T
+    return pre if b is None else pre + b
+
+
+def _csr(kept: Array, values: Array) -> tuple[Array, Array, Array]:
+    """Codes from a (N, M) mask and the values below it."""
+    kept = kept & (values != 0) & ~np.isnan(values)
+    indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
+    return indptr, np.nonzero(kept)[1].astype(np.int32), values[kept]
+
+
+def encode_topk(
+    x: Array, w: Array, b: Array | None, k: int, *, center: Array | None = None, latents: Array | None = None,
+    absolute: bool = False, relu: bool = True, simple: bool = False, num_threads: int = 1,
+) -> tuple[Array, Array, Array, int]:  # fmt: skip
+    """Sort every row."""
+    pre = _pre(x, w, b, center, latents)
+    key = np.abs(pre) if absolute else pre
+    order = np.argsort(-np.where(np.isnan(key), -np.inf, key), axis=1, kind="stable")[:, :k]
+    kept = np.zeros(pre.shape, bool)
+    np.put_along_axis(kept, order, True, axis=1)
+    if relu:
+        kept &= pre > 0
+    return (*_csr(kept, pre), 0)
+
+
+def encode_threshold(
+    x: Array, w: Array, b: Array | None, threshold: Array | None, *, center: Array | None = None,
+    latents: Array | None = None, num_threads: int = 1,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Compare every pre-activation."""
+    pre = _pre(x, w, b, center, latents)
+    if threshold is not None and latents is not None:
+        threshold = threshold[latents]
+    return _csr(pre > (0 if threshold is None else threshold), pre)
+
+
+def encode_batch_topk(
+    x: Array, w: Array, b: Array | None, total: int, *, center: Array | None = None, num_threads: int = 1
+) -> tuple[Array, Array, Array]:
+    """Sort the whole batch."""
+    pre = _pre(x, w, b, center, None)
+    order = np.argsort(-pre.ravel(), kind="stable")[:total]
+    kept = np.zeros(pre.size, bool)
+    kept[order] = True
+    return _csr(kept.reshape(pre.shape) & (pre > 0), pre)
+
+
+def _matrix(indptr: Array, indices: Array, values: Array, n_latents: int) -> Any:
+    return sparse.csr_array((values, indices, indptr), shape=(len(indptr) - 1, n_latents))
+
+
+def decode(
+    indptr: Array, indices: Array, values: Array, w: Array, bias: Array | None = None, *, num_threads: int = 1
+) -> Array:
+    """Sparse times dense."""
+    out: Array = _matrix(indptr, indices, values, len(w)) @ w
+    return out if bias is None else out + bias
+
+
+def code_grad(indptr: Array, indices: Array, grad: Array, w: Array, *, num_threads: int = 1) -> Array:
+    """One inner product an entry."""
+    rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    out: Array = np.einsum("ed,ed->e", grad[rows], w[indices])
+    return out
+
+
+def decode_residual(
+    indptr: Array, indices: Array, values: Array, w: Array, target: Array, *, num_threads: int = 1
+) -> tuple[Array, Array, Array]:
+    """Decode, subtract, project."""
+    residual = decode(indptr, indices, values, w) - target
+    return residual, code_grad(indptr, indices, residual, w), (residual**2).sum(axis=1)
+
+
+def matmul_nt(x: Array, w: Array, *, num_threads: int = 1) -> Array:
+    """x @ w.T"""
+    out: Array = x @ w.T
+    return out
+
+
+def weight_grad(
+    indptr: Array, indices: Array, values: Array, dense: Array, n_latents: int, *, num_threads: int = 1
+) -> Array:
+    """Transposed sparse times dense, the rows of dense repeated as often as the codes need them."""
+    n_rows = len(indptr) - 1
+    out: Array = _matrix(indptr, indices, values, n_latents).T @ dense[np.arange(n_rows) % max(len(dense), 1)]
+    return out
+
+
+def latent_sums(indptr: Array, indices: Array, values: Array, n_latents: int, *, num_threads: int = 1) -> Array:
+    """Column sums."""
+    return np.bincount(indices, weights=values, minlength=n_latents).astype(values.dtype)
+
+
+def _without_parallel(grad: Array, w: Array) -> Array:
+    return grad - (grad * w).sum(axis=1, keepdims=True) * w
+
+
+def adam_rows(
+    w: Array, m: Array, v: Array, grad: Array, *, lr: float, beta1: float, beta2: float, eps: float, step: int,
+    unit_norm: bool = False, scale: float = 1.0, num_threads: int = 1,
+) -> None:  # fmt: skip
+    """Kingma & Ba 2015, algorithm 1."""
+    if unit_norm:
+        grad = _without_parallel(grad, w)
+    grad = grad * w.dtype.type(scale)
+    m[:] = beta1 * m + (1 - beta1) * grad
+    v[:] = beta2 * v + (1 - beta2) * grad**2
+    w -= lr / (1 - beta1**step) * m / (np.sqrt(v / (1 - beta2**step)) + eps)
+    if unit_norm:
+        length = np.linalg.norm(w, axis=1, keepdims=True)
+        w /= np.where(length > 0, length, 1)
+
+
+def _gradient(update: dict[str, Any], indptr: Array, indices: Array, n_latents: int) -> Array:
+    grad = weight_grad(indptr, indices, update["values"], update["dense"], n_latents)
+    if update.get("along") is not None:
+        grad = grad + update["along"][:, None] * update["w"]
+    if update.get("outer") is not None:
+        grad = grad + update["outer"][:, None] * update["common"]
+    return grad
+
+
+def update_rows(
+    updates: list[dict[str, Any]], indptr: Array, indices: Array, n_latents: int, *, lr: float, beta1: float,
+    beta2: float, eps: float, step: int, scale: float = 1.0, num_threads: int = 1,
+) -> None:  # fmt: skip
+    """One gradient matrix after the other."""
+    for u in updates:
+        grad = _gradient(u, indptr, indices, n_latents)
+        adam_rows(
+            u["w"], u["m"], u["v"], grad, lr=lr, beta1=beta1, beta2=beta2, eps=eps, step=step,
+            unit_norm=bool(u.get("unit_norm")), scale=scale,
+        )  # fmt: skip
+
+
+def grad_squared_norm(
+    updates: list[dict[str, Any]], indptr: Array, indices: Array, n_latents: int, *, num_threads: int = 1
+) -> float:
+    """Sum of squares."""
+    total = 0.0
+    for u in updates:
+        grad = _gradient(u, indptr, indices, n_latents)
+        if u.get("unit_norm"):
+            grad = _without_parallel(grad, u["w"])
+        total += float((grad.astype(np.float64) ** 2).sum())
+    return total
+
+
+def first_nonfinite_row(x: Array, *, num_threads: int = 1) -> int:
+    """Look at every row."""
+    bad = ~np.isfinite(_rows(x, x if x.dtype == np.float64 else np.empty(0, np.float32), None)).all(axis=1)
+    return int(np.argmax(bad)) if bad.any() else -1

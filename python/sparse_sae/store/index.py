@@ -1,0 +1,105 @@
+"""Where the rows of a selection lie: shards are seen as chunks of neighbouring rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sparse_sae.store.format import F32, Array, Dtype, Shard
+
+_CHUNK_BYTES = 256 << 10  # of float32: large enough for a disk, small enough to mix many of them
+_OPEN_SHARDS = 2  # chunks are read in order, so more would only hold address space
+
+
+class RowIndex:
+    """The rows of a selection, numbered from 0 through all shards.
+
+    Only how many rows of each chunk are selected is kept; which ones is found again when they are read.
+
+    Args:
+        files: the shards.
+        counts: rows of each.
+        d_in: width of the rows.
+        dtype: how they are stored.
+        keep: tells for a part of a shard which rows are selected.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        counts: Sequence[int],
+        d_in: int,
+        dtype: Dtype,
+        keep: Callable[[Shard, slice], Array],
+    ) -> None:
+        self._files, self._d_in, self._dtype, self._keep = files, d_in, dtype, keep
+        self._open: dict[int, Shard] = {}
+        rows = max(16, _CHUNK_BYTES // (4 * d_in))
+        self._chunks = [
+            (number, slice(begin, min(begin + rows, count)))
+            for number, count in enumerate(counts)
+            for begin in range(0, count, rows)
+        ]
+        sizes = [np.count_nonzero(keep(self._shard(number), part)) for number, part in self._chunks]
+        self.sizes = np.asarray(sizes, dtype=np.int64)
+        self._ends = np.cumsum(self.sizes)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def rows(self, numbers: Array) -> F32:
+        """(n, d_in) rows by number, in the order given."""
+        out = np.empty((len(numbers), self._d_in), dtype=np.float32)
+        order = np.argsort(numbers, kind="stable")
+        chunk_of = np.searchsorted(self._ends, numbers[order], side="right")
+        for chunk in np.unique(chunk_of):
+            places = order[chunk_of == chunk]
+            shard, where = self._selected(int(chunk))
+            out[places] = shard.rows(self._dtype, where[numbers[places] - self._start(int(chunk))])
+        return out
+
+    def read(self, chunks: Sequence[int]) -> F32:
+        """The selected rows of whole chunks, one after another."""
+        out = np.empty((int(self.sizes[list(chunks)].sum()), self._d_in), dtype=np.float32)
+        at = 0
+        for chunk in chunks:
+            number, part = self._chunks[chunk]
+            shard = self._shard(number)
+            rows = shard.rows(self._dtype, part)
+            size = int(self.sizes[chunk])
+            out[at : at + size] = rows if size == len(rows) else rows[self._keep(shard, part)]
+            at += size
+        return out
+
+    def column(self, name: str) -> Array:
+        """A per-row tensor of the shards, for the selected rows."""
+        parts = [np.zeros(0, dtype=np.int32)]
+        for chunk in np.flatnonzero(self.sizes):
+            shard, where = self._selected(int(chunk))
+            parts.append(shard[name][where])
+        return np.concatenate(parts)
+
+    def locate(self, number: int) -> tuple[Shard, int]:
+        """The shard that holds a row, and the row's place in it."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"index: row {number} of {len(self)}")
+        chunk = int(np.searchsorted(self._ends, number, side="right"))
+        shard, where = self._selected(chunk)
+        return shard, int(where[number - self._start(chunk)])
+
+    def _start(self, chunk: int) -> int:
+        return int(self._ends[chunk] - self.sizes[chunk])
+
+    def _selected(self, chunk: int) -> tuple[Shard, Array]:
+        number, part = self._chunks[chunk]
+        shard = self._shard(number)
+        return shard, part.start + np.flatnonzero(self._keep(shard, part))
+
+    def _shard(self, number: int) -> Shard:
+        if number not in self._open:
+            while len(self._open) >= _OPEN_SHARDS:
+                del self._open[next(iter(self._open))]
+            self._open[number] = Shard(self._files[number])
+        return self._open[number]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from sparse_sae.lm.explanation import Effect, Explanation, Place
 from sparse_sae.lm.hooks import HookPoint, unwrap
 from sparse_sae.lm.prompts import Model, Prompt, continuation_ids, logits_of, token_ids, tokenizer_for
-from sparse_sae.lm.steer import hook_of
+from sparse_sae.lm.steer import hook_of, require_own_space
 
 Target: TypeAlias = "str | int | tuple[str | int, str | int] | Callable[[Tensor], Tensor]"
 
@@ -78,6 +78,7 @@ def explain(
     >>> print(explain(model, sae, chat, "Refunds are not available"))  # doctest: +SKIP
     """
     module = unwrap(model)
+    require_own_space(sae)
     point = hook_of(model, sae, hook)
     if method not in ("gradient", "integrated"):
         raise ValueError(f"method must be 'gradient' or 'integrated', got {method!r}")
@@ -93,10 +94,9 @@ def explain(
     run = _Run(module, point, torch.tensor([ids]), measure)
 
     x = run.activation()
-    if x.shape[1] != sae.d_in or sae.d_out != sae.d_in:
+    if x.shape[1] != sae.d_in:
         raise ValueError(
-            f"hook {point.name} is {x.shape[1]} wide, the SAE goes from {sae.d_in} to {sae.d_out}: explain "
-            "needs an SAE that reconstructs this hook point"
+            f"hook {point.name} is {x.shape[1]} wide, the SAE {sae.d_in}: another hook point is meant"
         )
     codes: csr_array = sae.encode(x[at])
     decoder = sae.rows["W_dec"]
@@ -105,7 +105,7 @@ def explain(
     value, gradients = run.gradient(np.zeros_like(x)[None], 1)
     gradient = gradients.mean(0)
     if method == "integrated":
-        scale = (np.arange(steps, dtype=x.dtype) + 0.5) / steps - 1
+        scale = np.asarray((np.arange(steps) + 0.5) / steps - 1, dtype=np.float32)
         _, gradients = run.gradient(scale[:, None, None] * parts, batch_size)
         gradient = gradients.mean(0)
     estimates = _first_order(codes, decoder, gradient[at])

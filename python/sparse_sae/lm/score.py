@@ -75,7 +75,7 @@ def choice_logprobs(
 
 
 def _score_choices(module: nn.Module, batch: Batch, choices: list[list[int]], longer: bool) -> Floats:
-    rows, width = batch.ids.shape
+    rows = len(batch.ids)
     out = logits_of(
         module, batch.ids, keep=1, attention_mask=batch.mask, position_ids=batch.positions, use_cache=longer,
         **({"past_key_values": _new_cache(module)} if longer else {}),
@@ -95,7 +95,7 @@ def _score_choices(module: nn.Module, batch: Batch, choices: list[list[int]], lo
         )  # fmt: skip
         logprobs = more.logits.float().log_softmax(-1)
         scores[:, column] += logprobs.gather(2, rest[:, 1:, None]).sum((1, 2)).double()
-        out.past_key_values.crop(width)
+        out.past_key_values.crop(-n)  # back to the prompt
     result: Floats = scores.numpy()
     return result
 

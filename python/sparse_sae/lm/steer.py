@@ -88,6 +88,8 @@ def steer(
         raise ValueError(
             f"latents must be a mapping latent -> value for mode={mode!r}, got {type(latents).__name__}"
         )
+    if mode in _ENCODES:
+        require_own_space(sae)
     names = _checked_latents(list(latents), int(sae.d_sae))
     values: list[ArrayLike] = [1.0] * len(names)
     if isinstance(latents, Mapping):
@@ -237,6 +239,29 @@ def hook_of(model: LanguageModel | nn.Module, sae: Any, hook: str | HookPoint | 
             "hook: the SAE's metadata name no hook point; give hook='blocks.15.hook_resid_post' or the like"
         )
     return resolve(model, name)
+
+
+def require_own_space(sae: Any) -> None:
+    """Refuse SAEs whose codes cannot be read off, and put back into, the activation at one hook point.
+
+    Raises:
+        NotImplementedError: a transcoder, a crosscoder, or an input normalisation that depends on the token.
+    """
+    other = sae.metadata.get("hook_name_out")
+    if (
+        sae.d_in != sae.d_out
+        or sae.sources
+        or "W_skip" in sae.params
+        or other not in (None, sae.metadata.get("hook_name"))
+    ):
+        raise NotImplementedError(
+            "a transcoder or crosscoder reads one place and writes another; steer it with mode='add'"
+        )
+    if not sae.transform.is_identity:
+        raise NotImplementedError(
+            "this SAE normalises each token by itself, so its codes are not in the units of the activation; "
+            "fold the normalisation or use mode='add'"
+        )
 
 
 def _checked_latents(latents: list[int], d_sae: int) -> list[int]:

@@ -1,0 +1,88 @@
+"""Support tickets: balanced independent labels, disjoint wordings, no single word that gives a label away."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from sparse_sae.lm._ticket_wordings import (
+    ENDINGS,
+    GREETINGS,
+    HIGH_AMOUNTS,
+    INTRODUCTIONS,
+    LOW_AMOUNTS,
+    WORDINGS,
+)
+from sparse_sae.lm.tickets import LABELS, label_matrix, tickets
+
+
+def test_the_same_seed_gives_the_same_tickets() -> None:
+    assert tickets(20, seed=4) == tickets(50, seed=4)[:20]
+    assert tickets(20, seed=4) != tickets(20, seed=5)
+    assert tickets(20, seed=4) != tickets(20, seed=4, split="held_out")
+    assert tickets(0) == []
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_labels_are_balanced_and_independent(split: str) -> None:
+    labels = label_matrix(tickets(3000, seed=1, split=split)).astype(float)  # type: ignore[arg-type]
+    assert labels.shape == (3000, len(LABELS))
+    assert np.abs(labels.mean(axis=0) - 0.5).max() < 0.04
+    correlation = np.corrcoef(labels.T) - np.eye(len(LABELS))
+    assert np.abs(correlation).max() < 0.06
+
+
+def test_texts_are_whole_and_hardly_ever_repeat() -> None:
+    texts = [ticket.text for ticket in tickets(2000, seed=2)]
+    assert len(set(texts)) == 2000
+    assert not any(re.search(r"[{}]|  ", text) for text in texts)
+    assert all(text[-1] in ".!?" for text in texts)
+
+
+def test_train_and_held_out_share_no_wording() -> None:
+    for pool in [*WORDINGS.values(), INTRODUCTIONS, HIGH_AMOUNTS, LOW_AMOUNTS]:
+        assert not set(pool["train"]) & set(pool["held_out"])
+    for pool in (GREETINGS, ENDINGS):
+        assert set(pool["train"]) & set(pool["held_out"]) <= {""}
+    # nor do sentences of either side share runs of six words
+    runs: dict[str, set[tuple[str, ...]]] = {"train": set(), "held_out": set()}
+    for pool in WORDINGS.values():
+        for split, sentences in pool.items():
+            for sentence in sentences:
+                words = re.findall(r"[\w{}]+", sentence.lower())
+                runs[split] |= {tuple(words[i : i + 6]) for i in range(len(words) - 5)}
+    assert not runs["train"] & runs["held_out"]
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_no_single_word_decides_a_label(split: str) -> None:
+    items = tickets(2000, seed=3, split=split)  # type: ignore[arg-type]
+    labels = label_matrix(items)
+    bags = [set(re.findall(r"[a-z']+", ticket.text.lower())) for ticket in items]
+    vocabulary = sorted(set().union(*bags))
+    present = np.array([[word in bag for word in vocabulary] for bag in bags])
+    for column, name in enumerate(LABELS):
+        difference = present[labels[:, column]].mean(axis=0) - present[~labels[:, column]].mean(axis=0)
+        best = 0.5 + np.abs(difference).max() / 2  # AUROC of a yes/no score
+        word = vocabulary[int(np.abs(difference).argmax())]
+        assert best < 0.75, f"{word!r} decides {name} with AUROC {best:.2f}"
+
+
+def test_the_labels_can_be_told_from_the_text() -> None:
+    for first, second in combinations(WORDINGS, 2):
+        shared = set(WORDINGS[first]["train"]) & set(WORDINGS[second]["train"])
+        assert not shared or first[0] == second[0] == "high_value"
+    for ticket in tickets(300, seed=5):
+        amounts = HIGH_AMOUNTS if ticket.labels["high_value"] else LOW_AMOUNTS
+        assert any(amount in ticket.text for amount in amounts["train"])
+    assert not set(HIGH_AMOUNTS["train"]) & set(LOW_AMOUNTS["train"])
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="n must not"):
+        tickets(-1)
+    with pytest.raises(ValueError, match="split must be"):
+        tickets(1, split="test")  # type: ignore[arg-type]

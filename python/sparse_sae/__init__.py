@@ -1,0 +1,49 @@
+"""Sparse autoencoders on language-model activations, trained and used on ordinary multicore CPUs.
+
+>>> import sparse_sae
+>>> sparse_sae.kernels()["level"] in ("x86_64_v4_vnni", "x86_64_v4", "x86_64_v3", "x86_64_v2", "generic", "reference")
+True
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import _kernels
+from ._threads import resolve_threads
+from .architectures import TopK
+from .coders import Coder
+from .formats import load
+from .metrics import Metrics, evaluate
+from .sae import SAE
+from .train import TrainingDiverged, TrainResult, train
+from .transforms import Transform
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SAE",
+    "Coder",
+    "Metrics",
+    "TopK",
+    "TrainResult",
+    "TrainingDiverged",
+    "Transform",
+    "evaluate",
+    "kernels",
+    "load",
+    "train",
+]
+
+
+def kernels() -> dict[str, Any]:
+    """Which compiled kernels run: level, loadable levels, threads, OpenMP, version, compiler, Eigen.
+
+    `SPARSE_SAE_KERNELS` forces a level, `OMP_NUM_THREADS` the threads.
+    """
+    return {
+        "level": _kernels.level,
+        "levels": _kernels.loadable_levels(),
+        "threads": resolve_threads(None),
+        **_kernels.build_info,
+    }

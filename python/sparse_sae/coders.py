@@ -1,0 +1,77 @@
+"""What is read and what is written: the first of the two axes (the other is architectures/)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ._arrays import Array
+from .transforms import Transform
+
+KINDS = ("sae", "transcoder", "crosscoder")
+
+
+@dataclass(frozen=True)
+class Coder:
+    """Splits rows into inputs and targets, and says how weights start and fold.
+
+    Args:
+        kind: "sae": the target is the input. "transcoder": data is a pair (input, output) and the target is the
+            second. "crosscoder": data is several sources, read and written together with shared codes.
+        skip: a transcoder's linear skip x @ W_skip.T beside its latents (Paulo et al. 2025, arXiv 2501.18823).
+
+    >>> Coder("transcoder", skip=True).kind
+    'transcoder'
+    """
+
+    kind: str = "sae"
+    skip: bool = False
+
+    centered: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"coder: got {self.kind!r}, expected one of {', '.join(KINDS)}")
+        if self.skip and self.kind != "transcoder":
+            raise ValueError(f"skip: only a transcoder has a skip, this is a {self.kind!r}")
+
+    def check(self, widths: tuple[int, ...]) -> None:
+        """Raise a ValueError where the data has the wrong number of parts."""
+        expected = {"sae": len(widths) == 1, "transcoder": len(widths) == 2, "crosscoder": len(widths) >= 2}
+        if not expected[self.kind]:
+            raise ValueError(
+                f"data: {len(widths)} array(s) side by side, expected "
+                + {"sae": "1", "transcoder": "2: (input, output)", "crosscoder": "2 or more"}[self.kind]
+                + f" for a {self.kind}"
+            )
+
+    @property
+    def reads_all(self) -> bool:
+        """Input and target are the same columns; b_dec then also centres the input."""
+        return self.kind != "transcoder"
+
+    def sources(self, widths: tuple[int, ...]) -> tuple[int, ...]:
+        """Widths of a crosscoder's sources; () otherwise."""
+        return widths if self.kind == "crosscoder" else ()
+
+    def split(self, rows: Array, widths: tuple[int, ...]) -> tuple[Array, Array]:
+        """(N, d_in) inputs and (N, d_out) targets."""
+        if self.reads_all:
+            return rows, rows
+        return np.ascontiguousarray(rows[:, : widths[0]]), np.ascontiguousarray(rows[:, widths[0] :])
+
+    def fit_transforms(self, kind: str, sample: Array, widths: tuple[int, ...]) -> tuple[Transform, Transform]:
+        """The transform of inputs, and of targets."""
+        x, y = self.split(sample, widths)
+        t_x = Transform.fit(kind, x, self.sources(widths))
+        if self.reads_all:
+            return t_x, t_x
+        if not t_x.folds:
+            raise ValueError(f"normalize: {kind!r} depends on the token and is not defined for a transcoder's output")
+        return t_x, Transform.fit(kind, y)
+
+    def config(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": self.kind, "skip": self.skip}

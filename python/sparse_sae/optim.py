@@ -1,0 +1,162 @@
+"""Adam over all parameters of a coder, schedules, and the initial weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from . import _kernels
+from ._arrays import Array
+from .architectures import Gradients
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate over a run: linear warm-up, then constant, linear or cosine decay to zero.
+
+    Args:
+        lr: the highest rate. warmup: share of all steps. decay: share of all steps at the end, for "linear";
+            "cosine" decays from the end of the warm-up; "constant" never.
+        kind: as above.
+
+    >>> [round(Schedule(1.0, warmup=0.2, decay=0.5).at(step, 10), 2) for step in (0, 1, 4, 9)]
+    [0.5, 1.0, 1.0, 0.2]
+    """
+
+    lr: float
+    warmup: float = 0.05
+    decay: float = 0.2
+    kind: str = "linear"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "cosine", "constant"):
+            raise ValueError(f"schedule: got {self.kind!r}, expected linear, cosine or constant")
+        if not (self.lr > 0 and 0 <= self.warmup <= 1 and 0 <= self.decay <= 1):
+            raise ValueError(f"lr, warmup, decay: got {self.lr}, {self.warmup}, {self.decay}, expected lr > 0, shares in [0, 1]")
+
+    def at(self, step: int, steps: int) -> float:
+        """Rate of the step-th of `steps` steps, counted from 0."""
+        warm = self.warmup * steps
+        rate = self.lr * min(1.0, (step + 1) / warm) if warm >= 1 else self.lr
+        if self.kind == "linear" and self.decay > 0:
+            rate *= min(1.0, (steps - step) / (self.decay * steps))
+        elif self.kind == "cosine" and step >= warm:
+            rate *= 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm)))
+        return rate
+
+
+@dataclass
+class Adam:
+    """Adam (Kingma & Ba 2015) on row matrices by fused kernels, on everything else in NumPy.
+
+    Attributes:
+        m, v: moments by parameter name. step: updates made.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 6.25e-10
+    clip_norm: float = 0.0
+    m: dict[str, Array] = field(default_factory=dict)
+    v: dict[str, Array] = field(default_factory=dict)
+    step: int = 0
+
+    def attach(self, params: dict[str, Array]) -> None:
+        """Zero moments for every parameter that has none."""
+        for name, value in params.items():
+            self.m.setdefault(name, np.zeros_like(value))
+            self.v.setdefault(name, np.zeros_like(value))
+
+    def update(
+        self, params: dict[str, Array], g: Gradients, x: Array, vectors: dict[str, Array], lr: float, *,
+        unit_norm: bool, num_threads: int,
+    ) -> float:  # fmt: skip
+        """One step in place. vectors: gradients of all parameters that are not W_enc and W_dec.
+
+        Returns the factor by which gradients were scaled (1 without clipping).
+        """
+        self.step += 1
+        updates: list[dict[str, Any]] = [
+            {"w": params["W_enc"], "m": self.m["W_enc"], "v": self.v["W_enc"], "values": g.dz, "dense": x},
+            {
+                "w": params["W_dec"], "m": self.m["W_dec"], "v": self.v["W_dec"], "values": g.z, "dense": g.out,
+                "along": g.along_dec, "unit_norm": unit_norm,
+            },
+        ]  # fmt: skip
+        if g.outer_enc is not None:
+            updates[0].update(outer=g.outer_enc, common=x.sum(axis=0))
+        pattern = (g.indptr, g.indices, len(params["W_enc"]))
+        scale = 1.0
+        if self.clip_norm:
+            squared = _kernels.grad_squared_norm(updates, *pattern, num_threads=num_threads)
+            squared += sum(float((v.astype(np.float64) ** 2).sum()) for v in vectors.values())
+            scale = min(1.0, self.clip_norm / max(math.sqrt(squared), 1e-30))
+        _kernels.update_rows(
+            updates, *pattern, lr=lr, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, step=self.step,
+            scale=scale, num_threads=num_threads,
+        )  # fmt: skip
+        for name, grad in vectors.items():
+            self._vector(name, params[name], grad * grad.dtype.type(scale), lr)
+        return scale
+
+    def _vector(self, name: str, w: Array, grad: Array, lr: float) -> None:
+        beta1, beta2 = self.betas
+        m, v = self.m[name], self.v[name]
+        m += (1 - beta1) * (grad - m)
+        v += (1 - beta2) * (grad * grad - v)
+        w -= lr / (1 - beta1**self.step) * m / (np.sqrt(v / (1 - beta2**self.step)) + self.eps)
+
+
+def default_lr(d_sae: int) -> float:
+    """2e-4 at 16,384 latents, falling with the square root of their number (Gao et al. 2024; constant of sparsify).
+
+    >>> round(default_lr(4096), 6)
+    0.0004
+    """
+    return 2e-4 * math.sqrt(16384 / d_sae)
+
+
+def geometric_median(x: Array, steps: int = 100, tolerance: float = 1e-6) -> Array:
+    """The point with the least mean distance to the rows of x (n, d), by Weiszfeld's iteration.
+
+    >>> geometric_median(np.array([[0.0, 0.0], [0.0, 0.0], [9.0, 0.0]])).round(3)
+    array([0., 0.])
+    """
+    rows = x.astype(np.float64)
+    center = np.median(rows, axis=0)
+    for _ in range(steps):
+        weights = 1 / np.maximum(np.linalg.norm(rows - center, axis=1), 1e-12)
+        moved = weights @ rows / weights.sum()
+        done = np.linalg.norm(moved - center) <= tolerance * (np.linalg.norm(center) + 1e-12)
+        center = moved
+        if done:
+            break
+    return center.astype(x.dtype)
+
+
+def initial_params(
+    x: Array, y: Array, d_sae: int, rng: np.random.Generator, *, tied: bool, b_dec: str = "geometric_median",
+    skip: bool = False,
+) -> dict[str, Array]:  # fmt: skip
+    """Random unit decoder rows; W_enc equal to them (tied) or random unit rows; b_dec at the data's centre."""
+    dtype = x.dtype
+    centers = {"geometric_median": geometric_median, "mean": lambda a: a.mean(axis=0), "zero": lambda a: 0 * a[0]}
+    if b_dec not in centers:
+        raise ValueError(f"b_dec_init: got {b_dec!r}, expected {', '.join(centers)}")
+
+    def unit_rows(width: int) -> Array:
+        rows = rng.standard_normal((d_sae, width), dtype=np.float32).astype(dtype)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    w_dec = unit_rows(y.shape[1])
+    w_enc = w_dec.copy() if tied else unit_rows(x.shape[1])
+    center = np.asarray(centers[b_dec](y), dtype)
+    params = {"W_enc": w_enc, "W_dec": w_dec, "b_enc": np.zeros(d_sae, dtype), "b_dec": center}
+    if not tied:
+        # b_dec belongs to the output: the input's centre goes into the encoder's bias.
+        params["b_enc"] = -(w_enc @ np.asarray(centers[b_dec](x), dtype))
+    if skip:
+        params["W_skip"] = np.zeros((y.shape[1], x.shape[1]), dtype)
+    return params

@@ -1,0 +1,241 @@
+"""A sparse autoencoder (or transcoder, or crosscoder): parameters, encode, decode, save."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from . import _kernels
+from ._arrays import Array, as_array, as_rows, to_float
+from ._threads import resolve_threads
+from .architectures import Architecture, Codes
+from .transforms import Transform
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+class SAE:
+    """z = architecture(W_enc (x - b_dec) + b_enc),  x̂ = W_dec z + b_dec.
+
+    b_dec is subtracted from the input only where `apply_b_dec_to_input`; a transcoder's output may also have a
+    linear skip, + W_skip x. A crosscoder is an SAE whose rows are several sources side by side (`sources`).
+
+    Args:
+        params: `W_enc` (d_sae, d_in) and `W_dec` (d_sae, d_out), a latent a row in both; `b_enc` (d_sae,),
+            `b_dec` (d_out,); optional `W_skip` (d_out, d_in); and what the architecture needs (`threshold`, …).
+            All float32, or all float64.
+        architecture: how pre-activations become codes.
+        apply_b_dec_to_input: whether the encoder sees x - b_dec.
+        transform: input normalisation that cannot be folded into the weights (per-token norms).
+        sources: widths of the parts of a row, for a crosscoder.
+        metadata: where it was trained: `model_name`, `hook_name`, …
+
+    >>> import numpy as np, sparse_sae
+    >>> eye = np.eye(4, dtype=np.float32)
+    >>> zeros = np.zeros(4, np.float32)
+    >>> sae = SAE({"W_enc": eye, "W_dec": eye, "b_enc": zeros, "b_dec": zeros}, sparse_sae.TopK(k=1))
+    >>> sae.reconstruct(np.array([0.5, 3.0, 0.0, 1.0], np.float32))
+    array([0., 3., 0., 0.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        params: dict[str, Array],
+        architecture: Architecture,
+        *,
+        apply_b_dec_to_input: bool = True,
+        transform: Transform | None = None,
+        sources: Sequence[int] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.params = {name: np.ascontiguousarray(value) for name, value in params.items()}
+        self.architecture = architecture
+        self.apply_b_dec_to_input = apply_b_dec_to_input
+        self.transform = transform or Transform()
+        self.sources = tuple(sources)
+        self.metadata = dict(metadata or {})
+        self._check()
+
+    def _check(self) -> None:
+        p = self.params
+        for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+            if name not in p:
+                raise ValueError(f"params: no {name!r}, expected W_enc, W_dec, b_enc and b_dec")
+        dtype = p["W_enc"].dtype
+        if dtype not in (np.float32, np.float64):
+            raise TypeError(f"W_enc: dtype {dtype}, expected float32 or float64")
+        if p["W_enc"].ndim != 2 or p["W_dec"].ndim != 2:
+            raise ValueError(
+                f"W_enc, W_dec: shapes {p['W_enc'].shape}, {p['W_dec'].shape}, expected (d_sae, d_in), (d_sae, d_out)"
+            )
+        shapes = {
+            "W_dec": (self.d_sae, self.d_out),
+            "b_enc": (self.d_sae,),
+            "b_dec": (self.d_out,),
+            "W_skip": (self.d_out, self.d_in),
+        }
+        for name, value in p.items():
+            expected = shapes.get(name)
+            if expected is not None and value.shape != expected:
+                raise ValueError(f"{name}: shape {value.shape}, expected {expected} to go with W_enc {p['W_enc'].shape}")
+            if value.dtype != dtype:
+                raise TypeError(f"{name}: dtype {value.dtype}, expected {dtype} like W_enc")
+            if not np.isfinite(value).all():
+                raise ValueError(f"{name}: holds NaN or infinity; the file or the training run is damaged")
+        if self.apply_b_dec_to_input and self.d_in != self.d_out:
+            raise ValueError(
+                f"apply_b_dec_to_input: b_dec has width {self.d_out}, the input {self.d_in}; pass False for a transcoder"
+            )
+        if self.sources and sum(self.sources) != self.d_in:
+            raise ValueError(f"sources: widths {self.sources} add up to {sum(self.sources)}, expected d_in = {self.d_in}")
+        self.architecture.check(self.d_sae)
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return int(self.params["W_enc"].shape[0])
+
+    @property
+    def d_in(self) -> int:
+        """Width of an input row."""
+        return int(self.params["W_enc"].shape[1])
+
+    @property
+    def d_out(self) -> int:
+        """Width of an output row; d_in unless this is a transcoder."""
+        return int(self.params["W_dec"].shape[1])
+
+    @property
+    def rows(self) -> dict[str, Array]:
+        """The two weight matrices as stored, (d_sae, d_in) and (d_sae, d_out): a latent a row."""
+        return {"W_enc": self.params["W_enc"], "W_dec": self.params["W_dec"]}
+
+    @property
+    def W_enc(self) -> Array:
+        """(d_in, d_sae), a view."""
+        return self.params["W_enc"].T
+
+    @property
+    def W_dec(self) -> Array:
+        """(d_sae, d_out)."""
+        return self.params["W_dec"]
+
+    @property
+    def b_enc(self) -> Array:
+        """(d_sae,)."""
+        return self.params["b_enc"]
+
+    @property
+    def b_dec(self) -> Array:
+        """(d_out,)."""
+        return self.params["b_dec"]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64."""
+        return self.params["W_enc"].dtype
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether the input is not centred by b_dec: what is read and what is written differ."""
+        return not self.apply_b_dec_to_input
+
+    def __repr__(self) -> str:
+        kind = "crosscoder" if self.sources else "transcoder" if self.is_transcoder else "SAE"
+        return f"<{kind} {self.architecture!r} d_in={self.d_in} d_out={self.d_out} d_sae={self.d_sae}>"
+
+    def encode(
+        self, x: ArrayLike | Any, latents: Sequence[int] | Array | None = None, *, num_threads: int | None = None
+    ) -> csr_array:
+        """Codes of activations.
+
+        Args:
+            x: (d_in,), (n, d_in) or (…, d_in); float16, bfloat16, float32 or float64; NumPy, torch or any
+                array that offers DLPack or `__array__`. Leading axes are flattened.
+            latents: only these latents are computed, in this order: a watch-list. For architectures in which
+                latents compete (TopK), the value is that of the latent on its own, ReLU(pre-activation).
+            num_threads: None for `OMP_NUM_THREADS` or all cores; results do not depend on it.
+
+        Returns:
+            (n, d_sae) sparse codes, or (n, len(latents)); indices sorted in each row, no explicit zeros.
+
+        Raises:
+            TypeError: x does not hold floats. ValueError: wrong width, NaN or infinity, latents out of range.
+        """
+        threads = resolve_threads(num_threads)
+        rows = as_rows(x, self.d_in, num_threads=threads)
+        if not self.transform.is_identity:
+            rows, _ = self.transform.apply(to_float(rows, self.dtype))
+        width = self.d_sae
+        if latents is not None:
+            latents = np.asarray(latents)
+            if latents.ndim != 1 or not np.issubdtype(latents.dtype, np.integer) or not len(latents):
+                raise ValueError(f"latents: expected a list of latent numbers, got {latents!r}")
+            if latents.min() < 0 or latents.max() >= self.d_sae:
+                raise ValueError(f"latents: {latents.min()} to {latents.max()}, expected 0 to d_sae - 1 = {self.d_sae - 1}")
+            latents = latents.astype(np.int32)
+            width = len(latents)
+        codes = self.architecture.encode(
+            self.params, rows, self._center(), latents=latents, num_threads=threads
+        )
+        return _csr(codes, (len(rows), width))
+
+    def decode(self, codes: csr_array | ArrayLike, *, num_threads: int | None = None) -> Array:
+        """(n, d_out) activations from (n, d_sae) codes, sparse or dense.
+
+        A transcoder's skip needs the input and is not part of decode; `reconstruct` adds it. The same holds for
+        undoing a per-token transform.
+        """
+        if not isinstance(codes, csr_array):
+            codes = csr_array(codes)
+        if codes.ndim != 2 or codes.shape[1] != self.d_sae:
+            raise ValueError(f"codes: shape {codes.shape}, expected (n, d_sae = {self.d_sae})")
+        if not codes.has_sorted_indices:
+            codes = codes.sorted_indices()
+        return np.asarray(
+            _kernels.decode(
+                codes.indptr.astype(np.int32, copy=False),
+                codes.indices.astype(np.int32, copy=False),
+                codes.data.astype(self.dtype, copy=False),
+                self.params["W_dec"],
+                self.params["b_dec"],
+                num_threads=resolve_threads(num_threads),
+            )
+        )
+
+    def reconstruct(self, x: ArrayLike | Any, *, num_threads: int | None = None) -> Array:
+        """decode(encode(x)) with the leading axes of x, in float32 (float64 for a float64 SAE)."""
+        threads = resolve_threads(num_threads)
+        rows = as_rows(x, self.d_in, num_threads=threads)
+        undo = None
+        seen = rows
+        if not self.transform.is_identity:
+            seen, undo = self.transform.apply(to_float(rows, self.dtype))
+        codes = self.architecture.encode(self.params, seen, self._center(), num_threads=threads)
+        out: Array = _kernels.decode(*codes, self.params["W_dec"], self.params["b_dec"], num_threads=threads)
+        if "W_skip" in self.params:
+            out += _kernels.matmul_nt(to_float(seen, self.dtype), self.params["W_skip"], num_threads=threads)
+        if undo is not None:
+            out = undo(out)
+        return out.reshape(*as_array(x).shape[:-1], self.d_out)
+
+    def save(self, path: str | Path) -> None:
+        """Write a directory in SAELens' format (cfg.json, sae_weights.safetensors), whole or not at all."""
+        from .formats import saelens
+
+        saelens.write(self, Path(path))
+
+    def _center(self) -> Array | None:
+        return self.params["b_dec"] if self.apply_b_dec_to_input else None
+
+
+def _csr(codes: Codes, shape: tuple[int, int]) -> csr_array:
+    matrix = csr_array((codes.values, codes.indices, codes.indptr), shape=shape)
+    matrix.has_sorted_indices = True
+    matrix.has_canonical_format = True
+    return matrix

@@ -1,0 +1,142 @@
+"""Input normalisation as one explicit object: applied, undone, and folded into the weights where that is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ._arrays import Array
+
+KINDS = ("none", "scale", "token_norm", "layer_norm", "whiten")
+# SAELens adds this to the standard deviation; files trained with it need the same number.
+LAYER_NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Transform:
+    """x -> x' before an SAE, and x̂' -> x̂ after it.
+
+    | kind | x' | folds into the weights |
+    |---|---|---|
+    | none | x | yes |
+    | scale | x · s, with s = √d_in / √E|x|² by source | yes |
+    | token_norm | x · √d_in / |x| | no: depends on the token |
+    | layer_norm | (x - mean) / (std + 1e-5) over the row, std unbiased | no |
+    | whiten | (x - mean) @ matrix, identity covariance | yes |
+
+    Args:
+        kind: as above.
+        arrays: scale: `scale` (d_in,); whiten: `mean` (d_in,), `matrix` and `inverse` (d_in, d_in).
+
+    >>> t = Transform.fit("scale", np.array([[3.0, 4.0], [0.0, 5.0]], np.float32))
+    >>> t.apply(np.array([[3.0, 4.0]], np.float32))[0].round(3)
+    array([[0.849, 1.131]], dtype=float32)
+    """
+
+    kind: str = "none"
+    arrays: dict[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"transform: got {self.kind!r}, expected one of {', '.join(KINDS)}")
+
+    @staticmethod
+    def fit(kind: str, sample: Array, sources: tuple[int, ...] = ()) -> Transform:
+        """Estimate a transform from (n, d_in) sample rows."""
+        if kind == "scale":
+            scale = np.empty(sample.shape[1], sample.dtype)
+            start = 0
+            for width in sources or (sample.shape[1],):
+                part = sample[:, start : start + width].astype(np.float64)
+                power = float((part**2).sum(axis=1).mean())
+                scale[start : start + width] = np.sqrt(width / power) if power > 0 else 1.0
+                start += width
+            return Transform("scale", {"scale": scale})
+        if kind == "whiten":
+            rows = sample.astype(np.float64)
+            mean = rows.mean(axis=0)
+            values, vectors = np.linalg.eigh(np.cov(rows.T, bias=True))
+            # Directions without variance would be blown up to noise; they are floored at a millionth of the largest.
+            roots = np.sqrt(np.maximum(values, 1e-6 * values.max()))
+            matrix, inverse = (vectors / roots) @ vectors.T, (vectors * roots) @ vectors.T
+            arrays = {"mean": mean, "matrix": matrix, "inverse": inverse}
+            return Transform("whiten", {k: np.ascontiguousarray(v, sample.dtype) for k, v in arrays.items()})
+        return Transform(kind)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it does nothing."""
+        return self.kind == "none"
+
+    @property
+    def folds(self) -> bool:
+        """Whether it is the same affine map for every row, so that weights can absorb it."""
+        return self.kind in ("none", "scale", "whiten")
+
+    def apply(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
+        """x' (n, d_in), and the function that undoes it on reconstructions of these rows."""
+        if self.kind == "none":
+            return x, lambda y: y
+        if self.kind == "scale":
+            scale = self.arrays["scale"]
+            return x * scale, lambda y: y / scale
+        if self.kind == "whiten":
+            a = self.arrays
+            return np.ascontiguousarray((x - a["mean"]) @ a["matrix"]), lambda y: y @ a["inverse"] + a["mean"]
+        if self.kind == "token_norm":
+            norm = np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(x.shape[1]).astype(x.dtype)
+            norm = np.where(norm > 0, norm, 1).astype(x.dtype)
+            return x / norm, lambda y: y * norm
+        mean = x.mean(axis=1, keepdims=True)
+        std = x.std(axis=1, keepdims=True, ddof=1) + x.dtype.type(LAYER_NORM_EPS)
+        return (x - mean) / std, lambda y: y * std + mean
+
+    def fold(self, params: dict[str, Array], *, encoder: bool, decoder: bool, centered: bool) -> None:
+        """Rewrite params, in place, so that they act on raw rows.
+
+        Args:
+            encoder, decoder: which side saw this transform.
+            centered: the encoder subtracts b_dec; its bias is then kept valid for the new b_dec.
+        """
+        if not self.folds:
+            raise ValueError(f"transform {self.kind!r}: depends on the token and cannot be folded into weights")
+        if self.is_identity:
+            return
+        dtype = params["W_enc"].dtype
+        if self.kind == "scale":
+            scale = self.arrays["scale"]
+            if encoder:
+                params["W_enc"] = params["W_enc"] * scale
+                if "W_skip" in params:
+                    params["W_skip"] = params["W_skip"] * scale
+            if decoder:
+                params["W_dec"] = params["W_dec"] / scale
+                params["b_dec"] = params["b_dec"] / scale
+                if "W_skip" in params:
+                    params["W_skip"] = params["W_skip"] / scale[:, None]
+        else:
+            a = {k: v.astype(np.float64) for k, v in self.arrays.items()}
+            if encoder:
+                w = params["W_enc"].astype(np.float64) @ a["matrix"].T
+                if not centered:
+                    # pre = W (x - mean) A: without centring by b_dec, the mean moves into the biases.
+                    params["b_enc"] = (params["b_enc"] - w @ a["mean"]).astype(dtype)
+                if "W_skip" in params:
+                    skip = params["W_skip"].astype(np.float64) @ a["matrix"].T
+                    params["b_dec"] = (params["b_dec"] - skip @ a["mean"]).astype(dtype)
+                    params["W_skip"] = skip.astype(dtype)
+                params["W_enc"] = w.astype(dtype)
+            if decoder:
+                params["W_dec"] = (params["W_dec"].astype(np.float64) @ a["inverse"]).astype(dtype)
+                params["b_dec"] = (params["b_dec"].astype(np.float64) @ a["inverse"] + a["mean"]).astype(dtype)
+                if "W_skip" in params:
+                    params["W_skip"] = (a["inverse"].T @ params["W_skip"].astype(np.float64)).astype(dtype)
+        for name, value in params.items():
+            params[name] = np.ascontiguousarray(value)
+
+    def config(self) -> dict[str, Any]:
+        """The kind; arrays are stored beside the weights."""
+        return {"kind": self.kind}

@@ -68,7 +68,9 @@ Rows<T> view_rows(const char* name, const py::array& x, const T* center, int64_t
         throw py::type_error(std::string(name) + ": dtype " + py::str(x.dtype()).cast<std::string>() +
                              ", expected float16, float32, float64 or bfloat16 bits in uint16");
     if (x.ndim() != 2 || (D >= 0 && x.shape(1) != D)) wrong_shape(name, x, shape_text({-1, D}));
-    if ((x.shape(1) > 1 && x.strides(1) != item) || x.strides(0) % item != 0)
+    // NumPy gives axes of length 0 or 1, and all axes of an empty array, strides that mean nothing.
+    const bool walks_rows = x.shape(0) > 1 && x.shape(1) > 0, walks_columns = x.shape(1) > 1 && x.shape(0) > 0;
+    if ((walks_columns && x.strides(1) != item) || (walks_rows && x.strides(0) % item != 0))
         throw py::value_error(std::string(name) + ": the last axis must be contiguous; pass numpy.ascontiguousarray(x)");
     return {x.data(), dtype, static_cast<int64_t>(x.strides(0) / item), center, x.shape(0), x.shape(1)};
 }

@@ -11,19 +11,22 @@ T rank_key(T value, bool absolute) {
     return absolute ? std::abs(value) : value;
 }
 
-// entries hold canonical values; leaves the selected ones, sorted by latent, and returns their number.
+// entries hold canonical values; leaves the selected ones, sorted by latent, and returns their number. Zeros, and
+// with relu negative values, compete and are then dropped.
 template <class T>
 int64_t select_exact(Entry<T>* entries, int64_t count, TopK select) {
-    const auto last = std::remove_if(entries, entries + count, [&](const Entry<T>& e) {
-        return std::isnan(e.value) || e.value == 0 || (select.relu && e.value < 0);
-    });
-    count = last - entries;
+    const auto drop = [&](auto unwanted) { count = std::remove_if(entries, entries + count, unwanted) - entries; };
+    const auto vanishes = [&](const Entry<T>& e) { return e.value == 0 || (select.relu && e.value < 0); };
+    // Ranked by value, what vanishes ranks last (relu), so that it may go at once.
+    const bool early = select.relu && !select.absolute;
+    drop([&](const Entry<T>& e) { return std::isnan(e.value) || (early && vanishes(e)); });
     if (count > select.k) {
-        std::nth_element(entries, entries + select.k - 1, last, [&](const Entry<T>& a, const Entry<T>& b) {
+        std::nth_element(entries, entries + select.k - 1, entries + count, [&](const Entry<T>& a, const Entry<T>& b) {
             return ranks_before<T>({rank_key(a.value, select.absolute), a.latent}, {rank_key(b.value, select.absolute), b.latent});
         });
         count = select.k;
     }
+    if (!early) drop(vanishes);
     std::sort(entries, entries + count, [](const Entry<T>& a, const Entry<T>& b) { return a.latent < b.latent; });
     return count;
 }

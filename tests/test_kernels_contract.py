@@ -1,0 +1,129 @@
+"""The stub, the reference and every compiled module have the same functions, arguments and defaults; and the
+choice of a level can be forced."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparse_sae import _kernels
+from sparse_sae._kernels import reference
+
+STUB = ast.parse(Path(_kernels.__file__).with_name("__init__.pyi").read_text())
+NOT_KERNELS = {"loadable_levels", "load"}
+
+
+def stub_signatures() -> dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]]:
+    """Per kernel, the (argument, default) pairs: positional, then keyword-only."""
+    out = {}
+    for node in STUB.body:
+        if not isinstance(node, ast.FunctionDef) or node.name in NOT_KERNELS:
+            continue
+        a = node.args
+        defaults = ["" for _ in a.args[len(a.defaults) :]] + [ast.unparse(d) for d in a.defaults]
+        keyword_defaults = ["" if d is None else ast.unparse(d) for d in a.kw_defaults]
+        keyword = [(k.arg, d) for k, d in zip(a.kwonlyargs, keyword_defaults, strict=True)]
+        out[node.name] = ([(p.arg, d) for p, d in zip(a.args, defaults, strict=True)], keyword)
+    return out
+
+
+def live_signature(function: Any) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The same, read from a compiled function's docstring or a Python signature."""
+    if inspect.isfunction(function):
+        parameters = inspect.signature(function).parameters.values()
+        pairs = [(p.kind, (p.name, "" if p.default is p.empty else repr(p.default))) for p in parameters]
+        return [v for k, v in pairs if k != inspect.Parameter.KEYWORD_ONLY], [
+            v for k, v in pairs if k == inspect.Parameter.KEYWORD_ONLY
+        ]
+    lines = function.__doc__.splitlines()
+    line = next(t for t in lines if re.match(rf"(\d+\. )?{function.__name__}\(.*->", t))
+    groups: list[list[tuple[str, str]]] = [[], []]
+    for name, default in re.findall(r"(\*|\b\w+)(?:: [^=*]*?(?: = ([^,)]+))?)?(?=, \w+:|, \*|\) ->)", line):
+        if name == "*":
+            groups = [groups[0] + groups[1], []]
+        else:
+            groups[1].append((name, default))
+    return (groups[1], []) if ", *, " not in line else (groups[0], groups[1])
+
+
+@pytest.mark.parametrize("name", sorted(_kernels.FUNCTIONS))
+@pytest.mark.parametrize("level", [*_kernels.loadable_levels(), "reference"])
+def test_stub_equals_the_live_functions(level: str, name: str) -> None:
+    assert live_signature(getattr(_kernels.load(level), name)) == stub_signatures()[name]
+
+
+def test_nothing_is_missing_or_unlisted() -> None:
+    assert sorted(stub_signatures()) == sorted(_kernels.FUNCTIONS)
+    for level in _kernels.loadable_levels():
+        module = _kernels.load(level)
+        live = {n for n in dir(module) if not n.startswith("_") and callable(getattr(module, n))}
+        assert live == set(_kernels.FUNCTIONS)
+        assert module.level == level
+    assert set(_kernels.FUNCTIONS) <= set(dir(reference))
+
+
+@pytest.mark.parametrize("name", sorted(_kernels.FUNCTIONS))
+def test_every_kernel_says_what_it_does(name: str) -> None:
+    node = next(n for n in STUB.body if isinstance(n, ast.FunctionDef) and n.name == name)
+    assert ast.get_docstring(node)
+
+
+CHOSEN = "from sparse_sae import _kernels; print(_kernels.level, _kernels.encode_topk.__module__)"
+
+
+def run(level: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SPARSE_SAE_KERNELS": level}
+    return subprocess.run(
+        [sys.executable, "-c", CHOSEN], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("level", [*_kernels.loadable_levels(), "reference"])
+def test_a_level_can_be_forced(level: str) -> None:
+    chosen, module = run(level).stdout.split()
+    assert chosen == level
+    assert module.endswith(level)
+
+
+def test_an_unknown_level_says_what_there_is() -> None:
+    got = run("x86_64_v9")
+    assert got.returncode != 0
+    assert "SPARSE_SAE_KERNELS='x86_64_v9'" in got.stderr
+    assert "reference" in got.stderr
+
+
+def test_the_best_level_is_loaded_unless_forced() -> None:
+    assert run("").stdout.split()[0] == _kernels.loadable_levels()[0]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="needs /proc/cpuinfo")
+def test_offered_levels_are_what_the_processor_has() -> None:
+    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
+    assert found
+    flags = set(found[1].split())
+    needs = {
+        "x86_64_v4_vnni": {"avx512f", "avx512bw", "avx512vnni"},
+        "x86_64_v4": {"avx512f", "avx512bw", "avx512vl"},
+        "x86_64_v3": {"avx2", "fma", "bmi2"}, "x86_64_v2": {"sse4_2", "ssse3"},
+    }  # fmt: skip
+    built = {p.name.split(".")[0][1:] for p in Path(_kernels.__file__).parent.glob("_x86_64*.so")}
+    assert _kernels.loadable_levels() == [name for name in needs if name in built and needs[name] <= flags]
+
+
+def test_levels_agree_on_what_they_compute() -> None:
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal((n, 100)).astype(np.float32) for n in (33, 400))
+    want = reference.encode_topk(x, w, None, 9)
+    for level in _kernels.loadable_levels():
+        got = _kernels.load(level).encode_topk(x, w, None, 9)
+        np.testing.assert_array_equal(got[1], want[1])
+        np.testing.assert_allclose(got[2], want[2], rtol=1e-5)

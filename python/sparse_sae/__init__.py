@@ -11,7 +11,7 @@ from typing import Any
 
 from . import _kernels
 from ._threads import resolve_threads
-from .architectures import TopK
+from .architectures import ARCHITECTURES, TopK
 from .coders import Coder
 from .formats import load
 from .metrics import Metrics, evaluate
@@ -22,6 +22,7 @@ from .transforms import Transform
 __version__ = "0.1.0"
 
 __all__ = [
+    "ARCHITECTURES",
     "SAE",
     "Coder",
     "Metrics",

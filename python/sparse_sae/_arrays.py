@@ -38,8 +38,10 @@ def as_array(x: Any, name: str = "x") -> Array:
     return x
 
 
-def as_rows(x: Any, width: int, name: str = "x", *, num_threads: int = 1) -> Array:
-    """(n, width) rows of a vector, a matrix or a (…, width) stack, checked to be finite.
+def as_rows(
+    x: Any, width: int, name: str = "x", *, dtype: npt.DTypeLike = np.float32, num_threads: int = 1
+) -> Array:
+    """(n, width) rows of a vector, a matrix or a (…, width) stack, checked to be finite in dtype.
 
     Raises:
         TypeError: not floats. ValueError: wrong width, or a NaN or infinity (the row is named).
@@ -52,9 +54,12 @@ def as_rows(x: Any, width: int, name: str = "x", *, num_threads: int = 1) -> Arr
     if rows.size and ((width > 1 and rows.strides[1] != item) or rows.strides[0] % item):
         rows = np.ascontiguousarray(rows)
     bad = _kernels.first_nonfinite_row(rows, num_threads=num_threads)
+    if bad < 0 and rows.dtype == np.float64 and np.dtype(dtype) == np.float32 and rows.size:
+        largest = np.abs(rows).max(axis=1)
+        bad = int(largest.argmax()) if largest.max() > np.finfo(np.float32).max else -1
     if bad >= 0:
         raise ValueError(
-            f"{name}: row {bad} holds a NaN or an infinity (as float32); leave such rows out, "
+            f"{name}: row {bad} holds a NaN or an infinity (as {np.dtype(dtype)}); leave such rows out, "
             f"for example {name}[numpy.isfinite({name}).all(axis=-1)]"
         )
     return rows

@@ -168,7 +168,7 @@ class SAE:
             TypeError: x does not hold floats. ValueError: wrong width, NaN or infinity, latents out of range.
         """
         threads = resolve_threads(num_threads)
-        rows = as_rows(x, self.d_in, num_threads=threads)
+        rows = as_rows(x, self.d_in, dtype=self.dtype, num_threads=threads)
         if not self.transform.is_identity:
             rows, _ = self.transform.apply(to_float(rows, self.dtype))
         width = self.d_sae
@@ -211,7 +211,7 @@ class SAE:
     def reconstruct(self, x: ArrayLike | Any, *, num_threads: int | None = None) -> Array:
         """decode(encode(x)) with the leading axes of x, in float32 (float64 for a float64 SAE)."""
         threads = resolve_threads(num_threads)
-        rows = as_rows(x, self.d_in, num_threads=threads)
+        rows = as_rows(x, self.d_in, dtype=self.dtype, num_threads=threads)
         undo = None
         seen = rows
         if not self.transform.is_identity:

@@ -1,0 +1,207 @@
+"""The main job, start to end, over the public API: capture, train, measure, find, steer.
+
+Read it as a tutorial: each function is one thing a user does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import SAE, TopK, evaluate, load, train
+from ._arrays import Array
+from ._io import write_json
+from .lm import LanguageModel, english_documents, load_model
+from .lm.capture import capture
+from .lm.steer import steer
+from .lm.tickets import LABELS, label_matrix, tickets
+from .probing import Detector, best_detector
+from .store import ActivationStore
+
+HOOK = "blocks.15.hook_resid_post"
+PROMPT = "My parcel is three weeks late and I want my money back. Can I get a refund?"
+
+
+def run(
+    *, tokens: int, features: int, k: int, out: Path, model: str | None = None, json_path: Path | None = None
+) -> dict[str, Any]:
+    """The demo on a real language model; returns what it prints, as JSON values."""
+    print(f"1. Language model: {model or 'SmolLM2-135M-Instruct'}, hook point {HOOK}")
+    lm = load_model(model)
+
+    print(f"2. Activations of {tokens:,} tokens of English text and support tickets, kept in {out}")
+    n_tickets = min(1000, max(200, tokens // 200))
+    labelled = {
+        split: tickets(n_tickets, seed=0, split=split) for split in ("train", "held_out")
+    }
+    texts = _mixed(english_documents(), (t.text for t in labelled["train"]), every=3)
+    store = _captured(lm, texts, out / f"text-{tokens}", tokens)
+    by_split = {
+        split: _captured(lm, (t.text for t in items), out / f"tickets-{split}-{n_tickets}", None, pack=False)
+        for split, items in labelled.items()
+    }
+    excluded = store.excluded
+    print(f"   left out of training: {', '.join(f'{n} {kind}' for kind, n in excluded.items())}")
+
+    print(f"3. TopK SAE, {features:,} latents, k = {k}")
+    train_rows, held_out_rows = store.split(0.1)
+    sae = _trained(train_rows, out / f"sae-{tokens}-{features}-{k}", features, k, lm.name)
+    metrics = evaluate(sae, held_out_rows)
+    print(f"4. Quality on {len(held_out_rows):,} held-out tokens\n{_indented(metrics)}")
+
+    print("5. The best single neuron, latent and random direction for each label, on tickets in unseen words")
+    labels = _detectors(sae, by_split, {s: label_matrix(items) for s, items in labelled.items()})
+    print(_label_table(labels))
+
+    print("6. Where latents fire most")
+    shown = [d["latent"].index for d in labels.values()]
+    fired = np.flatnonzero(metrics.density > 0)
+    others = np.random.default_rng(0).permutation(fired[~np.isin(fired, shown)])
+    contexts = _top_contexts(sae, store, lm, [*dict.fromkeys(shown), *others.tolist()][:12])
+    for latent, lines in contexts.items():
+        print(f"   latent {latent}")
+        for line in lines:
+            print(f"      {line}")
+
+    latent = labels["refund_asked"]["latent"].index
+    print(f"7. Steering: latent {latent} added while the model answers «{PROMPT}»")
+    steering = _steered(lm, sae, latent, by_split["train"])
+    for example in steering:
+        print(f"   {example['strength']:+8.1f}  {example['text']}")
+
+    result = {
+        "fvu": metrics.fvu, "l0": metrics.l0, "dead_fraction": metrics.dead_fraction,
+        "tokens": len(store), "excluded_tokens": sum(excluded.values()), "excluded": excluded,
+        "labels": {
+            name: {kind: detector.to_dict() for kind, detector in found.items()} for name, found in labels.items()
+        },
+        "contexts": {str(latent): lines for latent, lines in contexts.items()},
+        "steering": {"latent": latent, "prompt": PROMPT, "examples": steering},
+    }  # fmt: skip
+    if json_path:
+        write_json(json_path, result)
+    return result
+
+
+def _mixed(documents: Iterator[str], others: Iterator[str], every: int) -> Iterator[str]:
+    """One of others after every `every` documents, so that any beginning holds both."""
+    for number, document in enumerate(documents, start=1):
+        yield document
+        if number % every == 0:
+            yield from islice(others, 1)
+
+
+def _captured(
+    lm: LanguageModel, texts: Iterator[str], path: Path, max_tokens: int | None, pack: bool = True
+) -> ActivationStore:
+    """Activations of texts; what an earlier run captured is reused."""
+    try:
+        return ActivationStore(path)
+    except (FileNotFoundError, ValueError):
+        return capture(lm, texts, HOOK, path, max_tokens=max_tokens, pack=pack)
+
+
+def _trained(rows: ActivationStore, path: Path, features: int, k: int, model_name: str) -> SAE:
+    if (path / "sae").is_dir():
+        return load(path / "sae")
+    passes = max(2, min(6, 400_000 // len(rows)))
+    metadata = {"model_name": model_name, "hook_name": HOOK}
+    return train(rows, TopK(k=k), d_sae=features, n_tokens=passes * len(rows), out=path, metadata=metadata).sae
+
+
+def _detectors(
+    sae: SAE, stores: dict[str, ActivationStore], labels: dict[str, Array]
+) -> dict[str, dict[str, Detector]]:
+    """For each label the best neuron, latent and random direction, chosen on training tickets.
+
+    A ticket's score is the highest value on any of its tokens. There are as many random directions as latents.
+    """
+    random = np.random.default_rng(0).standard_normal((sae.d_in, sae.d_sae), dtype=np.float32)
+    random /= np.linalg.norm(random, axis=0)
+    views = {
+        "neuron": lambda x: x,
+        "latent": lambda x: sae.encode(x).toarray(),
+        "random": lambda x: (x - sae.b_dec) @ random,
+    }
+    pooled = {
+        kind: {split: _ticket_maxima(store, view) for split, store in stores.items()} for kind, view in views.items()
+    }
+    return {
+        name: {
+            kind: best_detector(
+                scores["train"], labels["train"][:, i], scores["held_out"], labels["held_out"][:, i]
+            )
+            for kind, scores in pooled.items()
+        }
+        for i, name in enumerate(LABELS)
+    }
+
+
+def _ticket_maxima(store: ActivationStore, view: Any) -> Array:
+    """(n_tickets, m): the maximum over each ticket's tokens of view(x), an (n, m) matrix."""
+    documents = store.documents
+    starts = np.flatnonzero(np.diff(documents, prepend=-1))
+    ends = np.append(starts[1:], len(documents))
+    return np.stack(
+        [view(store.rows(slice(start, end))).max(axis=0) for start, end in zip(starts, ends, strict=True)]
+    )
+
+
+def _label_table(labels: dict[str, dict[str, Detector]]) -> str:
+    lines = [f"   {'AUROC (average precision)':28}{'neuron':>16}{'latent':>16}{'random':>16}"]
+    for name, found in labels.items():
+        cells = "".join(
+            f"{f'{found[kind].auroc:.3f} ({found[kind].average_precision:.3f})':>16}"
+            for kind in ("neuron", "latent", "random")
+        )
+        lines.append(f"   {name:28}{cells}")
+    return "\n".join(lines)
+
+
+def _top_contexts(
+    sae: SAE, store: ActivationStore, lm: LanguageModel, latents: list[int], n: int = 4
+) -> dict[int, list[str]]:
+    """The tokens, in context, on which each latent fires most."""
+    values: list[Array] = []
+    for start in range(0, len(store), 8192):
+        values.append(sae.encode(store.rows(slice(start, start + 8192))).tocsc()[:, latents].toarray())
+    codes = np.concatenate(values)
+    found: dict[int, list[str]] = {}
+    for column, latent in enumerate(latents):
+        best = np.argsort(-codes[:, column], kind="stable")[:n]
+        found[latent] = [
+            f"{codes[i, column]:7.1f}  {_in_context(store, lm, int(i))}" for i in best if codes[i, column] > 0
+        ]
+    return found
+
+
+def _in_context(store: ActivationStore, lm: LanguageModel, row: int) -> str:
+    tokens, at = store.context(row)
+    before, token, after = (lm.tokenizer.decode(part) for part in (tokens[:at], tokens[at : at + 1], tokens[at + 1 :]))
+    return " ".join(f"{before}[[{token}]]{after}".split())
+
+
+def _steered(lm: LanguageModel, sae: SAE, latent: int, store: ActivationStore) -> list[dict[str, Any]]:
+    """Greedy answers with the latent added at multiples of its strongest activation on the tickets."""
+    strongest = max(
+        float(sae.encode(store.rows(slice(s, s + 8192)), latents=[latent]).max()) for s in range(0, len(store), 8192)
+    )
+    prompt = lm.tokenizer.apply_chat_template(
+        [{"role": "user", "content": PROMPT}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    examples = []
+    for multiple in (-2.0, 0.0, 1.0, 2.0):
+        strength = multiple * strongest
+        with steer(lm, sae, {latent: strength}, hook=HOOK):
+            ids = lm.model.generate(**prompt, max_new_tokens=32, do_sample=False)
+        text = lm.tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        examples.append({"strength": strength, "text": " ".join(text.split())})
+    return examples
+
+
+def _indented(text: Any) -> str:
+    return "\n".join(f"   {line}" for line in str(text).splitlines())

@@ -21,8 +21,8 @@ _COMMON_WORDS = frozenset(
         r"\w+",
         """
         the a an of to and in is are was be that this it for on with as by or not if from at which can will
-        may have has when but all any no one into its you we they then than these there such only must should also
-        other more same each use used so do does been were out up how where what who their
+        may have has when but all any no one into its you we they then than these there such only must should
+        also other more same each use used so do does been were out up how where what who their
         """,
     )
 )

@@ -2,7 +2,7 @@
 
 A ticket has five labels, each true in half of the tickets and independent of the others. For each label there
 is a sentence either way, so that no topic gives it away: a customer who wants no refund often says so, a
-parcel in time is mentioned, a fair price is praised. The wordings of held-out tickets never occur in training.
+parcel in time is mentioned, a fair price is praised. Held-out tickets are worded as no training ticket is.
 """
 
 from __future__ import annotations

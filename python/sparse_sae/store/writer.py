@@ -113,6 +113,11 @@ class StoreWriter:
         """The caller's own note beside `progress`."""
         return str(self.manifest["shards"][-1]["state"]) if self.manifest["shards"] else ""
 
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that the next shard would have."""
+        return self._pending_bytes
+
     def append(
         self,
         rows: ArrayLike,

@@ -1,4 +1,4 @@
-"""What a run says while it trains: a bar on terminals, records for everyone else."""
+"""What long work says while it runs: a bar on terminals, records for everyone else."""
 
 from __future__ import annotations
 
@@ -13,43 +13,48 @@ Callback: TypeAlias = Callable[[Record], None]
 
 
 class Bar(AbstractContextManager["Bar"]):
-    """Progress with tokens/s, time left, FVU, L0 and dead fraction; silent where stderr is no terminal.
+    """A progress bar with time left, on stderr; silent where stderr is no terminal.
 
     Args:
-        n_tokens: tokens of the whole run. show: None decides by the terminal.
+        title: what is going on. total: tokens of the whole, or None. start: tokens done before.
+        show: True or False to decide; None leaves it to the terminal.
     """
 
-    def __init__(self, n_tokens: int, start: int = 0, show: bool | None = None) -> None:
-        self.progress: Any = None
+    def __init__(self, title: str, total: int | None, start: int = 0, show: bool | None = None) -> None:
+        self._progress: Any = None
         if not (sys.stderr.isatty() if show is None else show):
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self.task = self.progress.add_task("training", total=n_tokens, completed=start, text="")
+        columns = TextColumn(title), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._task = self._progress.add_task(title, total=total, completed=start, text="")
 
     def __enter__(self) -> Bar:
-        if self.progress:
-            self.progress.start()
+        if self._progress:
+            self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.progress:
-            self.progress.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress:
+            self._progress.stop()
 
-    def update(self, record: Record) -> None:
-        """Show a record of the history."""
-        if self.progress:
-            text = (
-                f"{record['tokens_per_second']:,.0f} tokens/s  FVU {record['fvu']:.3f}  L0 {record['l0']:.1f}  "
-                f"dead {record['dead_fraction']:.1%}"
-            )
-            self.progress.update(self.task, completed=record["tokens"], text=text)
+    def update(self, tokens: int, text: str) -> None:
+        """Tokens done so far, and what else to say."""
+        if self._progress:
+            self._progress.update(self._task, completed=tokens, text=text)
+
+
+def training_text(record: Record) -> str:
+    """A record of a training history in a line.
+
+    >>> training_text({"tokens_per_second": 8123.0, "fvu": 0.25, "l0": 32.0, "dead_fraction": 0.01})
+    '8,123 tokens/s  FVU 0.250  L0 32.0  dead 1.0%'
+    """
+    return (
+        f"{record['tokens_per_second']:,.0f} tokens/s  FVU {record['fvu']:.3f}  L0 {record['l0']:.1f}  "
+        f"dead {record['dead_fraction']:.1%}"
+    )

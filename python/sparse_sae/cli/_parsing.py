@@ -1,0 +1,55 @@
+"""What the commands share: how they are added, and how numbers and settings are read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+Run = Callable[[argparse.Namespace], int]
+
+
+class AddCommand(Protocol):
+    """Adds a command and returns its parser."""
+
+    def __call__(self, name: str, run: Run, text: str) -> argparse.ArgumentParser: ...
+
+
+def command_adder(commands: Any) -> AddCommand:
+    """A function that adds commands to a set of subparsers; text describes one, in lower case."""
+
+    def add(name: str, run: Run, text: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + "."
+        )
+        parser.set_defaults(run=run)
+        return parser
+
+    return add
+
+
+def count(text: str) -> int:
+    """A positive integer; 60_000 and 60,000 are read too."""
+    value = int(text.replace("_", "").replace(",", ""))
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def settings(items: list[str], option: str) -> dict[str, Any]:
+    """NAME=VALUE pairs; values are read as JSON where they are, else kept as text.
+
+    >>> settings(["k=64", "kind=tanh"], "--set")
+    {'k': 64, 'kind': 'tanh'}
+    """
+    values: dict[str, Any] = {}
+    for item in items:
+        name, sign, text = item.partition("=")
+        if not sign:
+            raise ValueError(f"{option} {item}: expected NAME=VALUE")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values

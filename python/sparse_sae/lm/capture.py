@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-import numpy as np
-
 from sparse_sae.lm.forward import Reader
 from sparse_sae.lm.models import LanguageModel
-from sparse_sae.lm.sequences import Text, batches
+from sparse_sae.lm.sequences import Text, windows
 from sparse_sae.lm.stream import ActivationStream, stream
 from sparse_sae.store import ActivationStore, StoreWriter
 from sparse_sae.store.format import Dtype
@@ -76,7 +74,8 @@ def capture(
         texts: strings (or lists of token ids), in the same order each time.
         hooks: a hook point (its store is then `store` itself), or several (each has a folder of its name).
         store: directory.
-        max_tokens: stop after the batch that reaches this many tokens; None reads all texts.
+        max_tokens: stop after the pass that reaches this many tokens (at most `batch_tokens` more if packed,
+            eight times that if not); None reads all texts.
         context: longest sequence in tokens.
         pack: put texts one after another into full contexts, divided by the end-of-text token: no padding,
             for training. False: a text has sequences of its own and nothing else in view: for labelled texts.
@@ -85,11 +84,12 @@ def capture(
             cost is in `statistics["storage_fvu"]`.
         compute_dtype: "float32" or "bfloat16" for the forward pass; "auto" measures which is faster here.
         shard_bytes: size of a shard; what an interrupted run loses at most.
-        progress: called after every batch with a `CaptureProgress`.
+        progress: called after every pass with a `CaptureProgress`.
 
     Returns:
         An `ActivationStore`, or a dict of them if `hooks` is a sequence. First positions and massive
         activations are in the store, marked, counted and left out of what it yields; padding is not stored.
+        Rows are in the order of the texts.
 
     Raises:
         ValueError: no texts, a context beyond the model's, an unknown hook point, or a store of other texts
@@ -127,25 +127,24 @@ def capture(
     if {(writer.progress, writer.state) for writer in writers} != {(done, writers[0].state)}:
         raise ValueError(f"store: the hook points in {store} do not go together; delete it and capture again")
 
-    source = batches(
+    source = windows(
         texts, model.tokenizer, context=context, pack=pack, batch_tokens=batch_tokens, bos=reader.bos
     )
     number, digest, added = 0, "", 0
     began = time.perf_counter()
-    for number, batch in enumerate(source, start=1):
-        digest = batch.digest(digest)
+    for number, window in enumerate(source, start=1):
+        digest = window.digest(digest)
         if number <= done:
             if number == done and digest != writers[0].state:
                 raise ValueError(f"texts: the store in {store} is of other texts; give another directory")
             continue
         if max_tokens is not None and writers[0].count >= max_tokens:
             break
-        positions = np.broadcast_to(np.arange(batch.ids.shape[1]), batch.ids.shape)
-        columns = [part[batch.mask] for part in (batch.ids, positions, batch.documents)]
-        rows = reader.read(batch)
+        rows = reader.read(window)
+        columns = [window.column(name) for name in ("tokens", "positions", "documents")]
         for name, writer in zip(names, writers, strict=True):
             writer.append(rows[name], *columns, progress=number, state=digest)
-        added += len(columns[0])
+        added += window.n_tokens
         if max(writer.pending_bytes for writer in writers) >= shard_bytes:
             for writer in writers:
                 writer.flush()

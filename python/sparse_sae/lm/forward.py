@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sparse_sae.lm.hooks import read_hooks, resolve
 from sparse_sae.lm.models import LanguageModel
-from sparse_sae.lm.sequences import Batch
+from sparse_sae.lm.sequences import Window
 
 F32 = NDArray[np.float32]
 
@@ -67,16 +67,20 @@ class Reader:
                 )
         self.widths = {name: seen[name].shape[2] for name in hooks}
 
-    def read(self, batch: Batch) -> dict[str, F32]:
-        """Hook point -> (n, width) float32 rows of the batch's n tokens, sequence after sequence."""
-        ids = torch.from_numpy(batch.ids).to(self._model.device, torch.long)
-        mask = None if batch.mask.all() else torch.from_numpy(batch.mask).to(self._model.device)
-        with torch.inference_mode():
-            seen = read_hooks(self._model, self._points, ids)
-            rows = {
-                name: (value.flatten(0, 1) if mask is None else value[mask]) for name, value in seen.items()
-            }
-            return {name: value.float().cpu().numpy() for name, value in rows.items()}
+    def read(self, window: Window) -> dict[str, F32]:
+        """Hook point -> (n, width) float32 rows of the window's n tokens, in its order."""
+        lengths = np.array([len(piece.tokens) for piece in window.pieces])
+        starts = np.cumsum(lengths) - lengths
+        out = {name: np.empty((window.n_tokens, width), np.float32) for name, width in self.widths.items()}
+        for batch in window.batches():
+            ids = torch.from_numpy(batch.ids).to(self._model.device, torch.long)
+            with torch.inference_mode():
+                seen = read_hooks(self._model, self._points, ids)
+            for name, value in seen.items():
+                rows = value.float().cpu().numpy()
+                for i, piece in enumerate(batch.which):
+                    out[name][starts[piece] : starts[piece] + lengths[piece]] = rows[i, : lengths[piece]]
+        return out
 
 
 def in_dtype(model: LanguageModel, dtype: torch.dtype) -> LanguageModel:

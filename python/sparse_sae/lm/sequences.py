@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ Ints = NDArray[np.int32]
 Text = str | Sequence[int]
 
 _TEXTS_AT_ONCE = 64  # a fast tokenizer works on several in parallel
-_WINDOW = 16  # batches whose sequences are sorted by length together
+_BUCKETED = 8  # batches whose sequences are sorted by length together
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,18 @@ class Batch:
     Attributes:
         ids: (batch, position) int32, 0 where padded.
         mask: (batch, position) bool, true for tokens.
-        documents: (batch, position) int32.
+        which: (batch,) numbers of the sequences in their window.
     """
 
     ids: Ints
     mask: NDArray[np.bool_]
-    documents: Ints
-
-    def digest(self, before: str) -> str:
-        """A checksum of all batches up to this one, given that of the one before."""
-        return hashlib.sha256(before.encode() + self.ids.tobytes() + self.mask.tobytes()).hexdigest()
+    which: list[int]
 
 
-def batches(
+def windows(
     texts: Iterable[Text], tokenizer: Any, *, context: int, pack: bool, batch_tokens: int, bos: int | None
-) -> Iterator[Batch]:
-    """Batches of at most `batch_tokens` positions (or one sequence), the same ones for the same texts.
+) -> Iterator[Window]:
+    """All texts as sequences, some at a time; the same ones for the same texts.
 
     Args:
         texts: strings, or token ids taken as they are.
@@ -64,21 +60,52 @@ def batches(
     """
     pieces = _packed if pack else _separate
     stream = pieces(_tokenized(texts, tokenizer), context, bos, getattr(tokenizer, "eos_token_id", None))
-    while True:
-        window: list[Piece] = []
-        size = 0
-        for piece in stream:
-            window.append(piece)
-            size += len(piece.tokens)
-            if size >= _WINDOW * batch_tokens:
-                break
-        if not window:
-            return
-        window.sort(key=lambda piece: -len(piece.tokens))
-        while window:
-            count = max(1, batch_tokens // len(window[0].tokens))
-            yield _rectangle(window[:count])
-            window = window[count:]
+    # full contexts need no bucketing
+    size = (max(1, batch_tokens // context) * context) if pack else _BUCKETED * batch_tokens
+    window: list[Piece] = []
+    waiting = 0
+    for piece in stream:
+        window.append(piece)
+        waiting += len(piece.tokens)
+        if waiting >= size:
+            yield Window(window, batch_tokens)
+            window, waiting = [], 0
+    if window:
+        yield Window(window, batch_tokens)
+
+
+class Window:
+    """Some sequences, in the order of their texts; read in batches of about equal lengths.
+
+    Attributes:
+        pieces: the sequences.
+        n_tokens: tokens in all of them.
+    """
+
+    def __init__(self, pieces: list[Piece], batch_tokens: int) -> None:
+        self.pieces = pieces
+        self.n_tokens = sum(len(piece.tokens) for piece in pieces)
+        self._batch_tokens = batch_tokens
+
+    def batches(self) -> Iterator[Batch]:
+        """Rectangles of at most `batch_tokens` positions, longest sequences first."""
+        order = sorted(range(len(self.pieces)), key=lambda i: -len(self.pieces[i].tokens))
+        while order:
+            count = max(1, self._batch_tokens // len(self.pieces[order[0]].tokens))
+            yield _rectangle(self.pieces, order[:count])
+            order = order[count:]
+
+    def column(self, name: Literal["tokens", "documents", "positions"]) -> Ints:
+        """(n_tokens,) int32: tokens, numbers of texts, or positions in the sequences."""
+        if name == "positions":
+            return np.concatenate([np.arange(len(piece.tokens), dtype=np.int32) for piece in self.pieces])
+        return np.concatenate([getattr(piece, name) for piece in self.pieces])
+
+    def digest(self, before: str) -> str:
+        """A checksum of everything up to this window, given that of the one before."""
+        ends = np.cumsum([len(piece.tokens) for piece in self.pieces])
+        content = self.column("tokens").tobytes() + ends.tobytes()
+        return hashlib.sha256(before.encode() + content).hexdigest()
 
 
 def _tokenized(texts: Iterable[Text], tokenizer: Any) -> Iterator[list[int]]:
@@ -129,11 +156,10 @@ def _piece(head: list[int], tokens: list[int], documents: list[int]) -> Piece:
     return Piece(np.array(head + tokens, dtype=np.int32), np.array(numbers, dtype=np.int32))
 
 
-def _rectangle(pieces: Sequence[Piece]) -> Batch:
-    shape = (len(pieces), max(len(piece.tokens) for piece in pieces))
-    ids, documents = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
-    mask = np.zeros(shape, dtype=bool)
-    for row, piece in enumerate(pieces):
-        n = len(piece.tokens)
-        ids[row, :n], documents[row, :n], mask[row, :n] = piece.tokens, piece.documents, True
-    return Batch(ids, mask, documents)
+def _rectangle(pieces: Sequence[Piece], which: list[int]) -> Batch:
+    lengths = [len(pieces[i].tokens) for i in which]
+    ids = np.zeros((len(which), max(lengths)), dtype=np.int32)
+    for row, i in enumerate(which):
+        ids[row, : lengths[row]] = pieces[i].tokens
+    mask = np.arange(ids.shape[1]) < np.array(lengths)[:, None]
+    return Batch(ids, mask, which)

@@ -8,7 +8,7 @@ import numpy as np
 
 from sparse_sae.lm.forward import F32, Reader
 from sparse_sae.lm.models import LanguageModel
-from sparse_sae.lm.sequences import Batch, Text, batches
+from sparse_sae.lm.sequences import Text, Window, windows
 from sparse_sae.store import massive_threshold
 
 
@@ -25,7 +25,7 @@ class ActivationStream:
         self,
         reader: Reader,
         hook: str,
-        source: Callable[[], Iterator[Batch]],
+        source: Callable[[], Iterator[Window]],
         max_tokens: int | None,
         block_rows: int,
         buffer_bytes: int,
@@ -67,13 +67,13 @@ class ActivationStream:
         yield from self._blocks(buffer[:filled])
 
     def _rows(self) -> Iterator[F32]:
-        for batch in self._source():
+        for window in self._source():
             if self._max_tokens is not None and self.tokens >= self._max_tokens:
                 return
-            self.tokens += int(batch.mask.sum())
-            first = np.nonzero(batch.mask)[1] == 0
+            self.tokens += window.n_tokens
+            first = window.column("positions") == 0
             self.excluded["first"] += int(first.sum())
-            yield self._reader.read(batch)[self.hook][~first]
+            yield self._reader.read(window)[self.hook][~first]
 
     def _clean(self, buffer: F32, filled: int) -> tuple[float, int]:
         """Find the threshold in the buffer's rows, drop the massive ones; threshold and rows left."""
@@ -128,8 +128,8 @@ def stream(
     """
     reader = Reader(model, [hook], context=context, compute_dtype=compute_dtype)
 
-    def source() -> Iterator[Batch]:
-        return batches(
+    def source() -> Iterator[Window]:
+        return windows(
             texts, model.tokenizer, context=context, pack=pack, batch_tokens=batch_tokens, bos=reader.bos
         )
 

@@ -154,7 +154,12 @@ def test_experiment_reports_what_was_measured(tiny_lm, tiny_sae):
     }
     seen = []
     found = experiment(tiny_lm, PROMPTS, OUTCOME, edits, progress=seen.append)
-    assert seen == ["unedited", "up", "none"]
+    assert seen == [f"prompts 1 to 8 of 8: {name}" for name in ("unedited", "up", "none")]
+    for given in ({"chunk": 3}, {"reuse": "blocks.1.hook_resid_post"}):
+        again = experiment(tiny_lm, PROMPTS, OUTCOME, edits, **given)
+        for name, measured in again.values.items():
+            for key, values in measured.items():
+                np.testing.assert_allclose(values, found.values[name][key], atol=1e-5)
     by = {(c.edit, c.outcome): c for c in found.changes}
     assert len(by) == 2 * 6
     plain = OUTCOME(tiny_lm, PROMPTS)

@@ -9,6 +9,7 @@ effects on neutral text are measured for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from sparse_sae.lm.experiment import Change, Edit, Outcome, adjusted, experiment
 from sparse_sae.lm.hooks import HookPoint
 from sparse_sae.lm.positions import Positions
 from sparse_sae.lm.prompts import Model, Prompt
+from sparse_sae.lm.reuse import layers_below, reuse_below
 from sparse_sae.lm.score import score_texts
 from sparse_sae.lm.steer import hook_of, steer_direction
 
@@ -225,6 +227,7 @@ def dose_response(
     found = experiment(
         model, prompts, outcome, {f"{name} × {s:g}": edit for (name, s), edit in edits.items()},
         outcomes=outcomes, groups=groups, confidence=confidence, seed=seed, progress=progress,
+        reuse=point if layers_below(model, point) else None,
     )  # fmt: skip
     by_edit: dict[str, list[Change]] = {}
     for change in found.changes:
@@ -239,7 +242,8 @@ def dose_response(
         everywhere = {
             f"{name} × {s:g}": steering(vector, s, "all") for name, _, vector in directions for s in doses
         }
-        side = score_texts(model, neutral, everywhere, tokenizer=tokenizer)
+        with reuse_below(model, point) if layers_below(model, point) else nullcontext():
+            side = score_texts(model, neutral, everywhere, tokenizer=tokenizer)
     arms = [
         Arm(
             name,

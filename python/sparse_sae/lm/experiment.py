@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
+from sparse_sae.lm.hooks import HookPoint
 from sparse_sae.lm.prompts import Model, Prompt
+from sparse_sae.lm.reuse import reuse_below
 from sparse_sae.lm.score import choice_logprobs
 from sparse_sae.lm.statistics import benjamini_hochberg, bootstrap_mean, holm, mcnemar, sign_flip, wilson
 
@@ -132,6 +134,8 @@ def experiment(
     groups: ArrayLike | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    reuse: str | HookPoint | None = None,
+    chunk: int = 256,
     progress: Callable[[str], None] | None = None,
 ) -> Experiment:
     """Measure an outcome on every prompt without and with each edit, and test what changed.
@@ -146,7 +150,10 @@ def experiment(
         groups: (n_prompts,) labels of prompts that are not independent (of one template, say); intervals and
             tests then treat a group as one observation.
         confidence: coverage of the intervals.
-        progress: called with the name of each edit before it is measured.
+        reuse: a hook point that all edits are at, or above: the layers below it are run once for each prompt
+            (`reuse_below`), which gives the same numbers sooner.
+        chunk: prompts measured under all edits before the next ones are taken up; bounds what `reuse` keeps.
+        progress: called with a line before each measurement.
 
     >>> print(experiment(model, prompts, outcome, {"up": lambda: steer(model, sae, {7: 40.0})}))  # doctest:
     +SKIP
@@ -159,13 +166,20 @@ def experiment(
     labels = None if groups is None else np.asarray(groups)
     if labels is not None and labels.shape != (n,):
         raise ValueError(f"groups must have one label a prompt ({n},), got {labels.shape}")
-    values: dict[str, Values] = {}
-    for name, edit in {"unedited": nullcontext, **edits}.items():
-        if progress is not None:
-            progress(name)
-        with edit():
-            measured = outcome(model, prompts)
-        values[name] = {key: _checked(key, value, n) for key, value in measured.items()}
+    parts: dict[str, list[Values]] = {}
+    for start in range(0, n, chunk):
+        part = prompts[start : start + chunk]
+        with nullcontext() if reuse is None else reuse_below(model, reuse):
+            for name, edit in {"unedited": nullcontext, **edits}.items():
+                if progress is not None:
+                    progress(f"prompts {start + 1} to {start + len(part)} of {n}: {name}")
+                with edit():
+                    measured = outcome(model, part)
+                checked = {key: _checked(key, value, len(part)) for key, value in measured.items()}
+                parts.setdefault(name, []).append(checked)
+    values = {
+        name: {key: np.concatenate([v[key] for v in some]) for key in some[0]} for name, some in parts.items()
+    }
     tested = list(values["unedited"]) if outcomes is None else list(outcomes)
     missing = [key for key in tested if key not in values["unedited"]]
     if missing:

@@ -42,16 +42,14 @@ def reuse_below(model: Model, hook: str | HookPoint, max_bytes: int = 1 << 30) -
     ...     with steer(model, sae, {7: 40.0}):
     ...         second = choice_logprobs(model, prompts, [" Yes"])
     """
-    module = unwrap(model)
     point = hook if isinstance(hook, HookPoint) else resolve(model, hook)
-    base = getattr(module, "base_model", module)
-    family = FAMILIES.get(getattr(module.config, "model_type", ""))
-    site = point.name.rpartition(".")[2]
-    if family is None or point.layer is None or site not in ("hook_resid_post", "hook_resid_pre"):
-        raise ValueError(f"hook {point.name!r}: only residual streams between layers can be gone on from")
-    lower = list(base.get_submodule(family.layers))[: point.layer + (site == "hook_resid_post")]
+    lower = layers_below(model, point)
     if not lower:
-        raise ValueError(f"hook {point.name!r}: there is no layer below it")
+        raise ValueError(
+            f"hook {point.name!r}: only a residual stream with layers below it can be gone on from"
+        )
+    module = unwrap(model)
+    base = getattr(module, "base_model", module)
     memory = _Memory(inspect.signature(base.forward), max_bytes)
     with ExitStack() as stack:
         stack.callback(base.register_forward_pre_hook(memory.begin, with_kwargs=True).remove)
@@ -60,6 +58,17 @@ def reuse_below(model: Model, hook: str | HookPoint, max_bytes: int = 1 << 30) -
             block.forward = memory.skipping(block, block.forward)
         stack.enter_context(point.attach(memory.at_hook))
         yield memory.counts
+
+
+def layers_below(model: Model, point: HookPoint) -> list[Any]:
+    """The layers that `reuse_below` can skip: none if `point` is not a residual stream above a layer."""
+    module = unwrap(model)
+    family = FAMILIES.get(getattr(getattr(module, "config", None), "model_type", ""))
+    site = point.name.rpartition(".")[2]
+    if family is None or point.layer is None or site not in ("hook_resid_post", "hook_resid_pre"):
+        return []
+    base = getattr(module, "base_model", module)
+    return list(base.get_submodule(family.layers))[: point.layer + (site == "hook_resid_post")]
 
 
 class _Memory:

@@ -309,13 +309,14 @@ spec = importlib.util.spec_from_file_location("helpers", sys.argv[1])
 helpers = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(helpers)
 helpers.torch.set_num_threads(1)
+model = helpers.tiny_llama()
 rng, kills = random.Random(11), 0
 while True:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         helpers.capture(
-            helpers.tiny_llama(), helpers.random_texts(120), helpers.HOOKS, sys.argv[2],
+            model, helpers.random_texts(120), helpers.HOOKS, sys.argv[2],
             shard_bytes=20_000, progress=lambda _: os.write(writing, b"."), **helpers.OPTIONS
         )
         os._exit(0)

@@ -11,21 +11,29 @@ from typing import Any
 
 from . import _kernels
 from ._threads import resolve_threads
-from .architectures import ARCHITECTURES, TopK
+from .architectures import ARCHITECTURES, L1, AbsTopK, BatchTopK, Gated, JumpReLU, Matryoshka, TopK
 from .coders import Coder
+from .dead import Resampling
 from .formats import load
 from .metrics import Metrics, evaluate
 from .sae import SAE
-from .train import TrainingDiverged, TrainResult, train
+from .train import TrainingDiverged, TrainResult, train, train_many
 from .transforms import Transform
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ARCHITECTURES",
+    "L1",
     "SAE",
+    "AbsTopK",
+    "BatchTopK",
     "Coder",
+    "Gated",
+    "JumpReLU",
+    "Matryoshka",
     "Metrics",
+    "Resampling",
     "TopK",
     "TrainResult",
     "TrainingDiverged",
@@ -34,6 +42,7 @@ __all__ = [
     "kernels",
     "load",
     "train",
+    "train_many",
 ]
 
 

@@ -127,6 +127,11 @@ class StreamSource:
         self._head: list[Array] = []
         self._peek(1)
 
+    @property
+    def once(self) -> bool:
+        """Whether the rows can be read only once."""
+        return self._once is not None
+
     def _fresh(self) -> Iterator[Array]:
         for block in self.iterable if self._once is None else self._once:
             parts = block if isinstance(block, tuple) else (block,)
@@ -235,8 +240,8 @@ def open_source(data: Any) -> Source:
 
 
 def _is_blocks(data: Any) -> bool:
-    """A list of blocks to be read one after the other, rather than several sources side by side."""
-    return isinstance(data, list) and all(getattr(p, "ndim", 0) == 2 for p in data)
+    """A list of blocks (or tuples of blocks) to be read in turn, rather than several sources side by side."""
+    return isinstance(data, list) and all(isinstance(p, tuple) or getattr(p, "ndim", 0) == 2 for p in data)
 
 
 def _open_part(part: Any) -> Any:
@@ -247,11 +252,10 @@ def _open_part(part: Any) -> Any:
     if isinstance(part, list) or hasattr(part, "epoch"):
         return part
     if hasattr(part, "shape"):
-        array = part if isinstance(part, np.memmap) else as_array(part, "data")
-        array = as_array(array, "data") if not isinstance(array, np.memmap) else array
+        # A memmap is read in another way than an array, so it stays one; bfloat16 on disk is opened as uint16.
+        bits = isinstance(part, np.memmap) and part.dtype == np.uint16
+        array = part if bits else as_array(part, "data")
         if array.ndim != 2:
             raise ValueError(f"data: shape {array.shape}, expected (n, d_in)")
-        if array.dtype.kind not in "fu":
-            raise TypeError(f"data: dtype {array.dtype}, expected float16, bfloat16, float32 or float64")
-        return array
+        return part if isinstance(part, np.memmap) and array.dtype == part.dtype else array
     return part

@@ -11,6 +11,7 @@ import numpy as np
 from . import _kernels
 from ._arrays import Array
 from .architectures import Gradients
+from .architectures.products import dense_weight_grad, is_dense
 
 
 @dataclass(frozen=True)
@@ -71,35 +72,54 @@ class Adam:
 
     def update(
         self, params: dict[str, Array], g: Gradients, x: Array, vectors: dict[str, Array], lr: float, *,
-        unit_norm: bool, num_threads: int,
+        unit_norm: bool, num_threads: int, sources: tuple[int, ...] = (),
     ) -> float:  # fmt: skip
-        """One step in place. vectors: gradients of all parameters that are not W_enc and W_dec.
+        """One step in place. vectors: gradients of the parameters that are not W_enc and W_dec.
 
         Returns the factor by which gradients were scaled (1 without clipping).
         """
         self.step += 1
-        updates: list[dict[str, Any]] = [
-            {"w": params["W_enc"], "m": self.m["W_enc"], "v": self.v["W_enc"], "values": g.dz, "dense": x},
-            {
-                "w": params["W_dec"], "m": self.m["W_dec"], "v": self.v["W_dec"], "values": g.z, "dense": g.out,
-                "along": g.along_dec, "unit_norm": unit_norm,
-            },
-        ]  # fmt: skip
+        rows: list[dict[str, Any]] = [
+            {"name": "W_enc", "values": g.dz, "dense": x, "unit_norm": False},
+            {"name": "W_dec", "values": g.z, "dense": g.out, "unit_norm": unit_norm},
+        ]
         if g.outer_enc is not None:
-            updates[0].update(outer=g.outer_enc, common=x.sum(axis=0))
+            rows[0].update(outer=g.outer_enc, common=x.sum(axis=0))
+        if g.along_dec is not None:
+            rows[1].update(along=g.along_dec)
+        for row in rows:
+            name = row.pop("name")
+            row.update(w=params[name], m=self.m[name], v=self.v[name])
+        # One (d_sae, d) gradient is stored only where it is cheaper so, or cannot be said otherwise.
+        dense = is_dense(g.indptr, g.indices, len(params["W_enc"]))
+        by_source = g.along_dec is not None and g.along_dec.ndim == 2
+        stored = [(row, _stored(row, g, sources, num_threads)) for row in rows if dense or (by_source and "along" in row)]
+        fused = [row for row in rows if all(row is not other for other, _ in stored)]
         pattern = (g.indptr, g.indices, len(params["W_enc"]))
         scale = 1.0
         if self.clip_norm:
-            squared = _kernels.grad_squared_norm(updates, *pattern, num_threads=num_threads)
+            squared = _kernels.grad_squared_norm(fused, *pattern, num_threads=num_threads) if fused else 0.0
+            squared += sum(_squared(grad, row) for row, grad in stored)
             squared += sum(float((v.astype(np.float64) ** 2).sum()) for v in vectors.values())
             scale = min(1.0, self.clip_norm / max(math.sqrt(squared), 1e-30))
-        _kernels.update_rows(
-            updates, *pattern, lr=lr, beta1=self.betas[0], beta2=self.betas[1], eps=self.eps, step=self.step,
-            scale=scale, num_threads=num_threads,
-        )  # fmt: skip
+        how: dict[str, Any] = {
+            "lr": lr, "beta1": self.betas[0], "beta2": self.betas[1], "eps": self.eps, "step": self.step,
+            "scale": scale, "num_threads": num_threads,
+        }  # fmt: skip
+        if fused:
+            _kernels.update_rows(fused, *pattern, **how)
+        for row, grad in stored:
+            _kernels.adam_rows(row["w"], row["m"], row["v"], grad, unit_norm=row["unit_norm"], **how)
         for name, grad in vectors.items():
             self._vector(name, params[name], grad * grad.dtype.type(scale), lr)
         return scale
+
+    def forget(self, latents: Array, d_sae: int) -> None:
+        """Zero the moments of these latents, in every parameter that has one entry or row a latent."""
+        for moments in (self.m, self.v):
+            for value in moments.values():
+                if len(value) == d_sae and value.ndim >= 1:
+                    value[latents] = 0
 
     def _vector(self, name: str, w: Array, grad: Array, lr: float) -> None:
         beta1, beta2 = self.betas
@@ -107,6 +127,23 @@ class Adam:
         m += (1 - beta1) * (grad - m)
         v += (1 - beta2) * (grad * grad - v)
         w -= lr / (1 - beta1**self.step) * m / (np.sqrt(v / (1 - beta2**self.step)) + self.eps)
+
+
+def _stored(row: dict[str, Any], g: Gradients, sources: tuple[int, ...], num_threads: int) -> Array:
+    """The whole gradient of W_enc or W_dec, which `update_rows` otherwise never stores."""
+    grad: Array = dense_weight_grad(g.indptr, g.indices, row["values"], row["dense"], len(row["w"]), num_threads)
+    if row.get("outer") is not None:
+        grad += row["outer"][:, None] * row["common"]
+    along = row.get("along")
+    if along is not None:
+        grad += (along[:, None] if along.ndim == 1 else np.repeat(along, sources, axis=1)) * row["w"]
+    return grad
+
+
+def _squared(grad: Array, row: dict[str, Any]) -> float:
+    if row["unit_norm"]:
+        grad = grad - np.einsum("md,md->m", grad, row["w"])[:, None] * row["w"]
+    return float((grad.astype(np.float64) ** 2).sum())
 
 
 def default_lr(d_sae: int) -> float:

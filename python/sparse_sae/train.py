@@ -1,34 +1,29 @@
-"""Training, top to bottom: rows in, gradients, Adam, dead latents counted, checkpoints, a folded SAE out."""
+"""Training, top to bottom: rows in, steps, dead latents cared for, checkpoints, a folded SAE out."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from . import _kernels, checkpoint
+from . import checkpoint
 from ._arrays import Array
-from ._io import atomic_write
 from ._threads import resolve_threads, threads_for
-from .architectures import Architecture, Batch, Gradients
+from .architectures import Architecture, Gradients
 from .coders import Coder
 from .data import SAMPLE_ROWS, Source, batches, open_source
-from .optim import Adam, Schedule, default_lr, initial_params
-from .profile import Phases
-from .progress import Bar, Callback, Record
+from .dead import Resampling, centering_advice, mean_to_spread
+from .progress import Bar, Callback, Record, training_text
+from .run import HISTORY, Options, Run, TrainingDiverged
 from .sae import SAE
-from .transforms import Transform
 
-HISTORY = "history.jsonl"
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite; `directory` holds the last good checkpoint, if any."""
+__all__ = ["HISTORY", "TrainResult", "TrainingDiverged", "default_batch_size", "train", "train_many"]
 
 
 @dataclass
@@ -37,7 +32,7 @@ class TrainResult:
 
     Attributes:
         sae: the trained SAE, in the units of the data.
-        history: one record every `log_every` steps: step, tokens, loss, fvu, l0, dead_fraction, lr,
+        history: one record every `log_every` steps: step, tokens, loss and its terms, fvu, l0, dead_fraction, lr,
             tokens_per_second, seconds by phase.
         stop_reason: "n_tokens" (done), "data" (a finite source ended) or "interrupt" (Ctrl-C).
         tokens: rows trained on.
@@ -47,20 +42,6 @@ class TrainResult:
     history: list[Record] = field(repr=False)
     stop_reason: str
     tokens: int
-
-
-@dataclass
-class Run:
-    """The state of a run: everything a checkpoint must hold."""
-
-    params: dict[str, Array]
-    adam: Adam
-    tokens_since_fired: Array
-    transforms: tuple[Transform, Transform]
-    variance: float  # mean squared norm of the targets around their mean, for FVU
-    power: float  # mean squared norm of the centred targets, by which losses are divided
-    tokens: int = 0
-    history: list[Record] = field(default_factory=list)
 
 
 def train(
@@ -82,6 +63,7 @@ def train(
     normalize: str = "scale",
     b_dec_init: str = "geometric_median",
     dead_after: int | None = None,
+    resampling: Resampling | None = None,
     out: str | Path | None = None,
     checkpoint_every: int = 200,
     resume: bool = False,
@@ -103,13 +85,14 @@ def train(
         batch_size: rows of a step; None: 1/500 of n_tokens, between 256 and 4096, a power of two.
         seed: fixes initial weights and the order of rows.
         coder: "sae", "transcoder", "crosscoder" or a `Coder`.
-        lr: the highest Adam rate; None: 2e-4 · √(16384 / d_sae), times what few steps need (see `optim`).
+        lr: the highest Adam rate; None: see `optim.default_lr`.
         schedule, warmup, decay: see `optim.Schedule`. betas, eps: Adam's. clip_norm: largest gradient norm; 0: any.
         normalize: "scale" (E|x|² = d_in, folded into the weights at the end), "none", "whiten" (folded),
             "token_norm" or "layer_norm" (kept: they depend on the token).
         b_dec_init: "geometric_median", "mean" or "zero".
         dead_after: a latent is dead when it has not fired for this many rows; None: a tenth of n_tokens, at
             most 10 million.
+        resampling: also, or instead of an architecture's AuxK, resample dead latents; see `Resampling`.
         out: directory for checkpoints, history.jsonl and the finished SAE; None keeps all in memory.
         checkpoint_every: steps between checkpoints (with out).
         resume: go on from out's checkpoint; the result is bit-identical to an uninterrupted run with the same
@@ -132,61 +115,66 @@ def train(
     >>> result.sae, result.stop_reason
     (<SAE TopK(k=4, ...) d_in=16 d_out=16 d_sae=32>, 'n_tokens')
     """
-    coder = Coder(coder) if isinstance(coder, str) else coder
-    source = open_source(data)
-    coder.check(source.widths)
-    _check_sizes(architecture, d_sae, n_tokens)
-    batch_size = batch_size or default_batch_size(n_tokens)
-    if batch_size < 1 or batch_size > n_tokens:
-        raise ValueError(f"batch_size: got {batch_size}, expected 1 to n_tokens = {n_tokens}")
-    threads = threads_for(batch_size * d_sae * sum(source.widths), resolve_threads(num_threads))
-    steps = n_tokens // batch_size
-    plan = Schedule(lr if lr is not None else default_lr(d_sae), warmup, decay, schedule)
-    dead_after = dead_after or min(10_000_000, max(n_tokens // 10, batch_size))
-    directory = Path(out) if out is not None else None
-    settings = {
-        "architecture": architecture.config(), "coder": coder.config(), "d_sae": d_sae, "n_tokens": n_tokens,
-        "batch_size": batch_size, "seed": seed, "lr": plan.lr, "schedule": schedule, "warmup": warmup,
-        "decay": decay, "betas": list(betas), "eps": eps, "clip_norm": clip_norm, "normalize": normalize,
-        "b_dec_init": b_dec_init, "dead_after": dead_after, "dtype": dtype, "widths": list(source.widths),
+    arguments: dict[str, Any] = {
+        "architecture": architecture, "d_sae": d_sae, "seed": seed, "coder": coder, "lr": lr, "schedule": schedule,
+        "warmup": warmup, "decay": decay, "betas": betas, "eps": eps, "clip_norm": clip_norm, "normalize": normalize,
+        "b_dec_init": b_dec_init, "dead_after": dead_after, "resampling": resampling, "dtype": dtype,
     }  # fmt: skip
-    if resume:
-        if directory is None:
-            raise ValueError("resume: needs out, the directory of the run to go on with")
-        run = _resumed(directory, settings, Adam(betas, eps, clip_norm))
-    else:
-        sample = source.sample(SAMPLE_ROWS, seed).astype(dtype)
-        run = _started(sample, source.widths, architecture, coder, Adam(betas, eps, clip_norm), settings)
+    results = _train(
+        open_source(data), {"": arguments}, n_tokens, batch_size, seed, out=out, checkpoint_every=checkpoint_every,
+        resume=resume, log_every=log_every, progress=progress, callback=callback, num_threads=num_threads,
+        metadata=metadata or {},
+    )  # fmt: skip
+    return results[""]
 
-    stop_reason = "data"
-    phases = Phases()
-    done = run.tokens // batch_size
-    try:
-        with Bar(n_tokens, run.tokens, progress) as bar:
-            for step, rows in _numbered(batches(source, batch_size, seed, run.tokens), done, steps, phases):
-                x, y = _transformed(rows.astype(dtype, copy=False), run, coder, source)
-                batch, gradients = _step(run, architecture, coder, x, y, step / steps, dead_after, threads, phases)
-                if not math.isfinite(gradients.loss):
-                    raise TrainingDiverged(_advice(step, plan.lr, directory))
-                _update(run, architecture, coder, batch, gradients, plan.at(step, steps), threads, phases)
-                if (step + 1) % log_every == 0 or step + 1 == steps:
-                    record = _record(run, gradients, step, plan.at(step, steps), dead_after, batch_size, phases)
-                    run.history.append(record)
-                    bar.update(record)
-                    if callback:
-                        callback(record)
-                if directory is not None and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
-                    _checkpoint(directory, run, settings)
-        if run.tokens >= steps * batch_size:
-            stop_reason = "n_tokens"
-    except KeyboardInterrupt:
-        stop_reason = "interrupt"
-    if directory is not None:
-        _checkpoint(directory, run, settings)
-    sae = finished(run, architecture, coder, source.widths, metadata or {})
-    if directory is not None and stop_reason != "interrupt":
-        sae.save(directory / "sae")
-    return TrainResult(sae, run.history, stop_reason, run.tokens)
+
+def train_many(
+    data: Any,
+    runs: Mapping[str, Mapping[str, Any]],
+    *,
+    n_tokens: int,
+    batch_size: int | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    checkpoint_every: int = 200,
+    resume: bool = False,
+    log_every: int = 10,
+    progress: bool | None = None,
+    callback: Callback | None = None,
+    num_threads: int | None = None,
+    metadata: dict[str, Any] | None = None,
+    **common: Any,
+) -> dict[str, TrainResult]:
+    """Train several SAEs from one pass over the data: reading, shuffling and normalising happen once.
+
+    Args:
+        data: as in `train`. With several parts side by side (layers, say), a run names the one it is for by `part`.
+        runs: for each name, arguments of `train` that concern the SAE: architecture, d_sae, seed, lr, ….
+        seed: fixes the order of rows, and initial weights where a run has no seed of its own. A run gives the same
+            SAE, bit for bit, as `train` with this seed.
+        out: directory; each run has a folder of its name in it.
+        common: arguments that all runs share unless they have their own.
+        callback: called with every record, which says its run under "run".
+
+    Further arguments are those of `train`.
+
+    >>> x = np.random.default_rng(0).standard_normal((2000, 16)).astype("float32")
+    >>> from sparse_sae import TopK
+    >>> runs = {f"k{k}": {"architecture": TopK(k=k)} for k in (2, 4)}
+    >>> results = train_many(x, runs, d_sae=32, n_tokens=20_000)
+    >>> results["k4"].sae
+    <SAE TopK(k=4, ...) d_in=16 d_out=16 d_sae=32>
+    """
+    if not runs:
+        raise ValueError("runs: empty, expected a dict of names and arguments")
+    if any(not name or Path(name).name != name for name in runs):
+        raise ValueError(f"runs: got the names {list(runs)}, expected names that can be those of folders")
+    arguments = {name: {"seed": seed, **common, **given} for name, given in runs.items()}
+    return _train(
+        open_source(data), arguments, n_tokens, batch_size, seed, out=out, checkpoint_every=checkpoint_every,
+        resume=resume, log_every=log_every, progress=progress, callback=callback, num_threads=num_threads,
+        metadata=metadata or {},
+    )  # fmt: skip
 
 
 def default_batch_size(n_tokens: int) -> int:
@@ -198,180 +186,195 @@ def default_batch_size(n_tokens: int) -> int:
     return min(n_tokens, int(2 ** np.clip(round(math.log2(max(1, n_tokens / 500))), 8, 12)))
 
 
-def _check_sizes(architecture: Architecture, d_sae: int, n_tokens: int) -> None:
-    if not isinstance(architecture, Architecture):
-        raise TypeError(f"architecture: got {architecture!r}, expected for example TopK(k=32)")
-    if d_sae < 1:
-        raise ValueError(f"d_sae: got {d_sae}, expected a positive number of latents")
+def _train(
+    source: Source, arguments: dict[str, dict[str, Any]], n_tokens: int, batch_size: int | None, seed: int, *,
+    out: str | Path | None, checkpoint_every: int, resume: bool, log_every: int, progress: bool | None,
+    callback: Callback | None, num_threads: int | None, metadata: dict[str, Any],
+) -> dict[str, TrainResult]:  # fmt: skip
     if n_tokens < 1:
         raise ValueError(f"n_tokens: got {n_tokens}, expected a positive number of rows")
-    architecture.check(d_sae)
+    batch_size = batch_size or default_batch_size(n_tokens)
+    if batch_size < 1 or batch_size > n_tokens:
+        raise ValueError(f"batch_size: got {batch_size}, expected 1 to n_tokens = {n_tokens}")
+    if resume and out is None:
+        raise ValueError("resume: needs out, the directory of the run to go on with")
+    loop = _Loop(source, n_tokens, batch_size, seed, resolve_threads(num_threads), log_every)
+    for name, given in arguments.items():
+        loop.add(name, given, Path(out) / name if out is not None else None, resume)
+    stop_reason = loop.run(checkpoint_every, progress, callback)
+    results = {}
+    for name, run in loop.runs.items():
+        directory = loop.directories[name]
+        loop.save(name)
+        sae = run.finished(metadata)
+        if directory is not None and stop_reason != "interrupt":
+            sae.save(directory / "sae")
+        results[name] = TrainResult(sae, run.history, stop_reason, run.tokens)
+    return results
 
 
-def _numbered(rows: Iterator[Array], done: int, steps: int, phases: Phases) -> Iterator[tuple[int, Array]]:
-    """Steps done … steps - 1 with their rows; reading them is timed as the phase "data"."""
-    for step in range(done, steps):
-        with phases("data"):
+class _Loop:
+    """One order of rows, and the runs that are trained on it."""
+
+    def __init__(
+        self, source: Source, n_tokens: int, batch_size: int, seed: int, threads: int, log_every: int
+    ) -> None:
+        self.source, self.n_tokens, self.batch_size, self.seed = source, n_tokens, batch_size, seed
+        self.threads, self.log_every = threads, log_every
+        self.runs: dict[str, Run] = {}
+        self.directories: dict[str, Path | None] = {}
+        self.columns: dict[str, slice] = {}
+        self._samples: dict[int, Array] = {}
+        self._last: dict[str, Gradients] = {}
+
+    def add(self, name: str, given: dict[str, Any], directory: Path | None, resume: bool) -> None:
+        """Start or resume a run."""
+        given = dict(given)
+        widths, columns = self._part(given.pop("part", None))
+        architecture, coder = given.pop("architecture", None), given.pop("coder", "sae")
+        if not isinstance(architecture, Architecture):
+            raise TypeError(f"architecture: got {architecture!r}, expected for example TopK(k=32)")
+        coder = Coder(coder) if isinstance(coder, str) else coder
+        coder.check(widths)
+        dead_after = given.pop("dead_after", None) or min(10_000_000, max(self.n_tokens // 10, self.batch_size))
+        known = Options.__dataclass_fields__
+        if unknown := [key for key in given if key not in known]:
+            raise TypeError(f"runs: unknown argument(s) {', '.join(unknown)} of run {name!r}")
+        if not isinstance(given.get("d_sae"), int) or given["d_sae"] < 1:
+            raise ValueError(f"d_sae: got {given.get('d_sae')}, expected a positive number of latents")
+        options = Options(
+            n_tokens=self.n_tokens, batch_size=self.batch_size, dead_after=dead_after, log_every=self.log_every, **given
+        )
+        architecture.check(options.d_sae)
+        options.plan  # noqa: B018 (checks lr, warmup and decay)
+        if options.resampling is not None and getattr(self.source, "once", False):
+            raise ValueError("resampling: reads data a second time, and this is an iterator; pass an array, list or store")
+        threads = threads_for(self.batch_size * options.d_sae * sum(widths), self.threads)
+        if resume and (len(self.runs) == 0 or directory is None or checkpoint.exists(directory)):
+            assert directory is not None
+            run = Run.resume(directory, architecture, coder, options, widths, threads)
+        else:
+            sample = self._sample(options.seed)[:, columns]
+            run = Run.start(sample, architecture, coder, options, widths, threads, self._fitted(options, coder, columns))
+            advice = centering_advice(mean_to_spread(coder.split(sample, widths)[0]), options.b_dec_init)
+            if advice:
+                warnings.warn(advice, stacklevel=5)
+        self.runs[name], self.directories[name], self.columns[name] = run, directory, columns
+
+    def _part(self, part: int | None) -> tuple[tuple[int, ...], slice]:
+        widths = self.source.widths
+        if part is None:
+            return widths, slice(0, sum(widths))
+        if not 0 <= part < len(widths):
+            raise ValueError(f"part: got {part}, expected 0 to {len(widths) - 1}, a part of the data")
+        start = sum(widths[:part])
+        return (widths[part],), slice(start, start + widths[part])
+
+    def _sample(self, seed: int) -> Array:
+        if seed not in self._samples:
+            self._samples = {seed: self.source.sample(SAMPLE_ROWS, seed)}
+        return self._samples[seed]
+
+    def _fitted(self, options: Options, coder: Coder, columns: slice) -> Any:
+        """The transforms of an earlier run that has the same."""
+        for name, run in self.runs.items():
+            o = run.options
+            same = (o.seed, o.normalize, o.dtype) == (options.seed, options.normalize, options.dtype)
+            if same and run.coder == coder and self.columns[name] == columns:
+                return run.transforms
+        return None
+
+    def run(self, checkpoint_every: int, progress: bool | None, callback: Callback | None) -> str:
+        """Train all runs to the end of the tokens or the data; returns the reason."""
+        self._samples = {}
+        steps = self.n_tokens // self.batch_size
+        first = min(run.steps_done for run in self.runs.values())
+        try:
+            with Bar("training", self.n_tokens, first * self.batch_size, progress) as bar:
+                reading = 0.0
+                for step, rows, seconds in self._numbered(first, steps):
+                    reading += seconds / len(self.runs)
+                    self._step(step, rows)
+                    if (step + 1) % self.log_every == 0 or step + 1 == steps:
+                        self._records(step, reading, bar, callback)
+                        reading = 0.0
+                    if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
+                        for name in self.runs:
+                            self.save(name)
+        except KeyboardInterrupt:
+            return "interrupt"
+        return "n_tokens" if all(run.steps_done >= steps for run in self.runs.values()) else "data"
+
+    def _numbered(self, first: int, steps: int) -> Iterator[tuple[int, Array, float]]:
+        rows = batches(self.source, self.batch_size, self.seed, first * self.batch_size)
+        for step in range(first, steps):
+            started = perf_counter()
             batch = next(rows, None)
-        if batch is None:
-            return
-        yield step, batch
+            if batch is None:
+                return
+            yield step, batch, perf_counter() - started
+
+    def _step(self, step: int, rows: Array) -> None:
+        """One step of every run that has not made it yet (after a crash, some checkpoints may be ahead)."""
+        transformed: dict[int, tuple[Array, Array]] = {}
+        for name, run in self.runs.items():
+            if run.steps_done > step:
+                continue
+            try:
+                resampling = run.options.resampling
+                occasion = resampling.steps(run.options.steps).get(step) if resampling else None
+                if resampling is not None and occasion is not None:
+                    with run.phases("resampling"):
+                        resampling.apply(run, _Columns(self.source, self.columns[name]), occasion)
+                key = id(run.transforms)
+                if key not in transformed:
+                    transformed[key] = run.transformed(np.ascontiguousarray(rows[:, self.columns[name]]))
+                self._last[name] = run.step(*transformed[key])
+            except TrainingDiverged as error:
+                raise self._diverged(name, error) from None
+
+    def _records(self, step: int, reading: float, bar: Bar, callback: Callback | None) -> None:
+        for name, run in self.runs.items():
+            if run.steps_done != step + 1 or (run.history and run.history[-1]["step"] == run.steps_done):
+                continue
+            record = run.record(self._last[name], reading)
+            bar.update(run.tokens, training_text(record))
+            if callback:
+                callback({"run": name, **record} if name else record)
+
+    def save(self, name: str) -> None:
+        """Checkpoint a run that has a directory."""
+        directory = self.directories[name]
+        try:
+            if directory is not None:
+                self.runs[name].save(directory)
+        except TrainingDiverged as error:
+            raise self._diverged(name, error) from None
+
+    def _diverged(self, name: str, error: TrainingDiverged) -> TrainingDiverged:
+        directory, run = self.directories[name], self.runs[name]
+        kept = f"; the last good checkpoint is in {directory}" if directory and checkpoint.exists(directory) else ""
+        of = f" of run {name!r}" if name else ""
+        return TrainingDiverged(
+            f"{error}{of}{kept}. Lower lr (now {run.options.plan.lr:g}), set clip_norm=1, or leave out rows of extreme "
+            "norm (massive activations)"
+        )
 
 
-def _started(
-    sample: Array, widths: tuple[int, ...], architecture: Architecture, coder: Coder, adam: Adam, settings: dict[str, Any]
-) -> Run:
-    transforms = coder.fit_transforms(settings["normalize"], sample, widths)
-    x, y = coder.split(sample, widths)
-    x = transforms[0].apply(x)[0]
-    y = transforms[1].apply(y)[0] if not coder.reads_all else x
-    d_sae = settings["d_sae"]
-    rng = np.random.default_rng([settings["seed"], 0])
-    params = initial_params(
-        x, y, d_sae, rng, tied=coder.reads_all, b_dec=settings["b_dec_init"], skip=coder.skip
-    )
-    centred = x - params["b_dec"] if coder.reads_all else x
-    architecture.init(params, centred)
-    adam.attach(params)
-    y64 = y.astype(np.float64)
-    return Run(
-        params, adam, np.zeros(d_sae, np.int64), transforms,
-        variance=float(y64.var(axis=0).sum()),
-        power=max(float(((y64 - params["b_dec"]) ** 2).sum(axis=1).mean()), 1e-30),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a source that a run reads."""
 
+    source: Source
+    columns: slice
 
-def _transformed(rows: Array, run: Run, coder: Coder, source: Source) -> tuple[Array, Array]:
-    x, y = coder.split(rows, source.widths)
-    x_new = run.transforms[0].apply(x)[0]
-    return x_new, x_new if coder.reads_all else run.transforms[1].apply(y)[0]
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return (self.columns.stop - self.columns.start,)
 
+    def sample(self, n: int, seed: int) -> Array:
+        return self.source.sample(n, seed)[:, self.columns]
 
-def _step(
-    run: Run, architecture: Architecture, coder: Coder, x: Array, y: Array, progress: float, dead_after: int,
-    threads: int, phases: Phases,
-) -> tuple[Batch, Gradients]:  # fmt: skip
-    with phases("forward and backward"):
-        y = y - run.params["b_dec"]
-        if coder.reads_all:
-            x = y
-        elif "W_skip" in run.params:
-            y = y - _kernels.matmul_nt(x, run.params["W_skip"], num_threads=threads)
-        batch = Batch(x, y, run.power, run.tokens_since_fired >= dead_after, progress, threads)
-        return batch, architecture.step(run.params, batch)
-
-
-def _update(
-    run: Run, architecture: Architecture, coder: Coder, batch: Batch, g: Gradients, lr: float, threads: int, phases: Phases
-) -> None:
-    params = run.params
-    with phases("gradients and Adam"):
-        vectors = {"b_enc": g.d_pre, "b_dec": g.b_dec, **g.vectors}
-        if coder.reads_all:
-            vectors["b_dec"] = g.b_dec - row_combination(g.d_pre, params["W_enc"], threads)
-        if "W_skip" in params:
-            main = np.ascontiguousarray(g.out[: len(batch.x)].T)
-            vectors["W_skip"] = _kernels.matmul_nt(main, np.ascontiguousarray(batch.x.T), num_threads=threads)
-        run.adam.update(params, g, batch.x, vectors, lr, unit_norm=architecture.unit_norm, num_threads=threads)
-        architecture.end_of_step(params, g, batch)
-    run.tokens_since_fired += len(batch.x)
-    run.tokens_since_fired[g.codes.indices] = 0
-    run.tokens += len(batch.x)
-
-
-def row_combination(coefficients: Array, rows: Array, threads: int) -> Array:
-    """coefficients (M) @ rows (M, D), in fixed blocks: the same bits for any number of threads."""
-    block = 256
-    starts = np.arange(0, len(rows) + block, block, dtype=np.int32).clip(max=len(rows))
-    indices = np.arange(len(rows), dtype=np.int32)
-    return np.asarray(_kernels.decode(starts, indices, coefficients, rows, num_threads=threads).sum(axis=0))
-
-
-def _record(
-    run: Run, g: Gradients, step: int, lr: float, dead_after: int, batch_size: int, phases: Phases
-) -> Record:
-    seconds = phases.take()
-    last = run.history[-1]["tokens"] if run.history else 0
-    return {
-        "step": step + 1,
-        "tokens": run.tokens,
-        "loss": g.loss,
-        **{f"loss_{name}": value for name, value in g.parts.items()},
-        "fvu": float(g.squared.mean(dtype=np.float64)) / run.variance if run.variance > 0 else 0.0,
-        "l0": len(g.codes.indices) / len(g.squared),
-        "dead_fraction": float((run.tokens_since_fired >= dead_after).mean()),
-        "lr": lr,
-        "tokens_per_second": (run.tokens - last) / max(sum(seconds.values()), 1e-9),
-        "seconds": {name: round(value, 6) for name, value in seconds.items()},
-    }
-
-
-def _advice(step: int, lr: float, directory: Path | None) -> str:
-    kept = f"; the last good checkpoint is in {directory}" if directory and checkpoint.exists(directory) else ""
-    return (
-        f"loss is NaN or infinite at step {step + 1}{kept}. Lower lr (now {lr:g}), set clip_norm=1, or leave out rows "
-        "of extreme norm (massive activations)"
-    )
-
-
-def _checkpoint(directory: Path, run: Run, settings: dict[str, Any]) -> None:
-    groups = {
-        "param": run.params, "m": run.adam.m, "v": run.adam.v, "counter": {"since_fired": run.tokens_since_fired},
-        "transform_in": run.transforms[0].arrays, "transform_out": run.transforms[1].arrays,
-    }  # fmt: skip
-    state = {
-        "settings": settings, "tokens": run.tokens, "adam_step": run.adam.step, "variance": run.variance,
-        "power": run.power, "transforms": [t.kind for t in run.transforms], "history": run.history,
-    }  # fmt: skip
-    checkpoint.save(directory, groups, state)
-    with atomic_write(directory / HISTORY) as file:
-        file.writelines((json.dumps(record) + "\n").encode() for record in run.history)
-
-
-def _resumed(directory: Path, settings: dict[str, Any], adam: Adam) -> Run:
-    groups, state = checkpoint.load(directory)
-    changed = [key for key, value in settings.items() if state["settings"].get(key) != json.loads(json.dumps(value))]
-    if changed:
-        was = ", ".join(f"{key}={state['settings'].get(key)!r}" for key in changed)
-        raise ValueError(f"resume: the run in {directory} had {was}; pass the same, or another out")
-    adam.m, adam.v, adam.step = groups["m"], groups["v"], state["adam_step"]
-    kinds = state["transforms"]
-    transforms = (
-        Transform(kinds[0], groups.get("transform_in", {})),
-        Transform(kinds[1], groups.get("transform_out", {})),
-    )
-    return Run(
-        groups["param"], adam, groups["counter"]["since_fired"], transforms, state["variance"], state["power"],
-        state["tokens"], state["history"],
-    )  # fmt: skip
-
-
-def finished(
-    run: Run, architecture: Architecture, coder: Coder, widths: tuple[int, ...], metadata: dict[str, Any]
-) -> SAE:
-    """The SAE of a run, in raw units: transforms folded, decoder rows at unit norm if the training kept them so."""
-    params = {name: value.copy() for name, value in run.params.items()}
-    kept = Transform()
-    inputs, outputs = run.transforms
-    if inputs.folds:
-        inputs.fold(params, encoder=True, decoder=coder.reads_all, centered=coder.reads_all)
-        if not coder.reads_all:
-            outputs.fold(params, encoder=False, decoder=True, centered=False)
-        if architecture.unit_norm and outputs.kind == "scale" and coder.kind != "crosscoder":
-            _unit_codes(params, architecture, float(outputs.arrays["scale"][0]))
-    else:
-        kept = inputs
-    used, params = architecture.trained(params)
-    return SAE(
-        params, used, apply_b_dec_to_input=coder.reads_all, transform=kept, sources=coder.sources(widths),
-        metadata=metadata,
-    )  # fmt: skip
-
-
-def _unit_codes(params: dict[str, Array], architecture: Architecture, scale: float) -> None:
-    """Give codes the units of the data, and decoder rows unit norm again, after folding a common scale."""
-    params["W_dec"] *= params["W_dec"].dtype.type(scale)
-    params["W_enc"] /= params["W_enc"].dtype.type(scale)
-    params["b_enc"] /= params["b_enc"].dtype.type(scale)
-    architecture.rescale(params, 1 / scale)
-
+    def blocks(self, seed: int, start: int) -> Iterator[Array]:
+        for block in self.source.blocks(seed, start):
+            yield np.ascontiguousarray(block[:, self.columns])

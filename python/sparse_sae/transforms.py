@@ -123,7 +123,10 @@ class Transform:
                 w = params["W_enc"].astype(np.float64) @ a["matrix"].T
                 if not centered:
                     # pre = W (x - mean) A: without centring by b_dec, the mean moves into the biases.
-                    params["b_enc"] = (params["b_enc"] - w @ a["mean"]).astype(dtype)
+                    shift = w @ a["mean"]
+                    params["b_enc"] = (params["b_enc"] - shift).astype(dtype)
+                    if "r_mag" in params:  # Gated scales the same products a second time
+                        params["b_mag"] = (params["b_mag"] - np.exp(params["r_mag"]) * shift).astype(dtype)
                 if "W_skip" in params:
                     skip = params["W_skip"].astype(np.float64) @ a["matrix"].T
                     params["b_dec"] = (params["b_dec"] - skip @ a["mean"]).astype(dtype)

@@ -5,11 +5,44 @@ from __future__ import annotations
 from typing import Any
 
 from .base import Architecture, Batch, Codes, Gradients
-from .topk import TopK
+from .batch_topk import BatchTopK
+from .gated import Gated
+from .groupmax import GroupMax
+from .jump_relu import JumpReLU
+from .matryoshka import Matryoshka
+from .pursuit import Pursuit
+from .relu_l1 import L1
+from .topk import AbsTopK, TopK
 
-ARCHITECTURES: dict[str, type[Architecture]] = {a.name: a for a in (TopK,)}
+ARCHITECTURES: dict[str, type[Architecture]] = {
+    TopK.name: TopK,
+    AbsTopK.name: AbsTopK,
+    BatchTopK.name: BatchTopK,
+    Matryoshka.name: Matryoshka,
+    JumpReLU.name: JumpReLU,
+    Gated.name: Gated,
+    L1.name: L1,
+    GroupMax.name: GroupMax,
+    Pursuit.name: Pursuit,
+}
 
-__all__ = ["ARCHITECTURES", "Architecture", "Batch", "Codes", "Gradients", "TopK", "from_config"]
+__all__ = [
+    "ARCHITECTURES",
+    "L1",
+    "AbsTopK",
+    "Architecture",
+    "Batch",
+    "BatchTopK",
+    "Codes",
+    "Gated",
+    "Gradients",
+    "GroupMax",
+    "JumpReLU",
+    "Matryoshka",
+    "Pursuit",
+    "TopK",
+    "from_config",
+]
 
 
 def from_config(config: dict[str, Any]) -> Architecture:

@@ -8,6 +8,7 @@ arrive as what the decoder rows should add up to.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
+from .products import residual_products
 
 Array: TypeAlias = npt.NDArray[Any]
 Params: TypeAlias = dict[str, Array]
@@ -31,6 +33,11 @@ class Codes(NamedTuple):
         """(nnz,) the row of each entry."""
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
 
+    def where(self, kept: Array) -> Codes:
+        """Only the entries for which kept (nnz,) is true."""
+        counts = np.concatenate([[0], np.cumsum(kept)])
+        return Codes(counts[self.indptr].astype(np.int32), self.indices[kept], self.values[kept])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -42,8 +49,8 @@ class Batch:
         variance: mean squared norm of the targets over the data, so that losses are relative to it.
         dead: (d_sae,) bool, latents that have not fired for the trainer's window.
         progress: tokens seen over tokens to see, in [0, 1).
-        dec_norms: (d_sae,) norms by which sparsity penalties weigh each latent; ones when rows are unit.
         num_threads: for the kernels.
+        sources: widths of a crosscoder's parts of y; () where y is one.
     """
 
     x: Array
@@ -52,6 +59,7 @@ class Batch:
     dead: Array
     progress: float = 0.0
     num_threads: int = 1
+    sources: tuple[int, ...] = ()
 
 
 @dataclass
@@ -68,10 +76,11 @@ class Gradients:
         indptr, indices: the stacked pattern, R rows.
         z, dz: (nnz,) as above.
         out: (R, d_out) gradient of the stacked outputs.
-        b_dec: (d_out,) gradient of the output bias, without the part through the centring.
-        d_pre: (d_sae,) gradient of b_enc: the sum of dz by latent, plus what is not in the pattern.
+        output: (N, d_out) gradient of what is added to the decoded codes of each row: b_dec, and a skip.
+        d_pre: (d_sae,) sum over the batch of the gradient of W_enc x: the gradient of b_enc, unless `vectors`
+            names another, and what reaches b_dec through the centring of x.
         vectors: gradients of further parameters, by name.
-        along_dec: (d_sae,) adds along_dec[j] * W_dec[j] to dW_dec.
+        along_dec: (d_sae,) adds along_dec[j] * W_dec[j] to dW_dec; (d_sae, sources) does so by source.
         outer_enc: (d_sae,) adds outer_enc[j] * sum of all rows of x to dW_enc.
     """
 
@@ -84,7 +93,7 @@ class Gradients:
     z: Array
     dz: Array
     out: Array
-    b_dec: Array
+    output: Array
     d_pre: Array
     vectors: Params = field(default_factory=dict)
     along_dec: Array | None = None
@@ -96,7 +105,12 @@ class Architecture(ABC):
     """Base of all architectures: frozen dataclasses of hyperparameters, found by `name` in the registry."""
 
     name: ClassVar[str]
-    unit_norm: ClassVar[bool] = True  # decoder rows are kept at unit norm during training
+    competes: ClassVar[bool] = False  # whether codes of one latent depend on the pre-activations of others
+
+    @property
+    def unit_norm(self) -> bool:
+        """Whether decoder rows are kept at unit norm during training."""
+        return True
 
     def check(self, d_sae: int) -> None:
         """Raise a ValueError where the hyperparameters do not fit the dictionary."""
@@ -127,12 +141,27 @@ class Architecture(ABC):
         """The architecture and parameters to use after training."""
         return self, params
 
-    def rescale(self, params: Params, factor: float) -> None:
-        """Codes are about to be multiplied by factor (b_enc already was): adapt own parameters in place."""
+    def rescale(self, params: Params, factor: Array | float) -> None:
+        """Codes are about to be multiplied by factor, a number or (d_sae,): adapt own parameters in place.
+
+        W_enc and b_enc already were multiplied, W_dec divided. Called before `trained`. Where the architecture
+        `competes`, factor is the same for all latents.
+        """
+
+    def revive(self, params: Params, latents: Array) -> None:
+        """These latents were given new weights (resampling): start own parameters of theirs anew, in place."""
 
     def config(self) -> dict[str, Any]:
         """Hyperparameters as JSON values, `name` included."""
         return {"name": self.name, **asdict(self)}
+
+
+class Block(NamedTuple):
+    """Codes of N rows, the gradient of their pre-activations, and that of what they decode to."""
+
+    codes: Codes
+    dz: Array
+    out: Array
 
 
 def stack(*blocks: Codes) -> Codes:
@@ -147,13 +176,52 @@ def stack(*blocks: Codes) -> Codes:
     )
 
 
-def reconstruction(codes: Codes, params: Params, batch: Batch) -> tuple[Array, Array, Array, float]:
-    """Output gradient, code gradient and squared errors of mean |x̂ - y|² / variance, and its value."""
-    residual, projected, squared = _kernels.decode_residual(
-        *codes, params["W_dec"], batch.y, num_threads=batch.num_threads
-    )
-    scale = residual.dtype.type(2 / (len(residual) * batch.variance))
-    loss = float(squared.sum(dtype=np.float64)) / (len(residual) * batch.variance)
+def reconstruction(
+    codes: Codes, params: Params, target: Array, power: float, num_threads: int, coefficient: float = 1.0
+) -> tuple[Array, Array, Array, float]:
+    """coefficient · mean over rows of |codes W_dec - target|² / power.
+
+    Returns its gradient by the output (N, d_out) and by the code values (nnz,), the squared error of each row
+    (N,), and its value.
+    """
+    residual, projected, squared = residual_products(codes, params["W_dec"], target, num_threads)
+    scale = residual.dtype.type(2 * coefficient / (len(residual) * power))
+    loss = coefficient * float(squared.sum(dtype=np.float64)) / (len(residual) * power)
     residual *= scale
     projected *= scale
     return residual, projected, squared, loss
+
+
+def gradients(
+    params: Params, batch: Batch, blocks: Sequence[Block], *, codes: Codes, squared: Array, parts: dict[str, float],
+    output: Array, **more: Any,
+) -> Gradients:  # fmt: skip
+    """Stack blocks into a `Gradients`; the loss is the sum of its parts."""
+    one = len(blocks) == 1
+    all_codes = blocks[0].codes if one else stack(*(b.codes for b in blocks))
+    dz = blocks[0].dz if one else np.concatenate([b.dz for b in blocks])
+    return Gradients(
+        loss=sum(parts.values()),
+        parts=parts,
+        codes=codes,
+        squared=squared,
+        indptr=all_codes.indptr,
+        indices=all_codes.indices,
+        z=all_codes.values,
+        dz=dz,
+        out=blocks[0].out if one else np.concatenate([b.out for b in blocks]),
+        output=output,
+        d_pre=_kernels.latent_sums(
+            all_codes.indptr, all_codes.indices, dz, len(params["W_enc"]), num_threads=batch.num_threads
+        ),
+        **more,
+    )
+
+
+def annealed(start: float, end: float, progress: float, share: float) -> float:
+    """From start to end in a straight line over the first `share` of a run, then end.
+
+    >>> annealed(64, 32, 0.05, 0.1), annealed(64, 32, 0.5, 0.1)
+    (48.0, 32)
+    """
+    return start + (end - start) * progress / share if progress < share else end

@@ -1,14 +1,24 @@
-"""TopK, with AuxK and Multi-TopK (Gao et al. 2024, arXiv 2406.04093)."""
+"""TopK and AbsTopK, with AuxK and Multi-TopK (Gao et al. 2024, arXiv 2406.04093)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from .. import _kernels
-from .base import Architecture, Array, Batch, Codes, Gradients, Params, reconstruction, stack
+from .auxiliary import auxiliary
+from .base import (
+    Architecture,
+    Array,
+    Batch,
+    Block,
+    Codes,
+    Gradients,
+    Params,
+    annealed,
+    gradients,
+    reconstruction,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +35,8 @@ class TopK(Architecture):
         multi_k: also reconstruct from the multi_k largest (Multi-TopK, section 5.3 of the paper; it uses 4 k);
             0 switches it off.
         multi_coefficient: weight of that reconstruction (the paper's 1/8).
+        start_k: train with this k at first, going down (or up) to k; 0 switches annealing off.
+        anneal: share of the run that annealing takes.
 
     >>> TopK(k=32).config()["name"]
     'topk'
@@ -35,8 +47,11 @@ class TopK(Architecture):
     aux_coefficient: float = 1 / 32
     multi_k: int = 0
     multi_coefficient: float = 1 / 8
+    start_k: int = 0
+    anneal: float = 0.1
 
     name: ClassVar[str] = "topk"
+    competes: ClassVar[bool] = True
     absolute: ClassVar[bool] = False
 
     def check(self, d_sae: int) -> None:
@@ -47,6 +62,10 @@ class TopK(Architecture):
             raise ValueError(f"aux_k: got {self.aux_k}, expected a number of latents, 0 (off) or None (d_in / 2)")
         if self.multi_k and not self.k < self.multi_k <= d_sae:
             raise ValueError(f"multi_k: got {self.multi_k}, expected 0 (off) or more than k = {self.k}, up to d_sae")
+        if not 0 <= self.start_k <= d_sae:
+            raise ValueError(f"start_k: got {self.start_k}, expected 0 (off) or a k up to d_sae = {d_sae}")
+        if not 0 <= self.anneal <= 1:
+            raise ValueError(f"anneal: got {self.anneal}, expected a share of the run, 0 to 1")
 
     def encode(
         self,
@@ -67,8 +86,7 @@ class TopK(Architecture):
             return Codes(
                 *_kernels.encode_threshold(x, w, b, None, center=center, latents=latents, num_threads=num_threads)
             )
-        k = self.k if latents is None else len(latents)
-        return self._top(params, x, k, center, latents, num_threads)
+        return self._top(params, x, self.k if latents is None else len(latents), center, latents, num_threads)
 
     def _top(
         self, params: Params, x: Array, k: int, center: Array | None, latents: Array | None, num_threads: int
@@ -79,72 +97,51 @@ class TopK(Architecture):
         )  # fmt: skip
         return Codes(*found[:3])
 
+    def select(self, params: Params, batch: Batch, k: int) -> Codes:
+        """The codes of a training batch, k a row."""
+        return self._top(params, batch.x, k, None, None, batch.num_threads)
+
+    def k_now(self, batch: Batch) -> int:
+        """k at this point of the run."""
+        return round(annealed(self.start_k or self.k, self.k, batch.progress, self.anneal))
+
     def step(self, params: Params, batch: Batch) -> Gradients:
         """See the base class."""
-        codes = self._top(params, batch.x, self.k, None, None, batch.num_threads)
-        out, dz, squared, loss = reconstruction(codes, params, batch)
-        parts = {"reconstruction": loss}
-        blocks, dzs, outs = [codes], [dz], [out]
-        b_dec = out.sum(axis=0)
-        if self.multi_k:
-            wide = self._top(params, batch.x, self.multi_k, None, None, batch.num_threads)
-            out_m, dz_m, _, loss_m = reconstruction(wide, params, batch)
-            scale = out_m.dtype.type(self.multi_coefficient)
-            blocks, dzs, outs = [*blocks, wide], [*dzs, dz_m * scale], [*outs, out_m * scale]
-            b_dec = b_dec + outs[-1].sum(axis=0)
-            parts["multi"] = loss_m
-            loss += self.multi_coefficient * loss_m
-        aux = auxiliary(self, params, batch, out, self.aux_k, self.aux_coefficient)
+        k = self.k_now(batch)
+        codes = self.select(params, batch, k)
+        blocks, squared, value, error, output = self.fit(params, batch, codes)
+        parts = {"reconstruction": value}
+        if self.multi_k > k:
+            wide = self.select(params, batch, self.multi_k)
+            more, _, value, _, output_wide = self.fit(params, batch, wide, self.multi_coefficient)
+            blocks += more
+            output = output + output_wide
+            parts["multi"] = value
+        aux = auxiliary(params, batch, error, self.aux_k, self.aux_coefficient, absolute=self.absolute)
         if aux is not None:
-            aux_codes, out_a, dz_a, loss_a = aux
-            blocks, dzs, outs = [*blocks, aux_codes], [*dzs, dz_a], [*outs, out_a]
-            parts["aux"] = loss_a
-            loss += loss_a
-        all_codes = stack(*blocks)
-        all_dz = np.concatenate(dzs)
-        return Gradients(
-            loss=loss,
-            parts=parts,
-            codes=codes,
-            squared=squared,
-            indptr=all_codes.indptr,
-            indices=all_codes.indices,
-            z=all_codes.values,
-            dz=all_dz,
-            out=np.concatenate(outs) if len(outs) > 1 else out,
-            b_dec=b_dec,
-            d_pre=_kernels.latent_sums(
-                all_codes.indptr, all_codes.indices, all_dz, len(params["W_enc"]), num_threads=batch.num_threads
-            ),
+            blocks.append(aux[0])
+            parts["aux"] = aux[1]
+        return gradients(params, batch, blocks, codes=codes, squared=squared, parts=parts, output=output)
+
+    def fit(
+        self, params: Params, batch: Batch, codes: Codes, coefficient: float = 1.0
+    ) -> tuple[list[Block], Array, float, Array, Array]:
+        """Reconstruct the batch: blocks of gradients, squared errors, loss, error y - ŷ, gradient of the output."""
+        out, dz, squared, loss = reconstruction(
+            codes, params, batch.y, batch.variance, batch.num_threads, coefficient
         )
+        error = out * out.dtype.type(-len(out) * batch.variance / (2 * coefficient))
+        return [Block(codes, dz, out)], squared, loss, error, out
 
 
-def auxiliary(
-    architecture: Architecture, params: Params, batch: Batch, out: Array, aux_k: int | None, coefficient: float
-) -> tuple[Codes, Array, Array, float] | None:
-    """AuxK: codes of dead latents, their output and code gradients, and the loss; None when nothing is dead.
+@dataclass(frozen=True)
+class AbsTopK(TopK):
+    """TopK by magnitude: codes keep their sign, so that one latent serves a direction and its opposite (Zhu et
+    al. 2025, arXiv 2510.00404).
 
-    out is the gradient of the main reconstruction, from which the error e is read off. ReLU is left out on
-    purpose: a dead latent whose pre-activations are all negative would otherwise never get a gradient.
+    >>> AbsTopK(k=8).config()["name"]
+    'abstopk'
     """
-    dead = np.flatnonzero(batch.dead).astype(np.int32)
-    aux_k = batch.x.shape[1] // 2 if aux_k is None else aux_k
-    if not len(dead) or not aux_k or not coefficient:
-        return None
-    error = out * out.dtype.type(-len(out) * batch.variance / 2)
-    power = float((error.astype(np.float64) ** 2).sum()) / len(error)
-    if power == 0:
-        return None
-    found = _kernels.encode_topk(
-        batch.x, params["W_enc"], params["b_enc"], min(aux_k, len(dead)),
-        latents=dead, relu=False, num_threads=batch.num_threads,
-    )  # fmt: skip
-    codes = Codes(found[0], dead[found[1]], found[2])
-    residual, projected, squared = _kernels.decode_residual(
-        *codes, params["W_dec"], error, num_threads=batch.num_threads
-    )
-    scale = residual.dtype.type(2 * coefficient / (len(error) * power))
-    loss = coefficient * float(squared.sum(dtype=np.float64)) / (len(error) * power)
-    residual *= scale
-    projected *= scale
-    return codes, residual, projected, loss
+
+    name: ClassVar[str] = "abstopk"
+    absolute: ClassVar[bool] = True

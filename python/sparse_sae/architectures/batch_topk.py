@@ -1,0 +1,79 @@
+"""BatchTopK (Bussmann et al. 2024, arXiv 2412.06410)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .. import _kernels
+from .base import Architecture, Array, Batch, Codes, Gradients, Params
+from .jump_relu import JumpReLU, above
+from .topk import TopK
+
+# The mean over about the last 100 batches, and over all of them before that many were seen.
+_MEMORY = 0.01
+
+
+@dataclass(frozen=True)
+class BatchTopK(TopK):
+    """In training, the k · N largest positive pre-activations of a batch of N rows; k is the mean over rows.
+
+    Afterwards, one threshold for all latents: the running mean over training batches of the smallest value that
+    was kept (section 3.1 of the paper). The trained SAE is a `JumpReLU` with it, and needs no batch. Loss,
+    arguments and AuxK are those of `TopK`.
+
+    >>> BatchTopK(k=32).config()["name"]
+    'batchtopk'
+    """
+
+    name: ClassVar[str] = "batchtopk"
+
+    def init(self, params: Params, x: Array) -> None:
+        """threshold_mean: the running mean, and the number of batches in it."""
+        params["threshold_mean"] = np.zeros(2, params["W_enc"].dtype)
+
+    def select(self, params: Params, batch: Batch, k: int) -> Codes:
+        """See TopK."""
+        return Codes(
+            *_kernels.encode_batch_topk(
+                batch.x, params["W_enc"], params["b_enc"], k * len(batch.x), num_threads=batch.num_threads
+            )
+        )
+
+    def encode(
+        self,
+        params: Params,
+        x: Array,
+        center: Array | None,
+        *,
+        latents: Array | None = None,
+        num_threads: int = 1,
+    ) -> Codes:
+        """Pre-activations above the mean threshold so far; the k largest of each row before the first batch."""
+        mean, count = params["threshold_mean"]
+        if not count:
+            return super().encode(params, x, center, latents=latents, num_threads=num_threads)
+        threshold = np.full(len(params["W_enc"]), mean)
+        return above(params, threshold, x, center, latents, num_threads)
+
+    def end_of_step(self, params: Params, gradients: Gradients, batch: Batch) -> None:
+        """See the base class."""
+        if len(gradients.codes.values):
+            state = params["threshold_mean"]
+            state[1] += 1
+            state[0] += max(_MEMORY, 1 / state[1]) * (gradients.codes.values.min() - state[0])
+
+    def trained(self, params: Params) -> tuple[Architecture, Params]:
+        """A JumpReLU; a TopK if no batch was seen, for which there is no threshold."""
+        params = dict(params)
+        mean, count = params.pop("threshold_mean")
+        if not count:
+            return TopK(k=self.k), params
+        params["threshold"] = np.full(len(params["W_enc"]), mean)
+        return JumpReLU(), params
+
+    def rescale(self, params: Params, factor: Array | float) -> None:
+        """See the base class; latents compete, so factor is the same for all."""
+        params["threshold_mean"][0] *= np.mean(factor, dtype=params["threshold_mean"].dtype)

@@ -1,0 +1,191 @@
+"""JumpReLU, with a threshold of its own for each latent, by two published recipes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from .. import _kernels
+from .auxiliary import auxiliary
+from .base import Array, Batch, Block, Codes, Gradients, Params, gradients, reconstruction
+from .penalty import Penalised, along, decoder_norms
+
+RECIPES = ("step", "tanh")
+_CALIBRATION_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class JumpReLU(Penalised):
+    """z = π · 1[π > θ] with π = W_enc (x - b_dec) + b_enc,  x̂ = W_dec z + b_dec.
+
+    A threshold's gradient is a stated pseudo-gradient: the step is given the slope of a ramp of width ε =
+    `bandwidth` around θ, so that with K = 1[|π - θ| < ε/2, π > 0]
+        ∂z/∂θ = -θ/ε K    and    ∂1[π > θ]/∂θ = -1/ε K.
+
+    "step" (Rajamanoharan et al. 2024, arXiv 2407.14435; Gemma Scope): L = |x - x̂|² / Var + coefficient · L0.
+    Unit-norm decoder rows; W_enc and b_enc learn from active latents only.
+
+    "tanh" (Anthropic, January 2025 update): L = |x - x̂|² / Var + coefficient · Σ_j tanh(tanh_scale · z_j |W_dec,j|) +
+    preact_coefficient · Σ_j ReLU(θ_j - π_j) |W_dec,j|, the last of which gives every silent latent a gradient.
+    Free decoder norms; pseudo-gradients also reach W_enc and b_enc (∂z/∂π = 1[π > θ] + θ/ε K). Starts with
+    b_enc set so that each latent fires on the same share of rows.
+
+    Pre-activations are in units of the normalised input (E|x|² = d_in), and so are ε and θ. log θ is what is
+    trained.
+
+    Args:
+        recipe: "step" or "tanh".
+        coefficient: price of an active latent, as a share of the variance.
+        bandwidth: ε. Published: 0.001 √d_in (step), 2 (tanh), for runs of billions of tokens.
+        start_threshold: θ at the start. Published: 0.001 √d_in (step), 0.1 (tanh).
+        tanh_scale, preact_coefficient: see above. Published: 4, and 3e-6 beside |x - x̂|², that is 3e-6 / Var.
+
+    For target_l0, warmup, aux_k and aux_coefficient see `Penalised`.
+
+    >>> JumpReLU(target_l0=32).config()["name"]
+    'jumprelu'
+    """
+
+    coefficient: float = 0.001
+    warmup: float = 0.1
+    recipe: str = "step"
+    bandwidth: float = 0.5
+    start_threshold: float = 0.5
+    tanh_scale: float = 4.0
+    preact_coefficient: float = 3e-6
+
+    name: ClassVar[str] = "jumprelu"
+
+    @property
+    def unit_norm(self) -> bool:
+        """See the base class."""
+        return self.recipe == "step"
+
+    def check(self, d_sae: int) -> None:
+        """See the base class."""
+        super().check(d_sae)
+        if self.recipe not in RECIPES:
+            raise ValueError(f"recipe: got {self.recipe!r}, expected {' or '.join(RECIPES)}")
+        for field in ("bandwidth", "start_threshold", "tanh_scale"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{field}: got {getattr(self, field)}, expected a positive number")
+        if self.preact_coefficient < 0:
+            raise ValueError(f"preact_coefficient: got {self.preact_coefficient}, expected a number from 0 on")
+
+    def init(self, params: Params, x: Array) -> None:
+        """log_threshold; for "tanh" also the scale of the weights, and b_enc from a sample of inputs."""
+        super().init(params, x)
+        params["log_threshold"] = np.full_like(params["b_enc"], np.log(self.start_threshold))
+        if self.recipe == "step":
+            return
+        m, n = params["W_enc"].shape
+        dtype = params["W_enc"].dtype.type
+        params["W_dec"] *= dtype(3**-0.5)  # the mean norm of a row drawn from U(-1/√n, 1/√n)
+        params["W_enc"] *= dtype(3**-0.5 * min(1.0, n / m))
+        rate = min(0.1, 10_000 / m)
+        sample = np.ascontiguousarray(x[:_CALIBRATION_ROWS])
+        for start in range(0, m, 1024):
+            part = slice(start, start + 1024)
+            high = np.quantile(sample @ params["W_enc"][part].T, 1 - rate, axis=0)
+            params["b_enc"][part] = self.start_threshold - high
+
+    @staticmethod
+    def threshold(params: Params) -> Array:
+        """(d_sae,) θ, in training and afterwards."""
+        return params["threshold"] if "threshold" in params else np.exp(params["log_threshold"])
+
+    def encode(
+        self, params: Params, x: Array, center: Array | None, *, latents: Array | None = None, num_threads: int = 1
+    ) -> Codes:
+        """Pre-activations above their thresholds."""
+        return above(params, self.threshold(params), x, center, latents, num_threads)
+
+    def step(self, params: Params, batch: Batch) -> Gradients:
+        """See the base class. The pattern holds what is active and what is in the window below θ."""
+        threads, m, n_rows = batch.num_threads, len(params["W_enc"]), len(batch.x)
+        theta = self.threshold(params)
+        dtype = theta.dtype.type
+        half = dtype(self.bandwidth / 2)
+        near = above(params, np.maximum(theta - half, 0), batch.x, None, None, threads)
+        index, pre = near.indices, near.values
+        active = pre > theta[index]
+        window = (np.abs(pre - theta[index]) < half).astype(pre.dtype) / dtype(self.bandwidth)  # K / ε
+        codes = near._replace(values=np.where(active, pre, dtype(0)))
+        out, dz, squared, value = reconstruction(codes, params, batch.y, batch.variance, threads)
+        error = out * dtype(-n_rows * batch.variance / 2)
+        parts = {"reconstruction": value}
+        more: dict[str, Array] = {}
+        price = self.penalty(params, batch) / n_rows
+
+        def by_latent(values: Array) -> Array:
+            return np.asarray(_kernels.latent_sums(near.indptr, index, values.astype(pre.dtype), m, num_threads=threads))
+
+        if self.recipe == "step":
+            d_pre = np.where(active, dz, dtype(0))
+            d_theta = by_latent(-window * (theta[index] * dz + dtype(price)))
+            parts["sparsity"] = price * int(active.sum())
+        else:
+            norms = decoder_norms(params["W_dec"], batch.sources)
+            total = norms.sum(axis=1)
+            tanh = np.tanh(dtype(self.tanh_scale) * codes.values * total[index])
+            slope = dtype(price * self.tanh_scale) * (1 - tanh**2)  # by z |W_dec|
+            dz = dz + slope * total[index]
+            ramp = theta[index] * window
+            d_theta = by_latent(-ramp * dz)
+            d_pre = np.where(active, dz, dtype(0)) + ramp * dz
+            parts["sparsity"] = price * float(tanh.sum(dtype=np.float64))
+            # Σ over silent entries of θ - π is that over all entries, less that over active ones.
+            silent = dtype(self.preact_coefficient / n_rows)
+            count = n_rows - by_latent(active)
+            x_sum = batch.x.sum(axis=0)
+            all_pre = params["W_enc"] @ x_sum + n_rows * params["b_enc"]
+            below = n_rows * theta - all_pre - by_latent(np.where(active, theta[index] - pre, dtype(0)))
+            parts["preact"] = float(silent * (below @ total))
+            d_theta = d_theta + silent * total * count
+            d_pre = d_pre + np.where(active, (silent * total)[index], dtype(0))
+            more["outer_enc"] = -silent * total
+            more["along_dec"] = along(by_latent(slope * codes.values) + silent * below, norms)
+
+        blocks = [Block(codes, d_pre, out)]
+        aux = auxiliary(params, batch, error, self.aux_k, self.aux_coefficient)
+        if aux is not None:
+            blocks.append(aux[0])
+            parts["aux"] = aux[1]
+        result = gradients(
+            params, batch, blocks, codes=codes.where(active), squared=squared, parts=parts, output=out,
+            vectors={"log_threshold": theta * d_theta}, **more,
+        )  # fmt: skip
+        if result.outer_enc is not None:
+            result.d_pre = result.d_pre + n_rows * result.outer_enc
+        return result
+
+    def trained(self, params: Params) -> tuple[Penalised, Params]:
+        """With `threshold` for log_threshold."""
+        params = dict(super().trained(params)[1])
+        params["threshold"] = self.threshold(params)
+        params.pop("log_threshold", None)
+        return self, params
+
+    def rescale(self, params: Params, factor: Array | float) -> None:
+        """See the base class."""
+        if "threshold" in params:
+            params["threshold"] *= np.asarray(factor, params["threshold"].dtype)
+        else:
+            params["log_threshold"] += np.log(np.asarray(factor, params["log_threshold"].dtype))
+
+    def revive(self, params: Params, latents: Array) -> None:
+        """See the base class."""
+        params["log_threshold"][latents] = np.log(self.start_threshold)
+
+
+def above(
+    params: Params, threshold: Array, x: Array, center: Array | None, latents: Array | None, num_threads: int
+) -> Codes:
+    """Pre-activations above thresholds (d_sae,)."""
+    return Codes(
+        *_kernels.encode_threshold(
+            x, params["W_enc"], params["b_enc"], threshold, center=center, latents=latents, num_threads=num_threads
+        )
+    )

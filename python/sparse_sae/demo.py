@@ -6,7 +6,7 @@ Read it as a tutorial: each function is one thing a user does.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from ._io import write_json
 from .lm import LanguageModel, english_documents, load_model
 from .lm.capture import capture
 from .lm.steer import steer
-from .lm.tickets import LABELS, label_matrix, tickets
+from .lm.tickets import LABELS, Split, label_matrix, tickets
 from .probing import Detector, best_detector
+from .progress import Bar
 from .store import ActivationStore
 
 HOOK = "blocks.15.hook_resid_post"
+SPLITS: tuple[Split, Split] = ("train", "held_out")
 PROMPT = "My parcel is three weeks late and I want my money back. Can I get a refund?"
 
 
@@ -33,35 +35,33 @@ def run(
     print(f"1. Language model: {model or 'SmolLM2-135M-Instruct'}, hook point {HOOK}")
     lm = load_model(model)
 
-    print(f"2. Activations of {tokens:,} tokens of English text and support tickets, kept in {out}")
-    n_tickets = min(1000, max(200, tokens // 200))
-    labelled = {
-        split: tickets(n_tickets, seed=0, split=split) for split in ("train", "held_out")
-    }
-    texts = _mixed(english_documents(), (t.text for t in labelled["train"]), every=3)
-    store = _captured(lm, texts, out / f"text-{tokens}", tokens)
-    by_split = {
-        split: _captured(lm, (t.text for t in items), out / f"tickets-{split}-{n_tickets}", None, pack=False)
-        for split, items in labelled.items()
-    }
+    n_tickets = min(1000, max(150, tokens // 500))
+    labelled = {split: tickets(n_tickets, seed=0, split=split) for split in SPLITS}
+    print(
+        f"2. Activations of {tokens:,} tokens, kept in {out}: {n_tickets} training and {n_tickets} held-out support "
+        "tickets, then English prose from Python's own documentation"
+    )
+    texts = chain((t.text for split in SPLITS for t in labelled[split]), english_documents())
+    store = _captured(lm, texts, out / f"activations-{tokens}", tokens)
+    parts = _split(store, n_tickets)
     excluded = store.excluded
     print(f"   left out of training: {', '.join(f'{n} {kind}' for kind, n in excluded.items())}")
 
-    print(f"3. TopK SAE, {features:,} latents, k = {k}")
-    train_rows, held_out_rows = store.split(0.1)
-    sae = _trained(train_rows, out / f"sae-{tokens}-{features}-{k}", features, k, lm.name)
-    metrics = evaluate(sae, held_out_rows)
-    print(f"4. Quality on {len(held_out_rows):,} held-out tokens\n{_indented(metrics)}")
+    print(f"3. TopK SAE, {features:,} latents, k = {k}, on {len(parts['training']):,} tokens")
+    sae = _trained(parts["training"], out / f"sae-{tokens}-{features}-{k}", features, k, lm.name)
+    metrics = evaluate(sae, parts["held out"])
+    print(f"4. Quality on {len(parts['held out']):,} held-out tokens of prose and tickets\n{_indented(metrics)}")
 
     print("5. The best single neuron, latent and random direction for each label, on tickets in unseen words")
-    labels = _detectors(sae, by_split, {s: label_matrix(items) for s, items in labelled.items()})
+    by_split = {split: parts[f"{split} tickets"] for split in SPLITS}
+    labels = _detectors(sae, by_split, {split: label_matrix(items) for split, items in labelled.items()})
     print(_label_table(labels))
 
     print("6. Where latents fire most")
     shown = [d["latent"].index for d in labels.values()]
     fired = np.flatnonzero(metrics.density > 0)
     others = np.random.default_rng(0).permutation(fired[~np.isin(fired, shown)])
-    contexts = _top_contexts(sae, store, lm, [*dict.fromkeys(shown), *others.tolist()][:12])
+    contexts = _top_contexts(sae, parts["training"], lm, [*dict.fromkeys(shown), *others.tolist()][:12])
     for latent, lines in contexts.items():
         print(f"   latent {latent}")
         for line in lines:
@@ -75,7 +75,7 @@ def run(
 
     result = {
         "fvu": metrics.fvu, "l0": metrics.l0, "dead_fraction": metrics.dead_fraction,
-        "tokens": len(store), "excluded_tokens": sum(excluded.values()), "excluded": excluded,
+        "tokens": len(parts["training"]), "excluded_tokens": sum(excluded.values()), "excluded": excluded,
         "labels": {
             name: {kind: detector.to_dict() for kind, detector in found.items()} for name, found in labels.items()
         },
@@ -87,22 +87,33 @@ def run(
     return result
 
 
-def _mixed(documents: Iterator[str], others: Iterator[str], every: int) -> Iterator[str]:
-    """One of others after every `every` documents, so that any beginning holds both."""
-    for number, document in enumerate(documents, start=1):
-        yield document
-        if number % every == 0:
-            yield from islice(others, 1)
-
-
-def _captured(
-    lm: LanguageModel, texts: Iterator[str], path: Path, max_tokens: int | None, pack: bool = True
-) -> ActivationStore:
-    """Activations of texts; what an earlier run captured is reused."""
+def _captured(lm: LanguageModel, texts: Iterator[str], path: Path, max_tokens: int) -> ActivationStore:
+    """Activations of texts, each in a context of its own; what an earlier run captured is reused."""
     try:
         return ActivationStore(path)
     except (FileNotFoundError, ValueError):
-        return capture(lm, texts, HOOK, path, max_tokens=max_tokens, pack=pack)
+        with Bar("capturing", max_tokens) as bar:
+            return capture(
+                lm, texts, HOOK, path, max_tokens=max_tokens, pack=False,
+                progress=lambda p: bar.update(p.tokens, f"{p.tokens_per_second:,.0f} tokens/s"),
+            )  # fmt: skip
+
+
+def _split(store: ActivationStore, n_tickets: int) -> dict[str, ActivationStore]:
+    """By text: the first n_tickets are training tickets, as many held-out ones follow, then prose.
+
+    Every tenth prose document is held out of training, and so are the held-out tickets.
+    """
+    texts = np.unique(store.documents)
+    ticket = texts < 2 * n_tickets
+    held_out = np.where(ticket, texts >= n_tickets, texts % 10 == 0)
+    if not (~ticket & held_out).any():
+        raise ValueError(f"tokens: {len(store):,} leave no prose beside {2 * n_tickets} tickets; ask for 40,000 or more")
+    chosen = {
+        "training": ~held_out, "held out": held_out, "train tickets": ticket & ~held_out,
+        "held_out tickets": ticket & held_out,
+    }  # fmt: skip
+    return {name: store.select(documents=texts[mask]) for name, mask in chosen.items()}
 
 
 def _trained(rows: ActivationStore, path: Path, features: int, k: int, model_name: str) -> SAE:

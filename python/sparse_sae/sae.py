@@ -156,7 +156,8 @@ class SAE:
 
         Args:
             x: (d_in,), (n, d_in) or (…, d_in); float16, bfloat16, float32 or float64; NumPy, torch or any
-                array that offers DLPack or `__array__`. Leading axes are flattened.
+                array that offers DLPack or `__array__`. Leading axes are flattened. An SAE read from a file that
+                says `reshape_activations: hook_z` also takes (…, heads, d_head).
             latents: only these latents are computed, in this order: a watch-list. For architectures in which
                 latents compete (TopK), the value is that of the latent on its own, ReLU(pre-activation).
             num_threads: None for `OMP_NUM_THREADS` or all cores; results do not depend on it.
@@ -168,7 +169,7 @@ class SAE:
             TypeError: x does not hold floats. ValueError: wrong width, NaN or infinity, latents out of range.
         """
         threads = resolve_threads(num_threads)
-        rows = as_rows(x, self.d_in, dtype=self.dtype, num_threads=threads)
+        rows = as_rows(self._merge_heads(x), self.d_in, dtype=self.dtype, num_threads=threads)
         if not self.transform.is_identity:
             rows, _ = self.transform.apply(to_float(rows, self.dtype))
         width = self.d_sae
@@ -211,7 +212,8 @@ class SAE:
     def reconstruct(self, x: ArrayLike | Any, *, num_threads: int | None = None) -> Array:
         """decode(encode(x)) with the leading axes of x, in float32 (float64 for a float64 SAE)."""
         threads = resolve_threads(num_threads)
-        rows = as_rows(x, self.d_in, dtype=self.dtype, num_threads=threads)
+        merged = self._merge_heads(x)
+        rows = as_rows(merged, self.d_in, dtype=self.dtype, num_threads=threads)
         undo = None
         seen = rows
         if not self.transform.is_identity:
@@ -222,13 +224,30 @@ class SAE:
             out += _kernels.matmul_nt(to_float(seen, self.dtype), self.params["W_skip"], num_threads=threads)
         if undo is not None:
             out = undo(out)
-        return out.reshape(*as_array(x).shape[:-1], self.d_out)
+        return out.reshape(x.shape if merged is not x else (*as_array(x).shape[:-1], self.d_out))
 
-    def save(self, path: str | Path) -> None:
-        """Write a directory in SAELens' format (cfg.json, sae_weights.safetensors), whole or not at all."""
-        from .formats import saelens
+    def save(self, path: str | Path, format: str = "saelens") -> None:
+        """Write a directory, whole or not at all; what was there stays until the new one is complete.
 
-        saelens.write(self, Path(path))
+        Args:
+            path: the directory.
+            format: "saelens" (cfg.json and sae_weights.safetensors: also this package's own, the only one that
+                holds every SAE), "sparsify" or "dictionary_learning".
+
+        Raises:
+            ValueError: the format is not known or cannot hold this SAE. ImportError: it needs torch.
+        """
+        from .formats import save
+
+        save(self, path, format)
+
+    def _merge_heads(self, x: Any) -> Any:
+        """(…, d_in) of (…, heads, d_head), for an SAE of a hook point that shows heads apart."""
+        shape = tuple(getattr(x, "shape", ()))
+        apart = len(shape) > 1 and shape[-1] != self.d_in and shape[-2] * shape[-1] == self.d_in
+        if self.metadata.get("reshape_activations") == "hook_z" and apart:
+            return x.reshape(*shape[:-2], self.d_in)
+        return x
 
     def _center(self) -> Array | None:
         return self.params["b_dec"] if self.apply_b_dec_to_input else None

@@ -91,8 +91,9 @@ class Transform:
             norm = np.where(norm > 0, norm, 1).astype(x.dtype)
             return x / norm, lambda y: y * norm
         mean = x.mean(axis=1, keepdims=True)
-        std = x.std(axis=1, keepdims=True, ddof=1) + x.dtype.type(LAYER_NORM_EPS)
-        return (x - mean) / std, lambda y: y * std + mean
+        std = x.std(axis=1, keepdims=True, ddof=1)
+        # Undone without the 1e-5, as the projects whose files have this do it.
+        return (x - mean) / (std + x.dtype.type(LAYER_NORM_EPS)), lambda y: y * std + mean
 
     def fold(self, params: dict[str, Array], *, encoder: bool, decoder: bool, centered: bool) -> None:
         """Rewrite params, in place, so that they act on raw rows.

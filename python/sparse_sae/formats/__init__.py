@@ -1,26 +1,68 @@
-"""Pretrained files: one reader (and writer, where useful) a format."""
+"""Pretrained files: one reader (and writer, where useful) a format; docs/formats.md has the table.
+
+Each module has NAME, EXPECTS (what its files are called, for messages), `recognise(path)`, which looks at names and
+headers only, and `read(path)`; those that are written too have `write(sae, path)`.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 from ..sae import SAE
-from . import saelens
+from . import circuit_tracer, dictionary_learning, gemma_scope, llama_scope, openai, saelens, sparsify
+from ._files import contents, peek_torch
 
-__all__ = ["load"]
+__all__ = ["FORMATS", "WRITERS", "load", "save"]
+
+FORMATS: dict[str, ModuleType] = {
+    module.NAME: module
+    for module in (saelens, gemma_scope, llama_scope, sparsify, dictionary_learning, openai, circuit_tracer)
+}
+WRITERS = tuple(name for name, module in FORMATS.items() if hasattr(module, "write"))
 
 
-def load(path: str | Path) -> SAE:
+def load(path: str | Path, format: str | None = None) -> SAE:
     """Open a saved SAE, whatever wrote it.
 
+    Weights are mapped into memory where the file has them a latent a row, as SAEs here have (docs/formats.md says
+    which are copied). Nothing is unpickled; .pt files go through torch's weights-only loader and need
+    `sparse-sae[lm]`.
+
     Args:
-        path: what `SAE.save` wrote, or a directory in SAELens' format.
+        path: what `SAE.save` wrote, or a file or directory in another format.
+        format: the format, one of `sparse_sae.formats.FORMATS`; None looks which it is.
 
     Raises:
-        FileNotFoundError: nothing is there. ValueError: the files are not an SAE this package knows, or are
-            truncated; the message says what was found.
+        FileNotFoundError: nothing is there. ValueError: the files are not an SAE this package knows, could be of
+            two formats, are truncated, or do not fit together; the message says what was found.
+        NotImplementedError: a known format, but an SAE that computes something not offered here.
+
+    >>> sorted(FORMATS)
+    ['circuit_tracer', 'dictionary_learning', 'gemma_scope', 'llama_scope', 'openai', 'saelens', 'sparsify']
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"path: {path} does not exist")
-    return saelens.read(path)
+    if format is not None:
+        if format not in FORMATS:
+            raise ValueError(f"format: got {format!r}, expected one of {', '.join(FORMATS)}")
+        return FORMATS[format].read(path)  # type: ignore[no-any-return]
+    known = [name for name, module in FORMATS.items() if module.recognise(path)]
+    if len(known) > 1:
+        raise ValueError(
+            f"{path}: {contents(path)}, which could be {' or '.join(known)}; say which: load(path, format={known[0]!r})"
+        )
+    if not known:
+        expected = "\n".join(f"  {module.EXPECTS}" for module in FORMATS.values())
+        inside = ", ".join(sorted(peek_torch(path))[:20]) if path.is_file() else ""
+        found = contents(path) + (f" with the names {inside}" if inside else "")
+        raise ValueError(f"{path}: no SAE that is known here: found {found}; expected one of\n{expected}")
+    return FORMATS[known[0]].read(path)  # type: ignore[no-any-return]
+
+
+def save(sae: SAE, path: str | Path, format: str = "saelens") -> None:
+    """Write an SAE, whole or not at all; see `SAE.save`."""
+    if format not in WRITERS:
+        raise ValueError(f"format: got {format!r}, expected one of {', '.join(WRITERS)}")
+    FORMATS[format].write(sae, Path(path))

@@ -1,111 +1,229 @@
-"""SAELens' directory: cfg.json, sae_weights.safetensors. Also this package's own format.
+"""SAELens' directory: cfg.json and sae_weights.safetensors. Also this package's own format.
 
-What SAELens has no word for (the exact architecture, a crosscoder's sources) lies under cfg.json's
-metadata.sparse_sae, where SAELens keeps it and ignores it. W_enc is (d_in, d_sae) there, a latent a column.
+Written as SAELens 6 writes it; read from any version. What SAELens has no word for (an architecture's
+hyperparameters, a crosscoder's sources) lies under cfg.json's metadata.sparse_sae, where SAELens keeps it and
+ignores it. W_enc is (d_in, d_sae) there, a latent a column, so W_enc is copied when it is read; W_dec is mapped.
 """
 
 from __future__ import annotations
 
-import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .._io import atomic_directory, write_json, write_tensors
-from ..architectures import Architecture, TopK, from_config
+from ..architectures import L1, AbsTopK, Architecture, Gated, JumpReLU, TopK, from_config
 from ..sae import SAE
 from ..transforms import Transform
+from ._build import build, fold_decoder_norm, matrices, take
+from ._files import Array, integer, peek_json, read_json, read_safetensors
+from ._saelens_config import current
 
+NAME = "saelens"
+EXPECTS = "SAELens: a directory with cfg.json and sae_weights.safetensors"
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+# SAELens reads files without a version, or from before 6, by the rules of old configurations.
+VERSION = "6.54.12"
+
 _NORMALISATION = {"none": "none", "token_norm": "constant_norm_rescale", "layer_norm": "layer_norm"}
+# What SAELens leaves to the caller: it computes on inputs that were scaled or whitened before.
+_OUTSIDE = {
+    "expected_average_only_in": "scaled to an average norm of √d_in",
+    "covariance_whitening": "whitened with the statistics of the training data",
+}
+_NAMES = {"topk": "topk", "abstopk": "abstopk", "jumprelu": "jumprelu", "l1": "standard", "gated": "gated"}
+_NOT_READ = {
+    "temporal": "its codes depend on earlier tokens",
+    "matching_pursuit": "its codes come from a greedy pursuit; sparse_sae.pursuit encodes with such a W_dec",
+}
+
+
+def recognise(path: Path) -> bool:
+    """Whether this looks like SAELens' directory, complete or not."""
+    if not path.is_dir():
+        return False
+    if (path / WEIGHTS).is_file():
+        return (path / CONFIG).is_file() or not (path / "config.json").is_file()
+    return "d_sae" in peek_json(path / CONFIG)
 
 
 def write(sae: SAE, path: Path) -> None:
-    """Write the directory; raises ValueError for a transform that should have been folded."""
+    """Write the directory, whole or not at all.
+
+    SAELens opens it where it has such an SAE; what it has not (a TopK transcoder) it refuses by name.
+    Raises a ValueError for a transform that should have been folded.
+    """
     kind = sae.transform.kind
     if kind not in _NORMALISATION:
         raise ValueError(f"transform: {kind!r} must be folded into the weights before saving")
-    tensors = dict(sae.params)
+    name = saelens_name(sae)
+    tensors: dict[str, Array] = dict(sae.params)
     tensors["W_enc"] = tensors["W_enc"].T
-    own = {"architecture": sae.architecture.config(), "sources": list(sae.sources)}
+    if sae.architecture.name == "gated":  # a gated transcoder has no name of its own there
+        tensors["b_gate"] = tensors.pop("b_enc")
+    hyperparameters = sae.architecture.config()
+    metadata = {**sae.metadata, "sae_lens_version": VERSION}
+    reshape = metadata.pop("reshape_activations", "none")
+    metadata["sparse_sae"] = {"architecture": hyperparameters, "sources": list(sae.sources)}
     config: dict[str, Any] = {
-        "architecture": _saelens_name(sae),
+        "architecture": name,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "dtype": str(sae.dtype),
         "device": "cpu",
         "apply_b_dec_to_input": sae.apply_b_dec_to_input,
         "normalize_activations": _NORMALISATION[kind],
-        "reshape_activations": "none",
-        "metadata": {**sae.metadata, "sparse_sae": own},
+        "reshape_activations": reshape,
+        "metadata": metadata,
     }
-    if "k" in sae.architecture.config():
-        config["k"] = sae.architecture.config()["k"]
-    if sae.is_transcoder:
+    if hyperparameters.get("k") is not None:
+        config["k"] = hyperparameters["k"]
+    if name.endswith("transcoder"):
         config["d_out"] = sae.d_out
     with atomic_directory(path) as fresh:
         write_json(fresh / CONFIG, config)
         write_tensors(fresh / WEIGHTS, tensors)
 
 
-def _saelens_name(sae: SAE) -> str:
-    name = {"topk": "topk"}.get(sae.architecture.name, sae.architecture.name)
-    if sae.is_transcoder:
-        return "skip_transcoder" if "W_skip" in sae.params else "transcoder"
-    return name
+def saelens_name(sae: SAE) -> str:
+    """What SAELens calls this; a name it does not know where it has nothing that computes the same."""
+    base = _NAMES.get(sae.architecture.name, f"sparse_sae_{sae.architecture.name}")
+    skip, square = "W_skip" in sae.params, sae.d_in == sae.d_out
+    if sae.apply_b_dec_to_input and not skip:
+        return base
+    if square and not skip and "hook_name_out" not in sae.metadata:
+        return base
+    if sae.apply_b_dec_to_input:
+        return f"sparse_sae_{base}_skip"
+    prefix = {"standard": "", "jumprelu": "jumprelu_"}.get(base, f"sparse_sae_{base}_")
+    return prefix + ("skip_transcoder" if skip else "transcoder")
 
 
 def read(path: Path) -> SAE:
     """Read such a directory."""
-    config = _read_config(path)
-    tensors = _read_tensors(path / WEIGHTS)
-    own = config.get("metadata", {}).get("sparse_sae", {})
-    missing = {"W_enc", "W_dec", "b_dec"} - tensors.keys()
-    if missing:
-        raise ValueError(f"{path / WEIGHTS}: no {', '.join(sorted(missing))}; found {', '.join(sorted(tensors))}")
-    tensors["W_enc"] = np.ascontiguousarray(tensors["W_enc"].T)
-    normalisation = {v: k for k, v in _NORMALISATION.items()}.get(config.get("normalize_activations", "none"))
-    if normalisation is None:
-        raise NotImplementedError(f"{path}: normalize_activations {config['normalize_activations']!r} is not read yet")
-    metadata = {k: v for k, v in config.get("metadata", {}).items() if k != "sparse_sae"}
-    return SAE(
-        tensors,
-        from_config(own["architecture"]) if own else _architecture(config, path),
-        apply_b_dec_to_input=config.get("apply_b_dec_to_input", True),
-        transform=Transform(normalisation),
-        sources=own.get("sources", ()),
-        metadata=metadata,
+    where = path / CONFIG
+    config = current(read_json(where), where)
+    tensors = read_safetensors(path / WEIGHTS)
+    metadata = config.get("metadata") or {}
+    own = metadata.get("sparse_sae") or {}
+    name = str(config.get("architecture", "standard"))
+    if name in _NOT_READ:
+        raise NotImplementedError(f"{where}: SAELens architecture {name!r} is not read: {_NOT_READ[name]}")
+    named = _own(own, name, config, where)
+    architecture, extra = (named, ()) if named is not None else _architecture(name, config, where)
+    params = _params(path / WEIGHTS, tensors, architecture, name, own=named is not None, extra=extra)
+    if config.get("rescale_acts_by_decoder_norm"):
+        # Pre-activations are weighed by |W_dec| before the selection, codes divided by it before decoding.
+        fold_decoder_norm(params)
+    if "finetuning_scaling_factor" in params:
+        params["W_dec"] = params["W_dec"] * params.pop("finetuning_scaling_factor")[:, None]
+    return _checked(
+        build(
+            path,
+            params,
+            architecture,
+            center=bool(config.get("apply_b_dec_to_input", True)) and "transcoder" not in name,
+            transform=_transform(config, name, where),
+            sources=tuple(own.get("sources", ())),
+            metadata=_metadata(config),
+        ),
+        config,
+        where,
     )
 
 
-def _architecture(config: dict[str, Any], path: Path) -> Architecture:
-    if config.get("architecture") == "topk":
-        return TopK(k=int(config["k"]))
-    raise NotImplementedError(f"{path}: SAELens architecture {config.get('architecture')!r} is not read yet")
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / CONFIG
-    if not file.is_file():
-        found = ", ".join(sorted(p.name for p in path.iterdir())) if path.is_dir() else "a file"
-        raise ValueError(f"{path}: expected a directory with {CONFIG} and {WEIGHTS}, found {found or 'nothing'}")
+def _own(own: dict[str, Any], name: str, config: dict[str, Any], where: Path) -> Architecture | None:
+    """What this package wrote; None where SAELens has since written the directory again with other settings."""
+    if not own:
+        return None
     try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error}); the file is truncated or foreign") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{file}: expected a JSON object, found {type(config).__name__}")
-    return config
+        architecture = from_config(own["architecture"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{where}: metadata.sparse_sae is not of this version or damaged: {error}") from None
+    known = _NAMES.get(architecture.name)
+    same = known is None or known in name or (known == "standard" and name in ("transcoder", "skip_transcoder"))
+    return architecture if same and own["architecture"].get("k") == config.get("k") else None
 
 
-def _read_tensors(file: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def _architecture(name: str, config: dict[str, Any], where: Path) -> tuple[Architecture, tuple[str, ...]]:
+    """The architecture, and the tensors it has beside W_enc, W_dec, b_enc and b_dec."""
+    plain = name.removesuffix("transcoder").removesuffix("_").removesuffix("skip").removesuffix("_")
+    if plain in ("", "standard"):
+        return L1(), ()
+    if plain == "topk":
+        return TopK(k=integer(config, "k", where)), ()
+    if plain == "abstopk":
+        return AbsTopK(k=integer(config, "k", where)), ()
+    if plain == "gated":
+        return Gated(), ("b_gate", "b_mag", "r_mag")
+    if plain == "jumprelu":
+        return JumpReLU(), ("threshold",)
+    if plain in ("batchtopk", "matryoshka_batchtopk"):  # checkpoints of a run; finished ones say jumprelu
+        return JumpReLU(), ("topk_threshold",)
+    raise NotImplementedError(f"{where}: SAELens architecture {name!r} is not read; sparse_sae may be older than it")
 
-    if not file.is_file():
-        raise ValueError(f"{file}: missing; copy it beside {CONFIG}")
-    try:
-        return dict(load_file(file))
-    except SafetensorError as error:
-        raise ValueError(f"{file}: not a complete safetensors file ({error}); copy or download it again") from None
+
+def _params(
+    where: Path, tensors: dict[str, Array], architecture: Architecture, name: str, *, own: bool, extra: tuple[str, ...]
+) -> dict[str, Array]:
+    if "log_threshold" in tensors and "threshold" in extra:
+        tensors["threshold"] = np.exp(tensors.pop("log_threshold"))
+    scale = tensors.pop("scaling_factor", None)
+    names = ["W_enc", "W_dec", "b_enc", "b_dec", *extra]
+    if own:
+        gated = architecture.name == "gated"
+        names = [*tensors, *({"W_enc", "W_dec", "b_dec", "b_gate" if gated else "b_enc"} - tensors.keys())]
+        extra = ("b_gate",) if gated else ()
+    if "b_gate" in extra:
+        names.remove("b_gate")
+    if "skip" in name:
+        names.append("W_skip")
+    theirs = {n: n for n in names}
+    if "b_gate" in extra:
+        theirs["b_enc"] = "b_gate"
+    params = take(where, tensors, theirs)
+    matrices(where, params, "W_enc", "W_dec")
+    params["W_enc"] = np.ascontiguousarray(params["W_enc"].T)
+    if "topk_threshold" in params:
+        params["threshold"] = np.full(len(params["W_enc"]), params.pop("topk_threshold"), params["W_enc"].dtype)
+    if "threshold" in params:
+        # ReLU comes first, so a negative threshold lets through what zero does.
+        params["threshold"] = np.maximum(params["threshold"], 0)
+    if scale is not None and not np.allclose(scale, 1):
+        params["finetuning_scaling_factor"] = scale
+    return params
+
+
+def _transform(config: dict[str, Any], name: str, where: Path) -> Transform:
+    mode = config.get("normalize_activations") or "none"
+    if mode in _OUTSIDE:
+        warnings.warn(
+            f"{where}: normalize_activations is {mode!r}: this SAE expects activations {_OUTSIDE[mode]}, and the file "
+            "does not say by which numbers; do that before encode, as with SAELens",
+            UserWarning,
+            stacklevel=2,
+        )
+        return Transform()
+    kind = {v: k for k, v in _NORMALISATION.items()}.get(mode)
+    if kind is None:
+        raise NotImplementedError(f"{where}: normalize_activations {mode!r} is not read")
+    if kind != "none" and "transcoder" in name:
+        raise NotImplementedError(f"{where}: a transcoder with normalize_activations {mode!r} is not read")
+    return Transform(kind)
+
+
+def _metadata(config: dict[str, Any]) -> dict[str, Any]:
+    metadata = {k: v for k, v in (config.get("metadata") or {}).items() if k != "sparse_sae"}
+    if config.get("reshape_activations", "none") != "none":
+        metadata["reshape_activations"] = config["reshape_activations"]
+    return metadata
+
+
+def _checked(sae: SAE, config: dict[str, Any], where: Path) -> SAE:
+    found = {"d_in": sae.d_in, "d_sae": sae.d_sae, "d_out": sae.d_out}
+    for key, value in found.items():
+        if config.get(key, value) != value:
+            raise ValueError(f"{where}: {key} is {config[key]}, the weights say {value}; they are of two SAEs")
+    return sae

@@ -1,13 +1,16 @@
 """Matching: exact where it says so, within its stated gap elsewhere, and always beside chance."""
 
+from importlib import import_module
 from itertools import permutations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
-from sparse_sae.match import match, random_like
+from sparse_sae.match import detectors, duplicates, families, match, random_like, refinement, stability
 from sparse_sae.match.assignment import assign
 from sparse_sae.match.scores import CodeScores, CosineScores
 from sparse_sae.synthetic import lesson
@@ -156,3 +159,159 @@ def test_refuses_what_it_cannot_match():
         match(a, a, codes=(csr_array(a), csr_array(a)))
     with pytest.raises(ValueError, match="chance=0"):
         _ = match(a, a, chance=0).corrected
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 5), st.integers(1, 5))
+def test_detector_scores_equal_their_definitions(seed, n, n_latents, n_features):
+    rng = np.random.default_rng(seed)
+    z = np.maximum(rng.integers(-3, 4, (n, n_latents)), 0).astype(float)  # many zeros, many ties
+    t = rng.random((n, n_features)) < 0.3
+    found = detectors(csr_array(z), csr_array(t * 2.5))
+    for i in range(n_latents):
+        for j in range(n_features):
+            on, yes = z[:, i] > 0, t[:, j]
+            both = (on & yes).sum()
+            if not both:
+                assert found.f1[i, j] == found.best_f1[i, j] == 0
+                continue
+            assert found.precision[i, j] == pytest.approx(both / on.sum())
+            assert found.recall[i, j] == pytest.approx(both / yes.sum())
+            assert found.f1[i, j] == pytest.approx(2 * both / (on.sum() + yes.sum()))
+            by_threshold = {
+                v: 2 * ((z[:, i] >= v) & yes).sum() / ((z[:, i] >= v).sum() + yes.sum())
+                for v in set(z[on, i])
+            }
+            assert found.best_f1[i, j] == pytest.approx(max(by_threshold.values()))
+            assert by_threshold[found.best_threshold[i, j]] == pytest.approx(found.best_f1[i, j])
+            assert found.auroc[i, j] == pytest.approx(plain_auroc(z[:, i], yes))
+
+
+def plain_auroc(values, yes):
+    higher = values[yes][:, None] - values[~yes]
+    return ((higher > 0) + 0.5 * (higher == 0)).mean() if higher.size else 0.5
+
+
+def test_detectors_work_in_blocks(monkeypatch):
+    rng = np.random.default_rng(1)
+    z, t = (csr_array(np.maximum(rng.standard_normal((200, n)) - 1, 0)) for n in (9, 12))
+    whole = detectors(z, t)
+    monkeypatch.setattr(import_module("sparse_sae.match.detectors"), "EVENTS", 40)
+    in_blocks = detectors(z, t)
+    for name in ("precision", "recall", "f1", "best_f1", "best_threshold", "auroc"):
+        assert_allclose(getattr(whole, name).toarray(), getattr(in_blocks, name).toarray())
+
+
+def test_detectors_of_pairs_and_best():
+    rng = np.random.default_rng(2)
+    t = csr_array(np.maximum(rng.standard_normal((300, 4)) - 0.8, 0))
+    z = t[:, [3, 1, 0]]
+    found = detectors(z, t)
+    latents, f1 = found.best_latent()
+    assert latents[[3, 1, 0]].tolist() == [0, 1, 2]
+    assert_allclose(f1[[3, 1, 0]], 1)
+    scores = found.of_pairs([0, 1], [3, 1])
+    assert_allclose(scores["auroc"], 1)
+    dense_z, dense_t = z.toarray(), t.toarray() > 0
+    dense_z[dense_t[:, 2], 0] = 0  # latent 0 and feature 2 never together
+    apart = detectors(csr_array(dense_z), t).of_pairs([0], [2])
+    assert apart["f1"] == 0
+    assert apart["auroc"] == pytest.approx(plain_auroc(dense_z[:, 0], dense_t[:, 2]))
+    with pytest.raises(ValueError, match="score must be"):
+        found.best_latent("accuracy")
+
+
+def test_detectors_refuse():
+    z = csr_array(np.eye(3))
+    with pytest.raises(TypeError, match="sparse"):
+        detectors(np.eye(3), z)
+    with pytest.raises(ValueError, match="share their samples"):
+        detectors(z, z[:2])
+    with pytest.raises(ValueError, match="not negative"):
+        detectors(-z, z)
+
+
+def test_stability_separates_what_comes_back_from_what_does_not():
+    rng = np.random.default_rng(3)
+    shared = unit(rng, 20, 30)
+    seeds = [np.vstack([shared, unit(rng, 10, 30)])[rng.permutation(30)] for _ in range(3)]
+    found = stability(seeds)
+    comes_back = (seeds[0] @ shared.T).max(axis=1) > 0.999
+    assert found.per_latent[0][comes_back].min() > 0.99
+    assert found.per_latent[0][~comes_back].max() < 0.6
+    nothing = stability([unit(rng, 30, 30) for _ in range(3)])
+    assert abs(nothing.corrected) < 0.1 < 0.4 < found.corrected
+    with pytest.raises(ValueError, match="at least two"):
+        stability(seeds[:1])
+
+
+def test_refinement_names_what_happened():
+    e = np.eye(6)
+    earlier = np.array([e[0], e[1], e[2] + 0.2 * e[5], e[2], e[4]])
+    later = np.array([e[0], e[1] + 0.3 * e[5], e[1] - 0.3 * e[5], e[2], e[3]])
+    r = refinement(earlier, later)
+    assert r.split == {1: [1, 2]}
+    assert r.merged == {3: [2, 3]}
+    assert r.new.tolist() == [4]
+    assert r.gone.tolist() == [4]
+    assert [0, 0] in r.kept.tolist()
+
+
+def test_duplicates_in_blocks(monkeypatch):
+    rng = np.random.default_rng(4)
+    rows = unit(rng, 50, 40)
+    rows[31], rows[7] = rows[4] * 3, -rows[20]
+    assert duplicates(rows)[0].tolist() == [[4, 31]]
+    monkeypatch.setattr(import_module("sparse_sae.match.stability"), "BLOCK", 120)
+    pairs, cosines = duplicates(rows, absolute=True)
+    assert sorted(pairs.tolist()) == [[4, 31], [7, 20]]
+    assert_allclose(cosines, 1, atol=1e-5)
+
+
+def family_world(n=4000):
+    """One parent (0) with two children (1, 2), and a loner (3)."""
+    rng = np.random.default_rng(5)
+    p = rng.random(n) < 0.3
+    which = rng.integers(0, 4, n)
+    truth = np.column_stack([p, p & (which == 1), p & (which == 2), rng.random(n) < 0.1]).astype(float)
+    return np.eye(4, 8), truth, np.array([-1, 0, 0, -1])
+
+
+def test_faithful_latents_neither_absorb_nor_split():
+    features, truth, parent = family_world()
+    found = families(features, csr_array(truth), features, csr_array(truth), parent)
+    assert found.pairs.tolist() == [[0, 1], [0, 2]]
+    assert found.absorption == 0
+    assert found.missed.max() == 0
+    assert found.split.tolist() == [1, 1, 1, 1]
+    assert found.split_fraction == 0
+
+
+def test_absorption_is_seen_where_it_was_planted():
+    """Child 1's latent carries the parent and silences it; child 2's latent is silent with the parent for no
+    such reason."""
+    features, truth, parent = family_world()
+    codes, W = truth.copy(), features.copy()
+    codes[truth[:, 1] > 0, 0] = 0
+    W[1] = features[1] + features[0]
+    found = families(W, csr_array(codes), features, csr_array(truth), parent)
+    assert_allclose(found.absorbed, [1, 0])
+    assert_allclose(found.missed, [1, 0])
+    assert_allclose(found.missed_without_children, 0)
+    blameless = families(features, csr_array(codes), features, csr_array(truth), parent)
+    assert_allclose(
+        blameless.missed, [1, 0]
+    )  # missed, but the child's latent does not lean towards the parent
+    assert blameless.absorption == 0
+
+
+def test_splitting_is_seen_where_it_was_planted():
+    features, truth, parent = family_world()
+    half = np.arange(len(truth)) % 2 == 0
+    codes = np.column_stack([truth[:, 0] * half, truth[:, 0] * ~half, truth[:, 1:]])
+    W = np.vstack([features[[0]], features])
+    found = families(W, csr_array(codes), features, csr_array(truth), parent)
+    assert found.split[0] == 2
+    assert found.split[3] == 1
+    with pytest.raises(ValueError, match="sizes disagree"):
+        families(features, csr_array(codes), features, csr_array(truth), parent)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparse_sae.store import ActivationStore, StoreWriter
+from sparse_sae.store import ActivationStore, StoreWriter, aligned
 
 N, D, LENGTH = 3000, 512, 50
 
@@ -110,6 +110,45 @@ def test_select_documents(store: ActivationStore) -> None:
     assert set(view.documents) == {2, 5}
     assert len(view) == 2 * (LENGTH - 1)
     np.testing.assert_array_equal(view.rows()[:, 0], view.tokens)
+
+
+def test_aligned_stores_give_the_same_tokens_in_the_same_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    stores = []
+    for name, width, massive in (("a", 24, [40, 77]), ("b", 700, [77, 501, 1203])):
+        writer = StoreWriter(tmp_path / name, width, "float32", hook=name, shard_bytes=1 << 60)
+        rows = rng.normal(size=(2000, width)).astype(np.float32)
+        rows[:, 0] = np.arange(2000) / 1e4
+        rows[massive, 1:] *= 100
+        for begin in range(0, 2000, 250):
+            part = slice(begin, begin + 250)
+            numbers = np.arange(2000)[part]
+            writer.append(
+                rows[part], numbers, np.arange(250), numbers // 250, progress=begin, state=str(begin)
+            )
+            writer.flush()
+        writer.finish()
+        stores.append(ActivationStore(tmp_path / name))
+    assert [store.excluded["massive"] for store in stores] == [2, 3]
+    a, b = aligned(stores)
+    assert len(a) == len(b) == 2000 - 8 - 4
+    np.testing.assert_array_equal(a.tokens, b.tokens)
+    assert not {40, 77, 501, 1203} & set(a.tokens.tolist())
+    for skip in (0, 600):
+        in_a, in_b = (
+            np.concatenate(list(store.epoch(1, 0, skip, buffer_rows=512)))[:, 0] for store in (a, b)
+        )
+        assert len(in_a) == len(a) - skip
+        np.testing.assert_array_equal(in_a, in_b)
+    np.testing.assert_array_equal(a.sample(50, 3)[:, 0], b.sample(50, 3)[:, 0])
+    halves = aligned([store.split(0.5)[1] for store in stores])
+    np.testing.assert_array_equal(halves[0].tokens, halves[1].tokens)
+    assert len(stores[0]) == 1990  # the stores themselves are as they were
+    other = StoreWriter(tmp_path / "c", 24, "float32")
+    other.append(np.ones((2000, 24)), np.zeros(2000), np.arange(2000), np.zeros(2000))
+    other.finish()
+    with pytest.raises(ValueError, match="not of one capture"):
+        aligned([stores[0], ActivationStore(tmp_path / "c")])
 
 
 _LIMITED = """

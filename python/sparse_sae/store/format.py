@@ -141,3 +141,20 @@ class Shard:
     def rows(self, dtype: Dtype, index: slice | Array = slice(None)) -> F32:
         """Decoded float32 rows of a slice or index array."""
         return decode_rows(self["rows"][index], dtype, self["scale"][index] if "scale" in self else None)
+
+
+def find_store(path: Path, hook: str | None) -> Path:
+    """The directory with the manifest: `path`, or a folder in it of one hook point."""
+    if hook is not None and (path / hook / "manifest.json").is_file():
+        return path / hook
+    if (path / "manifest.json").is_file():
+        found = json.loads((path / "manifest.json").read_text()).get("hook")
+        if hook not in (None, found):
+            raise ValueError(f"hook: the store in {path} is of {found!r}, not {hook!r}")
+        return path
+    inside = sorted(p.parent.name for p in path.glob("*/manifest.json"))
+    if len(inside) == 1 and hook is None:
+        return path / inside[0]
+    if inside:
+        raise ValueError(f"hook: choose one of {', '.join(inside)} in {path}, got {hook!r}")
+    raise FileNotFoundError(f"path: there is no activation store in {path} (no manifest.json)")

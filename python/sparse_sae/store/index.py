@@ -13,36 +13,57 @@ _CHUNK_BYTES = 256 << 10  # of float32: large enough for a disk, small enough to
 _OPEN_SHARDS = 2  # chunks are read in order, so more would only hold address space
 
 
+def rows_of_chunk(d_in: int) -> int:
+    """How many neighbouring rows are read together."""
+    return max(16, _CHUNK_BYTES // (4 * d_in))
+
+
+class Shards:
+    """The shards of a store, opened when needed."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self._open: dict[int, Shard] = {}
+
+    def __getitem__(self, number: int) -> Shard:
+        if number not in self._open:
+            while len(self._open) >= _OPEN_SHARDS:
+                del self._open[next(iter(self._open))]
+            self._open[number] = Shard(self._files[number])
+        return self._open[number]
+
+
 class RowIndex:
     """The rows of a selection, numbered from 0 through all shards.
 
     Only how many rows of each chunk are selected is kept; which ones is found again when they are read.
 
     Args:
-        files: the shards.
+        shards: the shards.
         counts: rows of each.
         d_in: width of the rows.
         dtype: how they are stored.
-        keep: tells for a part of a shard which rows are selected.
+        keep: tells for a shard (its number) and a part of it which rows are selected.
+        chunk_rows: rows of a chunk; None for `rows_of_chunk(d_in)`.
     """
 
     def __init__(
         self,
-        files: Sequence[Path],
+        shards: Shards,
         counts: Sequence[int],
         d_in: int,
         dtype: Dtype,
-        keep: Callable[[Shard, slice], Array],
+        keep: Callable[[int, slice], Array],
+        chunk_rows: int | None = None,
     ) -> None:
-        self._files, self._d_in, self._dtype, self._keep = files, d_in, dtype, keep
-        self._open: dict[int, Shard] = {}
-        rows = max(16, _CHUNK_BYTES // (4 * d_in))
+        self._shards, self._d_in, self._dtype, self._keep = shards, d_in, dtype, keep
+        rows = chunk_rows or rows_of_chunk(d_in)
         self._chunks = [
             (number, slice(begin, min(begin + rows, count)))
             for number, count in enumerate(counts)
             for begin in range(0, count, rows)
         ]
-        sizes = [np.count_nonzero(keep(self._shard(number), part)) for number, part in self._chunks]
+        sizes = [np.count_nonzero(keep(number, part)) for number, part in self._chunks]
         self.sizes = np.asarray(sizes, dtype=np.int64)
         self._ends = np.cumsum(self.sizes)
 
@@ -66,10 +87,9 @@ class RowIndex:
         at = 0
         for chunk in chunks:
             number, part = self._chunks[chunk]
-            shard = self._shard(number)
-            rows = shard.rows(self._dtype, part)
+            rows = self._shards[number].rows(self._dtype, part)
             size = int(self.sizes[chunk])
-            out[at : at + size] = rows if size == len(rows) else rows[self._keep(shard, part)]
+            out[at : at + size] = rows if size == len(rows) else rows[self._keep(number, part)]
             at += size
         return out
 
@@ -94,12 +114,4 @@ class RowIndex:
 
     def _selected(self, chunk: int) -> tuple[Shard, Array]:
         number, part = self._chunks[chunk]
-        shard = self._shard(number)
-        return shard, part.start + np.flatnonzero(self._keep(shard, part))
-
-    def _shard(self, number: int) -> Shard:
-        if number not in self._open:
-            while len(self._open) >= _OPEN_SHARDS:
-                del self._open[next(iter(self._open))]
-            self._open[number] = Shard(self._files[number])
-        return self._open[number]
+        return self._shards[number], part.start + np.flatnonzero(self._keep(number, part))

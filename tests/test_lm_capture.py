@@ -248,6 +248,7 @@ def test_the_compute_dtype_is_measured_and_kept(
         return 1.0 if (measured.dtype == torch.bfloat16) == (faster == "bfloat16") else 1.5
 
     monkeypatch.setattr(forward, "_seconds", seconds)
+    monkeypatch.setattr(forward, "_product_seconds", lambda _, dtype: float(dtype == torch.float32))
     assert forward.fastest_compute_dtype(model, [HOOK]) == faster
     options = {**OPTIONS, "compute_dtype": "auto"}
     store = capture(model, random_texts(30), HOOK, tmp_path / "s", max_tokens=100, **options)
@@ -265,6 +266,14 @@ def test_a_real_measurement_gives_an_answer(model: LanguageModel) -> None:
     assert forward.fastest_compute_dtype(model, [HOOK], tokens=8) in ("float32", "bfloat16")
     half = forward.in_dtype(model, torch.bfloat16)
     assert forward.fastest_compute_dtype(half, [HOOK]) == "bfloat16"
+
+
+def test_where_bfloat16_has_no_instructions_the_model_is_not_even_tried(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "_product_seconds", lambda _, dtype: float(dtype == torch.bfloat16))
+    monkeypatch.setattr(forward, "_seconds", lambda *_, **__: pytest.fail("tried"))
+    assert forward.fastest_compute_dtype(model, [HOOK]) == "float32"
 
 
 @pytest.mark.parametrize(

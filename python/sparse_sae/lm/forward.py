@@ -98,12 +98,24 @@ def fastest_compute_dtype(model: LanguageModel, hooks: Sequence[str], tokens: in
     """
     if model.dtype != torch.float32:
         return str(model.dtype).removeprefix("torch.")
-    exact = _seconds(model, hooks, tokens, runs=3)
-    narrow = in_dtype(model, torch.bfloat16)
-    first = _seconds(narrow, hooks, tokens, runs=1)
-    if first > 3 * exact:  # a cold run is slower, but not by so much
+    # One product of matrices costs nothing and settles it where there are no instructions for bfloat16.
+    if _product_seconds(model, torch.bfloat16) > _product_seconds(model, torch.float32):
         return "float32"
-    return "bfloat16" if _seconds(narrow, hooks, tokens, runs=3) * _FASTER < exact else "float32"
+    exact = _seconds(model, hooks, tokens, runs=3)
+    narrow = _seconds(in_dtype(model, torch.bfloat16), hooks, tokens, runs=3)
+    return "bfloat16" if narrow * _FASTER < exact else "float32"
+
+
+def _product_seconds(model: LanguageModel, dtype: torch.dtype) -> float:
+    x = torch.ones((256, model.d_model), dtype=dtype, device=model.device)
+    weights = torch.ones((4 * model.d_model, model.d_model), dtype=dtype, device=model.device)
+    times = []
+    with torch.inference_mode():
+        for _ in range(4):
+            begin = time.perf_counter()
+            float((x @ weights.T)[0, 0])  # waits for a device that runs behind
+            times.append(time.perf_counter() - begin)
+    return min(times)
 
 
 def _seconds(model: LanguageModel, hooks: Sequence[str], tokens: int, runs: int) -> float:

@@ -34,7 +34,7 @@ def read(path: Path) -> SAE:
     state = read_torch(path)
     activation = state.pop("activation", "ReLU")
     settings = state.pop("activation_state_dict", {})
-    for name in _STATISTICS:
+    for name in (*_STATISTICS, "activation.k", "activation.postact_fn"):
         state.pop(name, None)
     params = take(path, state, _NAMES)
     matrices(path, params, "W_enc", "W_dec")

@@ -3,8 +3,8 @@
 Nothing here is imported before it is used, and this is the only part of the package that imports torch
 and transformers. They come with the extra `lm`: `pip install "sparse-sae[lm]"`.
 
-The functions `capture` and `tickets` are in modules of their own names:
-`from sparse_sae.lm.capture import capture`, `from sparse_sae.lm.tickets import tickets`.
+The functions `capture`, `tickets`, `explain`, `steer` and `experiment` are in modules of their own names:
+`from sparse_sae.lm.capture import capture`, `from sparse_sae.lm.steer import steer`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,15 @@ _PUBLIC = {
     "stream": "capture",
     "english_documents": "corpus",
     "Ticket": "tickets",
+    "choice_logprobs": "score",
+    "score_texts": "score",
+    "steer_direction": "steer",
+    "model_quality": "quality",
+    "randomise": "quality",
+    "direct_logits": "lens",
+    "decisions": "experiment",
+    "dose_response": "dose",
+    "reuse_below": "reuse",
 }
 _EXTRA_PACKAGES = {"torch", "transformers", "safetensors", "gguf"}
 

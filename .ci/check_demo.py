@@ -27,7 +27,9 @@ def main(path: str) -> None:
                 assert measure in kinds[kind], f"labels.{name}.{kind}: no {measure!r}"
             assert 0 <= kinds[kind]["auroc"] <= 1 and 0 <= kinds[kind]["average_precision"] <= 1
     assert result["steering"], "no steering example"
-    print(f"{path}: FVU {result['fvu']:.3f}, L0 {result['l0']:.1f}, {result['tokens']} tokens, all keys there")
+    print(
+        f"{path}: FVU {result['fvu']:.3f}, L0 {result['l0']:.1f}, {result['tokens']} tokens, all keys there"
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def main(wheel: str, sdist: str | None = None) -> int:
         with tarfile.open(sdist) as archive:
             members = [m for m in archive.getmembers() if m.isfile()]
         names = [m.name.partition("/")[2] for m in members]
-        wrong += [f"{sdist}: lacks {p}" for p in WANTED_IN_SDIST if not any(re.fullmatch(p, n) for n in names)]
+        wrong += [
+            f"{sdist}: lacks {p}" for p in WANTED_IN_SDIST if not any(re.fullmatch(p, n) for n in names)
+        ]
         wrong += [f"{sdist}: {n} does not belong there" for n in names if matches(n, FORBIDDEN_IN_SDIST)]
         size = sum(m.size for m in members)
         print(f"{sdist}: {len(names)} files, {size / 2**20:.1f} MiB unpacked")

@@ -18,7 +18,9 @@ N, D = 1000, 3
 
 def numbered(n: int = N, d: int = D) -> Any:
     """Rows that carry their number, so that an order can be read off them."""
-    return np.arange(n, dtype=np.float32)[:, None] * np.ones(d, np.float32) + np.arange(d, dtype=np.float32) / 8
+    return (
+        np.arange(n, dtype=np.float32)[:, None] * np.ones(d, np.float32) + np.arange(d, dtype=np.float32) / 8
+    )
 
 
 def memmap(path: Path) -> Any:
@@ -176,7 +178,12 @@ def test_dtypes_and_layouts_give_the_same_rows(dtype: Any) -> None:
     readonly.flags.writeable = False
     wide = np.zeros((64, 2 * D), dtype)
     wide[:, ::2] = base
-    for data in (readonly, np.asfortranarray(base.astype(dtype)), wide[:, ::2], base.astype(dtype)[::-1][::-1]):
+    for data in (
+        readonly,
+        np.asfortranarray(base.astype(dtype)),
+        wide[:, ::2],
+        base.astype(dtype)[::-1][::-1],
+    ):
         rows = take(open_source(data), 64)
         assert rows.dtype == np.float32
         np.testing.assert_array_equal(rows, expected)
@@ -229,5 +236,5 @@ def test_blocks_that_change_width() -> None:
 def test_not_a_number_is_refused(kind: str, bad: float) -> None:
     rows = numbered(50)
     rows[31, 1] = bad
-    with pytest.raises(ValueError, match="data: row .* holds a NaN or an infinity"):
+    with pytest.raises(ValueError, match=r"data: row .* holds a NaN or an infinity"):
         take(open_source(rows if kind == "array" else iter([rows])), 50)

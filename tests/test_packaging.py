@@ -18,7 +18,9 @@ PACKAGE = Path(sparse_sae.__file__).parent
 def imported(statement: str) -> set[str]:
     """Modules outside the standard library that a new interpreter holds after a statement."""
     code = f"import sys\n{statement}\nprint(*sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
     return {name for name in out.stdout.split() if name.partition(".")[0] not in sys.stdlib_module_names}
 
 
@@ -40,7 +42,9 @@ def test_import_leaves_parts_for_later(modules: set[str], part: str) -> None:
 
 def test_import_loads_one_level(modules: set[str]) -> None:
     level = sparse_sae.kernels()["level"]
-    loaded = {name for name in modules if name.startswith("sparse_sae._kernels._")} - {"sparse_sae._kernels._cpu"}
+    loaded = {name for name in modules if name.startswith("sparse_sae._kernels._")} - {
+        "sparse_sae._kernels._cpu"
+    }
     assert loaded == {f"sparse_sae._kernels._{level}"} or level == "reference"
 
 
@@ -82,7 +86,9 @@ def test_installed_files_are_the_package_alone() -> None:
     strays = [
         f
         for f in files
-        if not re.match(r"sparse_sae/|sparse_sae-[^/]*\.dist-info/|sparse_sae\.libs/|(\.\./)+bin/sparse-sae$", f)
+        if not re.match(
+            r"sparse_sae/|sparse_sae-[^/]*\.dist-info/|sparse_sae\.libs/|(\.\./)+bin/sparse-sae$", f
+        )
         or re.search(r"\.(cpp|h|tmp|o|a|cmake)$|(^|/)tests?/", f)
     ]
     assert not strays

@@ -27,15 +27,15 @@ def as_array(x: Any, name: str = "x") -> Array:
         x = x.numpy()
     elif not isinstance(x, np.ndarray) and hasattr(x, "__dlpack__"):
         x = np.from_dlpack(x)
-    x = np.asarray(x)
-    if x.dtype.name == "bfloat16":
-        return np.asarray(x.view(np.uint16))
-    if x.dtype not in (np.float16, np.float32, np.float64):
+    array: Array = np.asarray(x)
+    if array.dtype.name == "bfloat16":
+        return array.view(np.uint16)
+    if array.dtype not in (np.float16, np.float32, np.float64):
         raise TypeError(
-            f"{name}: dtype {x.dtype}, expected float16, bfloat16, float32 or float64; "
+            f"{name}: dtype {array.dtype}, expected float16, bfloat16, float32 or float64; "
             f"convert with {name}.astype('float32')"
         )
-    return x
+    return array
 
 
 def as_rows(
@@ -49,7 +49,7 @@ def as_rows(
     x = as_array(x, name)
     if x.ndim == 0 or x.shape[-1] != width:
         raise ValueError(f"{name}: shape {x.shape}, expected (…, {width}): the last axis is d_in")
-    rows = x.reshape(-1, width)
+    rows: Array = x.reshape(-1, width)
     item = rows.dtype.itemsize
     if rows.size and ((width > 1 and rows.strides[1] != item) or rows.strides[0] % item):
         rows = np.ascontiguousarray(rows)

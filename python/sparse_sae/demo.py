@@ -5,7 +5,7 @@ Read it as a tutorial: each function is one thing a user does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def _trained(rows: ActivationStore, path: Path, features: int, k: int, model_nam
 
 
 def _detectors(
-    sae: SAE, stores: dict[str, ActivationStore], labels: dict[str, Array]
+    sae: SAE, stores: Mapping[Split, ActivationStore], labels: Mapping[Split, Array]
 ) -> dict[str, dict[str, Detector]]:
     """For each label the best neuron, latent and random direction, chosen on training tickets.
 

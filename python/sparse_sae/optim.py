@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,13 +180,17 @@ def initial_params(
 ) -> dict[str, Array]:  # fmt: skip
     """Random unit decoder rows; W_enc equal to them (tied) or random unit rows; b_dec at the data's centre."""
     dtype = x.dtype
-    centers = {"geometric_median": geometric_median, "mean": lambda a: a.mean(axis=0), "zero": lambda a: 0 * a[0]}
+    centers: dict[str, Callable[[Array], Array]] = {
+        "geometric_median": geometric_median,
+        "mean": lambda a: np.asarray(a.mean(axis=0)),
+        "zero": lambda a: 0 * a[0],
+    }
     if b_dec not in centers:
         raise ValueError(f"b_dec_init: got {b_dec!r}, expected {', '.join(centers)}")
 
     def unit_rows(width: int) -> Array:
         rows = rng.standard_normal((d_sae, width), dtype=np.float32).astype(dtype)
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
     w_dec = unit_rows(y.shape[1])
     w_enc = w_dec.copy() if tied else unit_rows(x.shape[1])

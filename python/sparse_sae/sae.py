@@ -118,7 +118,7 @@ class SAE:
     @property
     def W_enc(self) -> Array:
         """(d_in, d_sae), a view."""
-        return self.params["W_enc"].T
+        return np.transpose(self.params["W_enc"])
 
     @property
     def W_dec(self) -> Array:
@@ -224,7 +224,7 @@ class SAE:
             out += _kernels.matmul_nt(to_float(seen, self.dtype), self.params["W_skip"], num_threads=threads)
         if undo is not None:
             out = undo(out)
-        return out.reshape(x.shape if merged is not x else (*as_array(x).shape[:-1], self.d_out))
+        return out.reshape(np.shape(x) if merged is not x else (*as_array(x).shape[:-1], self.d_out))
 
     def save(self, path: str | Path, format: str = "saelens") -> None:
         """Write a directory, whole or not at all; what was there stays until the new one is complete.

@@ -126,7 +126,7 @@ def latent_sums(indptr: Array, indices: Array, values: Array, n_latents: int, *,
 
 
 def _without_parallel(grad: Array, w: Array) -> Array:
-    return grad - (grad * w).sum(axis=1, keepdims=True) * w
+    return np.asarray(grad - (grad * w).sum(axis=1, keepdims=True) * w)
 
 
 def adam_rows(

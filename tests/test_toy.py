@@ -70,13 +70,14 @@ def test_a_tetrahedron_is_as_good_as_the_best_start():
     assert model.loss[tetrahedra].min() < 1.05 * model.loss.min()
 
 
-def test_dimensionality_sticks_at_one_half():
-    """Over a range of densities, every feature that is represented shares its dimension with one other."""
-    model = ToyModel(60, 8, density=[0.3, 0.4]).train(1500, 256)
-    d = model.dimensionality()
-    represented = model.norms() > 0.5
-    assert represented.sum(axis=1).min() >= 14
-    assert (np.abs(d[represented] - 0.5) < 0.02).mean() > 0.8
+def test_dimensionality_sticks_at_simple_fractions():
+    """Of 30 equal features, those that fit pair up (1/2), or at lower density some form pentagons (2/5)."""
+    model = ToyModel(30, 6, density=[0.25, 0.3]).train(1200, 256)
+    d, represented = model.dimensionality(), model.norms() > 0.5
+    assert_allclose(d[1][represented[1]], 1 / 2, atol=0.02)
+    to_nearest = np.abs(d[0][represented[0]][:, None] - [1 / 2, 2 / 5]).min(axis=1)
+    assert (to_nearest < 0.02).mean() > 0.9
+    assert represented.sum(axis=1).min() >= 11
     assert d[~represented].max() < 0.05
 
 

@@ -65,7 +65,8 @@ class Coder:
     def fit_transforms(self, kind: str, sample: Array, widths: tuple[int, ...]) -> tuple[Transform, Transform]:
         """The transform of inputs, and of targets."""
         x, y = self.split(sample, widths)
-        t_x = Transform.fit(kind, x, self.sources(widths))
+        # An SAE's input is centred by b_dec; a transcoder's is centred here, or its mean would swamp W_enc's gradient.
+        t_x = Transform.fit(kind, x, self.sources(widths), center=not self.reads_all)
         if self.reads_all:
             return t_x, t_x
         if not t_x.folds:

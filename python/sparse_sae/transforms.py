@@ -22,14 +22,14 @@ class Transform:
     | kind | x' | folds into the weights |
     |---|---|---|
     | none | x | yes |
-    | scale | x · s, with s = √d_in / √E|x|² by source | yes |
+    | scale | (x - mean) · s, with s = √d_in / √E|x - mean|² by source; mean is 0 unless `center` | yes |
     | token_norm | x · √d_in / |x| | no: depends on the token |
     | layer_norm | (x - mean) / (std + 1e-5) over the row, std unbiased | no |
     | whiten | (x - mean) @ matrix, identity covariance | yes |
 
     Args:
         kind: as above.
-        arrays: scale: `scale` (d_in,); whiten: `mean` (d_in,), `matrix` and `inverse` (d_in, d_in).
+        arrays: scale: `scale` (d_in,), and `mean` (d_in,) where centred; whiten: `mean` (d_in,), `matrix` and `inverse` (d_in, d_in).
 
     >>> t = Transform.fit("scale", np.array([[3.0, 4.0], [0.0, 5.0]], np.float32))
     >>> t.apply(np.array([[3.0, 4.0]], np.float32))[0].round(3)
@@ -44,9 +44,11 @@ class Transform:
             raise ValueError(f"transform: got {self.kind!r}, expected one of {', '.join(KINDS)}")
 
     @staticmethod
-    def fit(kind: str, sample: Array, sources: tuple[int, ...] = ()) -> Transform:
-        """Estimate a transform from (n, d_in) sample rows."""
+    def fit(kind: str, sample: Array, sources: tuple[int, ...] = (), *, center: bool = False) -> Transform:
+        """Estimate a transform from (n, d_in) sample rows; center: a scale also subtracts the mean."""
         if kind == "scale":
+            mean = sample.mean(axis=0, dtype=np.float64).astype(sample.dtype)
+            sample = sample - mean if center else sample
             scale = np.empty(sample.shape[1], sample.dtype)
             start = 0
             for width in sources or (sample.shape[1],):
@@ -54,7 +56,7 @@ class Transform:
                 power = float((part**2).sum(axis=1).mean())
                 scale[start : start + width] = np.sqrt(width / power) if power > 0 else 1.0
                 start += width
-            return Transform("scale", {"scale": scale})
+            return Transform("scale", {"scale": scale, "mean": mean} if center else {"scale": scale})
         if kind == "whiten":
             rows = sample.astype(np.float64)
             mean = rows.mean(axis=0)
@@ -81,8 +83,10 @@ class Transform:
         if self.kind == "none":
             return x, lambda y: y
         if self.kind == "scale":
-            scale = self.arrays["scale"]
-            return x * scale, lambda y: y / scale
+            scale, mean = self.arrays["scale"], self.arrays.get("mean")
+            if mean is None:
+                return x * scale, lambda y: y / scale
+            return (x - mean) * scale, lambda y: y / scale + mean
         if self.kind == "whiten":
             a = self.arrays
             return np.ascontiguousarray((x - a["mean"]) @ a["matrix"]), lambda y: y @ a["inverse"] + a["mean"]
@@ -108,39 +112,44 @@ class Transform:
             return
         dtype = params["W_enc"].dtype
         if self.kind == "scale":
-            scale = self.arrays["scale"]
-            if encoder:
-                params["W_enc"] = params["W_enc"] * scale
-                if "W_skip" in params:
-                    params["W_skip"] = params["W_skip"] * scale
-            if decoder:
-                params["W_dec"] = params["W_dec"] / scale
-                params["b_dec"] = params["b_dec"] / scale
-                if "W_skip" in params:
-                    params["W_skip"] = params["W_skip"] / scale[:, None]
+            scale = self.arrays["scale"].astype(np.float64)
+            forward = backward = None
+            mean = self.arrays.get("mean")
         else:
-            a = {k: v.astype(np.float64) for k, v in self.arrays.items()}
-            if encoder:
-                w = params["W_enc"].astype(np.float64) @ a["matrix"].T
-                if not centered:
-                    # pre = W (x - mean) A: without centring by b_dec, the mean moves into the biases.
-                    shift = w @ a["mean"]
-                    params["b_enc"] = (params["b_enc"] - shift).astype(dtype)
-                    if "r_mag" in params:  # Gated scales the same products a second time
-                        params["b_mag"] = (params["b_mag"] - np.exp(params["r_mag"]) * shift).astype(dtype)
-                if "W_skip" in params:
-                    skip = params["W_skip"].astype(np.float64) @ a["matrix"].T
-                    params["b_dec"] = (params["b_dec"] - skip @ a["mean"]).astype(dtype)
-                    params["W_skip"] = skip.astype(dtype)
-                params["W_enc"] = w.astype(dtype)
-            if decoder:
-                params["W_dec"] = (params["W_dec"].astype(np.float64) @ a["inverse"]).astype(dtype)
-                params["b_dec"] = (params["b_dec"].astype(np.float64) @ a["inverse"] + a["mean"]).astype(dtype)
-                if "W_skip" in params:
-                    params["W_skip"] = (a["inverse"].T @ params["W_skip"].astype(np.float64)).astype(dtype)
+            scale = np.ones(1)
+            forward, backward = (self.arrays[name].astype(np.float64) for name in ("matrix", "inverse"))
+            mean = self.arrays["mean"]
+        if encoder:
+            _fold_input(params, lambda w: (w if forward is None else w @ forward.T) * scale, mean, centered)
+        if decoder:
+            _fold_output(params, lambda w: (w if backward is None else w @ backward) / scale, mean)
         for name, value in params.items():
-            params[name] = np.ascontiguousarray(value)
+            params[name] = np.ascontiguousarray(value, dtype=dtype)
 
     def config(self) -> dict[str, Any]:
         """The kind; arrays are stored beside the weights."""
         return {"kind": self.kind}
+
+
+def _fold_input(params: dict[str, Array], apply: Callable[[Array], Array], mean: Array | None, centered: bool) -> None:
+    """The encoder, and a skip, see (x - mean) times a matrix that apply multiplies weights by."""
+    params["W_enc"] = apply(params["W_enc"].astype(np.float64))
+    skip = apply(params["W_skip"].astype(np.float64)) if "W_skip" in params else None
+    if mean is not None and not centered:
+        # Without centring by b_dec, the mean moves into the biases.
+        shift = params["W_enc"] @ mean
+        params["b_enc"] = params["b_enc"] - shift
+        if "r_mag" in params:  # Gated scales the same products a second time
+            params["b_mag"] = params["b_mag"] - np.exp(params["r_mag"]) * shift
+        if skip is not None:
+            params["b_dec"] = params["b_dec"] - skip @ mean
+    if skip is not None:
+        params["W_skip"] = skip
+
+
+def _fold_output(params: dict[str, Array], undo: Callable[[Array], Array], mean: Array | None) -> None:
+    """What the decoder, b_dec and a skip give goes through undo, and the mean is added."""
+    params["W_dec"] = undo(params["W_dec"].astype(np.float64))
+    params["b_dec"] = undo(params["b_dec"].astype(np.float64)) + (0 if mean is None else mean)
+    if "W_skip" in params:
+        params["W_skip"] = undo(params["W_skip"].astype(np.float64).T).T

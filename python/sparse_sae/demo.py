@@ -205,7 +205,7 @@ def _steered(lm: LanguageModel, sae: SAE, latent: int, store: ActivationStore) -
         [{"role": "user", "content": PROMPT}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     examples = []
-    for multiple in (-2.0, 0.0, 1.0, 2.0):
+    for multiple in (-1.0, 0.0, 0.5, 1.0):
         strength = multiple * strongest
         with steer(lm, sae, {latent: strength}, hook=HOOK):
             ids = lm.model.generate(**prompt, max_new_tokens=32, do_sample=False)

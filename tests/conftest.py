@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
+
+# Workers of a parallel run share the cores: one thread each, unless asked otherwise, before anything starts threads.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WORDS = [
     "the", "a", "parcel", "refund", "is", "are", "not", "late", "available", "order", "price", "angry",

@@ -1,0 +1,61 @@
+"""Documents: links lead somewhere, README's Python runs, and versions are the same wherever they are pinned."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(p.relative_to(ROOT)) for p in paths]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_links_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+    targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", t)]
+    missing = [
+        t for t in targets if t.partition("#")[0] and not (document.parent / t.partition("#")[0]).exists()
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_named_files_exist(name: str) -> None:
+    """Paths in backticks that start at a folder of the repository."""
+    paths = re.findall(r"`((?:python|cpp|tests|benchmarks|docs|\.ci)/[\w./-]*)`", (ROOT / name).read_text())
+    assert paths
+    assert not [p for p in paths if not (ROOT / p).exists()]
+
+
+def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    variables: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), variables)
+
+
+def test_pins_agree() -> None:
+    pinned = set(
+        re.findall(r"^([\w.-]+==[\w.]+)", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+    )
+    hooks = set(re.findall(r'"([\w.-]+==[\w.]+)"', (ROOT / ".pre-commit-config.yaml").read_text()))
+    assert hooks
+    assert hooks <= pinned
+
+
+def test_version_is_the_same_everywhere() -> None:
+    in_pyproject = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    in_package = re.search(
+        r'^__version__ = "(.*)"', (ROOT / "python/sparse_sae/__init__.py").read_text(), flags=re.MULTILINE
+    )
+    assert in_pyproject is not None and in_package is not None
+    assert in_pyproject[1] == in_package[1]
+    assert f"## {in_package[1]}" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,9 +1,8 @@
 """Dose and response: an outcome against the strength of steering, beside controls of equal norm.
 
 That steering with a latent changes an outcome says little by itself: so may any push of that size. Each
-    strength is
-therefore also given along random directions and along other latents, every one of the same norm, and the side
-effects on neutral text are measured for all of them.
+strength is therefore also given along random directions and along other latents, every one of the same norm,
+and the side effects on neutral text are measured for all of them.
 """
 
 from __future__ import annotations
@@ -210,8 +209,7 @@ def dose_response(
         A `DoseResponse`. p-values are adjusted over the latent's strengths × outcomes (controls are not
         tested: they are what the latent is compared with).
 
-    >>> response = dose_response(model, sae, 1903, [-40, 40], prompts, outcome, neutral=texts)  # doctest:
-    +SKIP
+    >>> response = dose_response(model, sae, 7, [-40, 40], prompts, outcome)  # doctest: +SKIP
     """
     chosen = [latents] if isinstance(latents, int | np.integer) else list(latents)
     doses = sorted({float(s) for s in strengths})

@@ -155,8 +155,8 @@ def experiment(
         chunk: prompts measured under all edits before the next ones are taken up; bounds what `reuse` keeps.
         progress: called with a line before each measurement.
 
-    >>> print(experiment(model, prompts, outcome, {"up": lambda: steer(model, sae, {7: 40.0})}))  # doctest:
-    +SKIP
+    >>> up = {"up": lambda: steer(model, sae, {7: 40.0})}
+    >>> print(experiment(model, prompts, outcome, up))  # doctest: +SKIP
     """
     if "unedited" in edits:
         raise ValueError("edits: the name 'unedited' is taken by the model as it is")

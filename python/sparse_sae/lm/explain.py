@@ -150,8 +150,7 @@ def explain(
 class _Measure:
     """A target as a function of one row of logits (positions, vocabulary).
 
-    `appended` are the tokens it reads beyond the prompt; `keep` how many of the last logits it needs, 0 for
-    all.
+    `appended`: tokens it reads beyond the prompt; `keep`: how many of the last logits it needs, 0 for all.
     """
 
     name: str
@@ -239,9 +238,7 @@ class _Run:
     def gradient(
         self, changes: NDArray[np.float32], batch_size: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Target and its gradient at the hook point, for each of `changes` (rows, positions, d) added
-        there.
-        """
+        """Target and its gradient at the hook point, with each of `changes` (rows, positions, d) added."""
         values, gradients = [], []
         for start in range(0, len(changes), batch_size):
             change = torch.from_numpy(changes[start : start + batch_size])

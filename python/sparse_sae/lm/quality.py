@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from sparse_sae.lm.hooks import HookPoint, read_hooks, unwrap
 from sparse_sae.lm.models import LanguageModel
 from sparse_sae.lm.prompts import Model, Prompt, batches, token_ids, tokenizer_for
+from sparse_sae.lm.reuse import layers_below, reuse_below
 from sparse_sae.lm.score import TextScores, score_texts
 from sparse_sae.lm.steer import hook_of
 from sparse_sae.store import massive_threshold
@@ -142,7 +143,8 @@ def model_quality(
                 "quality on the model needs an SAE that reconstructs this hook point"
             )
         edits = _replacements(point, sae, usual)
-        scores = score_texts(model, sequences, edits, batch_size=batch_size, max_tokens=max_tokens)
+        with reuse_below(model, point) if layers_below(model, point) else nullcontext():
+            scores = score_texts(model, sequences, edits, batch_size=batch_size, max_tokens=max_tokens)
         rows += [_row(point.name, positions, scores, usual) for positions in ("all", "kept")]
     return ModelQuality(rows)
 

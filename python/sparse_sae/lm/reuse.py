@@ -1,8 +1,7 @@
 """Run the layers below a hook point once for each batch, however often what is above is run again.
 
 An experiment runs the same prompts under many edits at one hook point. Below it nothing changes, so the
-activation
-there is remembered and the lower layers are skipped: with the edit half way up, half the time is saved.
+activation there is remembered and the lower layers are skipped: with the edit half way up, half the time is saved.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def bootstrap_mean(
         (low, high), scalars or (m,).
 
     >>> low, high = bootstrap_mean([0.0, 1.0] * 50)
-    >>> 0.38 < low < 0.44 and 0.56 < high < 0.62
+    >>> bool(0.38 < low < 0.44 and 0.56 < high < 0.62)
     True
     """
     _z(confidence)
@@ -124,9 +124,7 @@ def sign_flip(
 
 
 def _by_group(x: Floats, groups: ArrayLike | None) -> tuple[Floats, Floats]:
-    """Sums over the rows of each group, (groups, m), and their counts; each row a group of its own by
-    default.
-    """
+    """Sums over the rows of each group, (groups, m), and counts; by default each row is a group."""
     columns = x.reshape(len(x), -1)
     if groups is None:
         return columns, np.ones(len(x))

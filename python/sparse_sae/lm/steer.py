@@ -116,8 +116,8 @@ def steer_direction(
     Args:
         direction: (d,) vector; x becomes x + strength · direction (add), or loses its component along it.
 
-    >>> with steer_direction(model, "blocks.15.hook_resid_post", v / np.linalg.norm(v), 50.0):  # doctest:
-    +SKIP ...     model.model(**inputs)
+    >>> with steer_direction(model, "blocks.15.hook_resid_post", unit_vector, 50.0):  # doctest: +SKIP
+    ...     model.model(**inputs)
     """
     if mode not in ("add", "orthogonal"):
         raise ValueError(f"mode must be add or orthogonal for a direction without an encoder; got {mode!r}")

@@ -1,0 +1,233 @@
+"""Puts the numbers of docs/results/refunds.json into docs/refunds.md, between its `<!-- name -->` marks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from sparse_sae._io import atomic_write
+
+Result = dict[str, Any]
+
+
+def write_page(page: Path, result: Result) -> None:
+    """Replace every `<!-- name -->…<!-- /name -->` of the page by what the result says under that name."""
+    text = filled(page.read_text(encoding="utf-8"), result)
+    with atomic_write(page) as file:
+        file.write(text.encode())
+
+
+def filled(text: str, result: Result) -> str:
+    """The page with every mark filled; a name that is not known is an error."""
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"<!-- {name} -->\n{SECTIONS[name](result).strip()}\n<!-- /{name} -->"
+
+    return re.sub(r"<!-- ([a-z-]+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.DOTALL)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def setup(r: Result) -> str:
+    """Model, SAE, prompt, and how the unsteered model decides."""
+    s, own = r["sae"], r["own_decisions"]
+    excluded = ", ".join(f"{count} {kind}" for kind, count in s["excluded"].items())
+    rates = ", ".join(f"{name} {rate:.0%}" for name, rate in own["rates"].items())
+    return (
+        f"Model {r['model']}, hook point `{r['hook']}`. SAE: TopK, k = {s['k']}, {s['d_sae']:,} latents, "
+        f"{s['passes']} passes over {s['tokens']:,} tokens (left out: {excluded}); held-out FVU {s['fvu']:.3f}, "
+        f"L0 {s['l0']:.1f}; {s['dead_fraction']:.1%} of the latents never fire on held-out text.\n\n"
+        f"System prompt: “{r['system']}” Decisions of the unsteered model on {own['tickets']} held-out tickets, "
+        f"each answer's mean log-probability on training tickets subtracted: {rates}. A refund is due in "
+        f"{own['due']:.0%} of them (late, and asked for). The AUROC with which the probability of approval tells "
+        f"these from the others is {own['auroc_approve_when_due']:.2f}; chance is 0.5."
+    )
+
+
+def command(r: Result) -> str:
+    """The command line of this result."""
+    given = r["arguments"].items()
+    options = [
+        f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in given if v is not False
+    ]
+    return f"```\npython examples/refunds.py {' '.join(options)}\n```\n\nIt took {r['seconds'] / 60:.0f} minutes."
+
+
+def quality(r: Result) -> str:
+    """Loss recovered, with and without the excluded positions."""
+    rows = [
+        [
+            row["positions"],
+            *(f"{row[key]:.3f}" for key in ("loss", "loss_sae", "loss_mean", "loss_zero")),
+            *(_share(row[key]) for key in ("recovered_mean", "recovered_zero")),
+            f"{row['kl_sae']:.3f}",
+        ]
+        for row in r["on_model"]
+    ]
+    head = [
+        "replaced",
+        "CE",
+        "CE, SAE",
+        "CE, mean",
+        "CE, zero",
+        "recovered (mean)",
+        "recovered (zero)",
+        "KL, SAE",
+    ]
+    first = r["on_model"][0]
+    return table(head, rows) + (
+        f"\n\n{first['tokens']:,} predicted tokens of held-out English text. The row “kept” leaves "
+        f"{first['first']} first positions and {first['massive']} massive activations as the model made them."
+    )
+
+
+def _share(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
+def labels(r: Result) -> str:
+    """The best neuron, latent and random direction for each label; the random-weights control if it was run."""
+    kinds = ["neuron", "latent", "random direction"]
+
+    def rows(detected: Result) -> list[list[str]]:
+        return [
+            [
+                name,
+                *(
+                    f"{found[k]['auroc']:.3f} ({'+-'[found[k]['sign'] < 0]}{found[k]['index']})"
+                    for k in kinds
+                ),
+            ]
+            for name, found in detected.items()
+        ]
+
+    head = ["AUROC on held-out tickets (sign, which)", *kinds]
+    text = table(head, rows(r["labels"]))
+    text += (
+        f"\n\n{r['train_tickets']} tickets to choose on, {r['scored_for_auroc']} held-out ones to score on."
+    )
+    control = r["random_weights"]
+    if control is not None:
+        text += f"\n\nThe same recipe on the model with random weights (held-out FVU {control['sae']['fvu']:.3f}):\n\n"
+        text += table(head, rows(control["labels"]))
+    return text
+
+
+def refusal(r: Result) -> str:
+    """The latents behind one sentence."""
+    found = r["refusal"]
+    rows = [
+        [
+            str(e["latent"]),
+            f"{e['ablation']:+.3f}",
+            f"{e['estimate']:+.3f}",
+            ", ".join(
+                f"`{p['token'].strip()}` at {p['position']}: {p['activation']:.0f}" for p in e["places"]
+            ),
+        ]
+        for e in found["effects"][:8]
+    ]
+    agreement = found["agreement"]
+    correlate = "" if agreement is None else f" Estimate and ablation correlate at {agreement:.2f}."
+    return (
+        f"{found['target']} = {found['value']:.2f}\n\n"
+        + table(["latent", "ablation", "estimate", "strongest at (token, position, activation)"], rows)
+        + f"\n\nFirst-order effect of what the SAE does not reconstruct: {found['error_estimate']:+.2f}.{correlate}"
+    )
+
+
+def drivers(r: Result) -> str:
+    """The latents behind No against Yes, over several tickets."""
+    n = r["explained_tickets"]
+    rows = [[str(d["latent"]), f"{d['effect']:+.4f}", f"{d['prompts']} of {n}"] for d in r["drivers"]]
+    return table(["latent", "mean effect on logit(No) - logit(Yes)", "among the ten ablated in"], rows)
+
+
+def changes(r: Result) -> str:
+    """What steering changed."""
+    rows = []
+    for c in r["changes"]:
+        low, high = c["change_interval"]
+        controls = f"{min(c['controls']):+.2f} … {max(c['controls']):+.2f}" if c["controls"] else "none"
+        rows.append(
+            [
+                f"{r['latents'][c['latent']]} ({c['latent']})",
+                f"{c['strength']:+.0f}",
+                c["outcome"],
+                f"{c['before']:.2f} → {c['after']:.2f}",
+                f"{c['change']:+.2f} [{low:+.2f}, {high:+.2f}]",
+                f"{c['p_holm']:.2g}",
+                f"{c['p_bh']:.2g}",
+                controls,
+                f"{c['p_against_controls']:.2f}",
+            ]
+        )
+    head = [
+        "latent",
+        "strength",
+        "outcome",
+        "rate",
+        "change [95 %]",
+        "p (Holm)",
+        "p (BH)",
+        "controls",
+        "p vs. controls",
+    ]
+    n = len(r["changes"][0]["controls"])
+    return table(head, rows) + (
+        f"\n\n{r['changes'][0]['n']} held-out tickets, paired; strengths are multiples of the unit decoder row, and "
+        f"the median norm of the residual stream is {r['median_norm']:.0f}. {n} controls of equal norm, half of them "
+        f"random directions and half random latents, so p against them cannot be below {1 / (n + 1):.2f}."
+    )
+
+
+def side_effects(r: Result) -> str:
+    """What steering does to neutral text."""
+    rows = {}
+    for c in r["changes"]:
+        own, others = f"{c['kl']:.3f}", f"{min(c['kl_controls']):.3f} … {max(c['kl_controls']):.3f}"
+        name = f"{r['latents'][c['latent']]} ({c['latent']})"
+        rows[c["latent"], c["strength"]] = [
+            name,
+            f"{c['strength']:+.0f}",
+            f"{c['perplexity']:.1f}",
+            own,
+            others,
+        ]
+    head = ["latent", "strength", "perplexity", "KL, nats a token", "KL of the controls"]
+    plain = r["changes"][0]["perplexity_unsteered"]
+    return f"Unsteered perplexity: {plain:.1f}.\n\n" + table(head, list(rows.values()))
+
+
+def verdict(r: Result) -> str:
+    """What of the table counts as a finding, by a rule fixed beforehand."""
+    least = 1 / (1 + len(r["changes"][0]["controls"]))
+    sure = [c for c in r["changes"] if c["p_holm"] < 0.05]
+    beyond = [c for c in sure if c["p_against_controls"] <= least + 1e-9]
+    named = [
+        f"latent {r['latents'][c['latent']]} at {c['strength']:+.0f}, {c['outcome']} {c['change']:+.2f}"
+        for c in beyond
+    ]
+    return (
+        f"Of {len(r['changes'])} tests, {len(sure)} have an adjusted p (Holm) below 0.05. In {len(beyond)} of these "
+        f"the change is also larger than under every control of equal norm: {'; '.join(named) or 'none'}."
+    )
+
+
+SECTIONS = {
+    "command": command,
+    "setup": setup,
+    "quality": quality,
+    "labels": labels,
+    "refusal": refusal,
+    "drivers": drivers,
+    "changes": changes,
+    "side-effects": side_effects,
+    "verdict": verdict,
+}

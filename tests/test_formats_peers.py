@@ -77,7 +77,9 @@ def test_dictionary_learning_written_again_computes_the_same(name: str, tmp_path
 
 
 def test_batch_topk_saved_before_its_threshold_was_estimated_is_warned_about() -> None:
-    with pytest.warns(UserWarning, match="threshold is -1.0: saved before dictionary_learning had estimated it"):
+    with pytest.warns(
+        UserWarning, match="threshold is -1.0: saved before dictionary_learning had estimated it"
+    ):
         sae = sparse_sae.load(FILES[EARLY])
     x = expected_of(FILES[EARLY])["x"]
     assert sae.encode(x).nnz / len(x) > 2 * 4  # k is 4
@@ -120,6 +122,8 @@ def test_formats_that_cannot_hold_an_sae_say_so(tmp_path: Path) -> None:
         jumprelu.save(tmp_path / "no", format="sparsify")
     with pytest.raises(ValueError, match="without a skip"):
         sparse_sae.load(FILES["sparsify/skip"]).save(tmp_path / "no", format="dictionary_learning")
-    with pytest.raises(ValueError, match="format: got 'npz', expected one of saelens, sparsify, dictionary_learning"):
+    with pytest.raises(
+        ValueError, match="format: got 'npz', expected one of saelens, sparsify, dictionary_learning"
+    ):
         jumprelu.save(tmp_path / "no", format="npz")
     assert not list(tmp_path.iterdir())

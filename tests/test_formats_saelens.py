@@ -91,7 +91,11 @@ def test_inputs_that_are_scaled_outside_are_warned_about(tmp_path: Path) -> None
         ({"architecture": "temporal"}, NotImplementedError, "depend on earlier tokens"),
         ({"architecture": "matching_pursuit"}, NotImplementedError, "greedy pursuit"),
         ({"architecture": "from_the_future"}, NotImplementedError, "from_the_future"),
-        ({"normalize_activations": "constant_scalar_rescale"}, NotImplementedError, "constant_scalar_rescale"),
+        (
+            {"normalize_activations": "constant_scalar_rescale"},
+            NotImplementedError,
+            "constant_scalar_rescale",
+        ),
         ({"architecture": "jumprelu"}, ValueError, r"no threshold; found W_dec, W_enc, b_dec, b_enc"),
         ({"architecture": "gated"}, ValueError, "no b_gate, b_mag, r_mag"),
         ({"k": None}, ValueError, "'k' should be a whole number, found nothing"),
@@ -145,6 +149,8 @@ def test_a_topk_transcoder_is_not_passed_off_as_a_relu_one(tmp_path: Path) -> No
     sae = sparse_sae.SAE(params, sparse_sae.TopK(k=2), apply_b_dec_to_input=False)
     sae.save(tmp_path / "t")
     # SAELens knows "transcoder", and would compute ReLU.
-    assert json.loads((tmp_path / "t" / "cfg.json").read_text())["architecture"] == "sparse_sae_topk_transcoder"
+    assert (
+        json.loads((tmp_path / "t" / "cfg.json").read_text())["architecture"] == "sparse_sae_topk_transcoder"
+    )
     x = rng.standard_normal((5, 4)).astype(np.float32)
     assert (sparse_sae.load(tmp_path / "t").encode(x) != sae.encode(x)).nnz == 0

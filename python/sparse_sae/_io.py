@@ -58,18 +58,31 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
         _sync_directory(fresh)
-        old = None
-        if path.exists():
-            # rename() cannot replace a directory that has files in it.
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-            os.replace(path, old / path.name)
-        os.replace(fresh, path)
-        if old is not None:
-            shutil.rmtree(old)
+        if not path.exists():
+            os.replace(fresh, path)
+        else:
+            _exchange(fresh, path)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     _sync_directory(path.parent)
+
+
+def _exchange(fresh: Path, path: Path) -> None:
+    """Put fresh in the place of path, which rename() alone cannot do to a directory that has files in it."""
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+    try:
+        os.replace(path, aside / path.name)
+    except BaseException:
+        aside.rmdir()
+        raise
+    try:
+        os.replace(fresh, path)
+    except BaseException:
+        os.replace(aside / path.name, path)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)
 
 
 def write_json(path: str | Path, value: Any) -> None:

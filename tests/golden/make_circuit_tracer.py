@@ -50,7 +50,10 @@ def main() -> int:
     layer = {"W_enc": draw(D_SAE, D_IN, seed=0), "W_dec": draw(D_IN, D_SAE, seed=1), **biases,
              "W_skip": draw(D_IN, D_IN, seed=4)}  # fmt: skip
     save_file(layer, HERE / "circuit_tracer" / "layer_5.safetensors")
-    store(HERE / "circuit_tracer", load_relu_transcoder(HERE / "circuit_tracer" / "layer_5.safetensors", 5, device=cpu))
+    store(
+        HERE / "circuit_tracer",
+        load_relu_transcoder(HERE / "circuit_tracer" / "layer_5.safetensors", 5, device=cpu),
+    )
     arrays = {"W_enc": draw(D_IN, D_SAE, seed=0), "W_dec": draw(D_SAE, D_IN, seed=1), **biases,
               "threshold": np.abs(draw(D_SAE, seed=4))}  # fmt: skip
     np.savez(HERE / "gemma_scope" / "params.npz", **arrays)

@@ -33,7 +33,9 @@ def main() -> int:
             value.data = torch.tensor(rng.standard_normal(tuple(value.shape)), dtype=torch.float32)
         torch.save(coder.state_dict(), folder / "8.pt")
         # Not strict: state_dict() of a TopK model also writes activation.k, which from_state_dict() does not expect.
-        again = model["Autoencoder"].from_state_dict(torch.load(folder / "8.pt", weights_only=True), strict=False)
+        again = model["Autoencoder"].from_state_dict(
+            torch.load(folder / "8.pt", weights_only=True), strict=False
+        )
         x = torch.tensor(3 * rng.standard_normal((12, N_INPUTS)) + 2, dtype=torch.float32)
         with torch.no_grad():
             _, z, y = again(x)

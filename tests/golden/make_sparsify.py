@@ -37,7 +37,10 @@ def case(name: str, **config: object) -> None:
     folder = HERE / name
     coder.save_to_disk(folder)
     again = SparseCoder.load_from_disk(folder)
-    np.savez(folder / "expected.npz", **expected(again, torch.tensor(rng.standard_normal((12, D_IN)), dtype=torch.float32)))
+    np.savez(
+        folder / "expected.npz",
+        **expected(again, torch.tensor(rng.standard_normal((12, D_IN)), dtype=torch.float32)),
+    )
 
 
 def check_ours() -> None:

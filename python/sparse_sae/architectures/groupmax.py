@@ -32,23 +32,35 @@ class GroupMax(Architecture):
     def check(self, d_sae: int) -> None:
         """See the base class."""
         if not 1 <= self.k <= d_sae or d_sae % self.k:
-            raise ValueError(f"k: got {self.k}, expected a divisor of d_sae = {d_sae}: latents are in k equal groups")
+            raise ValueError(
+                f"k: got {self.k}, expected a divisor of d_sae = {d_sae}: latents are in k equal groups"
+            )
 
     def encode(
-        self, params: Params, x: Array, center: Array | None, *, latents: Array | None = None, num_threads: int = 1
+        self,
+        params: Params,
+        x: Array,
+        center: Array | None,
+        *,
+        latents: Array | None = None,
+        num_threads: int = 1,
     ) -> Codes:
         """The winners of the groups; ties go to the lower latent. Named latents: positive parts, unopposed."""
         w, b = params["W_enc"], params["b_enc"]
         if latents is not None:
             return Codes(
-                *_kernels.encode_threshold(x, w, b, None, center=center, latents=latents, num_threads=num_threads)
+                *_kernels.encode_threshold(
+                    x, w, b, None, center=center, latents=latents, num_threads=num_threads
+                )
             )
         size = len(w) // self.k
         blocks = []
         # By blocks, so that the positive pre-activations of all rows are never in memory at once.
         for start in range(0, max(len(x), 1), _ROWS):
             part = x[start : start + _ROWS]
-            positive = Codes(*_kernels.encode_threshold(part, w, b, None, center=center, num_threads=num_threads))
+            positive = Codes(
+                *_kernels.encode_threshold(part, w, b, None, center=center, num_threads=num_threads)
+            )
             blocks.append(_winners(positive, size, self.k))
         return stack(*blocks)
 

@@ -16,17 +16,23 @@ from ._files import Array
 VECTORS = ("b_enc", "threshold", "b_gate", "b_mag", "r_mag")
 
 
-def take(where: Path, tensors: dict[str, Any], names: dict[str, str], optional: tuple[str, ...] = ()) -> dict[str, Array]:
+def take(
+    where: Path, tensors: dict[str, Any], names: dict[str, str], optional: tuple[str, ...] = ()
+) -> dict[str, Array]:
     """Tensors by our names, from `names`: ours -> theirs. Those that nobody reads are an error.
 
     Silently leaving out a tensor would give an SAE that computes something else.
     """
     missing = [theirs for ours, theirs in names.items() if theirs not in tensors and ours not in optional]
     if missing:
-        raise ValueError(f"{where}: no {', '.join(missing)}; found {', '.join(sorted(tensors)) or 'no tensors'}")
+        raise ValueError(
+            f"{where}: no {', '.join(missing)}; found {', '.join(sorted(tensors)) or 'no tensors'}"
+        )
     extra = sorted(tensors.keys() - set(names.values()))
     if extra:
-        raise ValueError(f"{where}: holds {', '.join(extra)} beside {', '.join(names.values())}: another kind of SAE")
+        raise ValueError(
+            f"{where}: holds {', '.join(extra)} beside {', '.join(names.values())}: another kind of SAE"
+        )
     return {ours: tensors[theirs] for ours, theirs in names.items() if theirs in tensors}
 
 
@@ -52,7 +58,9 @@ def build(
     d_sae = len(params["W_enc"])
     for name in VECTORS:
         if name in params and params[name].shape != (d_sae,):
-            raise ValueError(f"{where}: {name} has shape {params[name].shape}, expected ({d_sae},) like W_enc's latents")
+            raise ValueError(
+                f"{where}: {name} has shape {params[name].shape}, expected ({d_sae},) like W_enc's latents"
+            )
     try:
         return SAE(
             params,

@@ -112,7 +112,9 @@ def read_safetensors(path: Path) -> dict[str, Array]:
         dtype = np.dtype(_DTYPES[entry["dtype"]])
         begin, end = entry["data_offsets"]
         if end - begin != dtype.itemsize * int(np.prod(entry["shape"], dtype=np.int64)):
-            raise ValueError(f"{path}: {name} has {end - begin} bytes, its shape {entry['shape']} needs others")
+            raise ValueError(
+                f"{path}: {name} has {end - begin} bytes, its shape {entry['shape']} needs others"
+            )
         value = raw[start + begin : start + end].view(dtype).reshape(entry["shape"])
         tensors[name] = widen(value, bfloat16=entry["dtype"] == "BF16")
     return tensors
@@ -129,8 +131,11 @@ def widen(value: Array, *, bfloat16: bool = False) -> Array:
 
 def read_npz(path: Path) -> dict[str, Array]:
     """All arrays of a .npz file; nothing is unpickled."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not a complete .npz file of plain arrays, which is a zip archive")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # np.load leaves a file it opened itself open where it is no complete archive.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: widen(file[name]) for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a complete .npz file of plain arrays ({error})") from None
@@ -172,7 +177,15 @@ def read_torch(path: Path) -> dict[str, Any]:
     try:
         # Files of torch before 1.6 are not zip archives and cannot be mapped.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(f"{path}: truncated, or not a file of tensors alone ({reason})") from None
     if not isinstance(state, dict):

@@ -38,7 +38,9 @@ def current(config: dict[str, Any], where: Path) -> dict[str, Any]:
         new["architecture"] = "topk"
         new["k"] = (new.get("activation_fn_kwargs") or {}).get("k", new.get("k"))
     elif activation != "relu":
-        raise NotImplementedError(f"{where}: activation_fn {activation!r} is not read, only 'relu' and 'topk'")
+        raise NotImplementedError(
+            f"{where}: activation_fn {activation!r} is not read, only 'relu' and 'topk'"
+        )
     new.setdefault("architecture", "standard")
     new.setdefault("apply_b_dec_to_input", True)
     new.setdefault("reshape_activations", "hook_z" if "hook_z" in str(new.get("hook_name")) else "none")

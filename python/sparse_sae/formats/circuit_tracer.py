@@ -21,7 +21,9 @@ from ._build import build, matrices, take
 from ._files import Array, contents, peek_shapes, read_safetensors
 
 NAME = "circuit_tracer"
-EXPECTS = "circuit-tracer: a file layer_N.safetensors, or W_enc_N.safetensors with W_dec_N.safetensors beside it"
+EXPECTS = (
+    "circuit-tracer: a file layer_N.safetensors, or W_enc_N.safetensors with W_dec_N.safetensors beside it"
+)
 _NAMES = {n: n for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
 _THRESHOLDS = ("activation_function.threshold", "threshold")
 _FILE = re.compile(r"(?:layer|W_enc|W_dec)_(\d+)\.safetensors")
@@ -51,15 +53,14 @@ def read(path: Path) -> SAE:
     names = {**_NAMES, "threshold": stored, "W_skip": "W_skip"}
     params = take(path, tensors, names, optional=("threshold", "W_skip"))
     matrices(path, params, "W_enc", "W_dec")
-    (d_sae,), d_in, d_out = params["b_enc"].shape, params["W_enc"].shape[1], len(params["b_dec"])
-    shape = params["W_dec"].shape
+    d_sae, d_out, shape = params["b_enc"].size, params["b_dec"].size, params["W_dec"].shape
     if shape == (d_out, d_sae) and d_out != d_sae:
         params["W_dec"] = params["W_dec"].T
     elif shape == (d_out, d_sae):
         raise ValueError(f"{path}: {d_sae} latents and {d_out} outputs: W_dec could be either way round")
     layer = re.search(r"layer_(\d+)", path.name)
     metadata = {"layer": int(layer.group(1))} if layer else {}
-    return _build(path, params, {**metadata, "d_in": d_in})
+    return _build(path, params, metadata)
 
 
 def _read_cross_layer(folder: Path, layer: int) -> SAE:
@@ -68,9 +69,11 @@ def _read_cross_layer(folder: Path, layer: int) -> SAE:
     names = {n: f"{n}_{layer}" for n in (*_NAMES, "threshold")}
     params = take(files[0], tensors, names, optional=("threshold",))
     decoder = params["W_dec"]
-    (d_in,) = params["b_dec"].shape
+    d_in = params["b_dec"].size
     if decoder.ndim != 3 or decoder.shape[2] != d_in:
-        raise ValueError(f"{files[1]}: W_dec_{layer} has shape {decoder.shape}, expected (latents, layers, {d_in})")
+        raise ValueError(
+            f"{files[1]}: W_dec_{layer} has shape {decoder.shape}, expected (latents, layers, {d_in})"
+        )
     params["W_dec"] = decoder.reshape(len(decoder), -1)
     bias = np.zeros(params["W_dec"].shape[1], params["b_dec"].dtype)
     bias[:d_in] = params["b_dec"]
@@ -80,9 +83,12 @@ def _read_cross_layer(folder: Path, layer: int) -> SAE:
 
 
 def _build(where: Path, params: dict[str, Array], metadata: dict[str, Any]) -> SAE:
-    metadata.pop("d_in", None)
     threshold = params.get("threshold")
     if threshold is not None:
-        flat = np.broadcast_to(threshold.reshape(-1), params["b_enc"].shape) if threshold.size == 1 else threshold
+        flat = (
+            np.broadcast_to(threshold.reshape(-1), params["b_enc"].shape)
+            if threshold.size == 1
+            else threshold
+        )
         params["threshold"] = np.maximum(flat.reshape(-1), 0)
     return build(where, params, L1() if threshold is None else JumpReLU(), center=False, metadata=metadata)

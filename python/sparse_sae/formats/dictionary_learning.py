@@ -21,7 +21,7 @@ from ._build import build, center_into_bias, fold_decoder_norm, layer_of, matric
 from ._files import Array, integer, peek_json, read_json, read_torch
 
 NAME = "dictionary_learning"
-EXPECTS = "dictionary_learning: a directory with config.json (which has a \"trainer\") and ae.pt"
+EXPECTS = 'dictionary_learning: a directory with config.json (which has a "trainer") and ae.pt'
 WEIGHTS, CONFIG = "ae.pt", "config.json"
 
 _LINEAR = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
@@ -39,6 +39,14 @@ _TENSORS: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 _UNCENTERED = ("AutoEncoderNew", "JumpReluAutoEncoder")
+# Which class holds an architecture when written, and who trains such a class there.
+_CLASSES = {
+    "topk": "AutoEncoderTopK", "jumprelu": "JumpReluAutoEncoder", "l1": "AutoEncoder", "gated": "GatedAutoEncoder"
+}  # fmt: skip
+_TRAINERS = {
+    "AutoEncoder": "StandardTrainer", "AutoEncoderNew": "StandardTrainerAprilUpdate",
+    "AutoEncoderTopK": "TopKTrainer", "JumpReluAutoEncoder": "JumpReluTrainer", "GatedAutoEncoder": "GatedSAETrainer",
+}  # fmt: skip
 
 
 def recognise(path: Path) -> bool:
@@ -74,7 +82,9 @@ def read(path: Path) -> SAE:
     sae = build(file, params, architecture, center=name not in _UNCENTERED, metadata=metadata)
     for key, value in (("activation_dim", sae.d_in), ("dict_size", sae.d_sae)):
         if trainer.get(key, value) != value:
-            raise ValueError(f"{where}: {key} is {trainer[key]}, the weights say {value}; they are of two SAEs")
+            raise ValueError(
+                f"{where}: {key} is {trainer[key]}, the weights say {value}; they are of two SAEs"
+            )
     return sae
 
 
@@ -120,8 +130,7 @@ def write(sae: SAE, path: Path) -> None:
     TopK, JumpReLU, ReLU and Gated SAEs. Where the class has it the other way round, the centring of the input is
     moved into the encoder's bias, which is exact but for rounding.
     """
-    classes = {"topk": "AutoEncoderTopK", "jumprelu": "JumpReluAutoEncoder", "l1": "AutoEncoder", "gated": "GatedAutoEncoder"}
-    name = classes.get(sae.architecture.name)
+    name = _CLASSES.get(sae.architecture.name)
     if name is None or "W_skip" in sae.params or not sae.transform.is_identity or sae.d_in != sae.d_out:
         raise ValueError(
             "format 'dictionary_learning': holds TopK, JumpReLU, ReLU and Gated SAEs with d_in = d_out, without a skip "
@@ -132,7 +141,9 @@ def write(sae: SAE, path: Path) -> None:
     try:
         import torch
     except ImportError:
-        raise ImportError("format 'dictionary_learning': .pt files need torch; pip install 'sparse-sae[lm]'") from None
+        raise ImportError(
+            "format 'dictionary_learning': .pt files need torch; pip install 'sparse-sae[lm]'"
+        ) from None
     params = dict(sae.params)
     centered = name not in _UNCENTERED
     if centered != sae.apply_b_dec_to_input:
@@ -157,13 +168,9 @@ def write(sae: SAE, path: Path) -> None:
 
 
 def _config(sae: SAE, name: str, k: int | None) -> dict[str, Any]:
-    trainers = {
-        "AutoEncoderTopK": "TopKTrainer", "JumpReluAutoEncoder": "JumpReluTrainer", "GatedAutoEncoder": "GatedSAETrainer",
-        "AutoEncoder": "StandardTrainer", "AutoEncoderNew": "StandardTrainerAprilUpdate",
-    }  # fmt: skip
     hook = str(sae.metadata.get("hook_name", ""))
     trainer: dict[str, Any] = {
-        "trainer_class": trainers[name],
+        "trainer_class": _TRAINERS[name],
         "dict_class": name,
         "activation_dim": sae.d_in,
         "dict_size": sae.d_sae,
@@ -173,6 +180,7 @@ def _config(sae: SAE, name: str, k: int | None) -> dict[str, Any]:
     }
     if k is not None:
         trainer["k"] = k
-    return {"trainer": trainer, "buffer": {"d_submodule": sae.d_in, "ctx_len": sae.metadata.get("context_size")}}
-
-
+    return {
+        "trainer": trainer,
+        "buffer": {"d_submodule": sae.d_in, "ctx_len": sae.metadata.get("context_size")},
+    }

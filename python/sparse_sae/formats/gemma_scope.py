@@ -53,11 +53,15 @@ def read(path: Path) -> SAE:
 def _read_second(path: Path) -> SAE:
     config = read_json(path / "config.json")
     if config.get("architecture") != "jump_relu":
-        raise ValueError(f"{path / 'config.json'}: architecture {config.get('architecture')!r}, expected 'jump_relu'")
+        raise ValueError(
+            f"{path / 'config.json'}: architecture {config.get('architecture')!r}, expected 'jump_relu'"
+        )
     file = path / _TENSORS
     tensors = read_safetensors(file)
     if tensors.get("w_dec", np.empty((0, 0))).ndim == 3:
-        raise NotImplementedError(f"{file}: a cross-layer transcoder, whose latents write to many layers, is not read")
+        raise NotImplementedError(
+            f"{file}: a cross-layer transcoder, whose latents write to many layers, is not read"
+        )
     names = {n: n.lower() for n in ("W_enc", "W_dec")} | {n: n for n in _NAMES[2:]}
     params = take(file, tensors, {**names, "W_skip": "affine_skip_connection"}, optional=("W_skip",))
     matrices(file, params, "W_enc", "W_dec")
@@ -66,7 +70,11 @@ def _read_second(path: Path) -> SAE:
         params["W_skip"] = params["W_skip"].T  # theirs is (d_in, d_out)
     elif config.get("affine_connection"):
         raise ValueError(f"{file}: config.json promises an affine_skip_connection, the weights have none")
-    renamed = {"model_name": "model_name", "hf_hook_point_in": "hf_hook_name", "hf_hook_point_out": "hf_hook_name_out"}
+    renamed = {
+        "model_name": "model_name",
+        "hf_hook_point_in": "hf_hook_name",
+        "hf_hook_point_out": "hf_hook_name_out",
+    }
     metadata = {ours: config[theirs] for theirs, ours in renamed.items() if config.get(theirs)}
     return _build(file, params, {**_metadata(path), **metadata})
 

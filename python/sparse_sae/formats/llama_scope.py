@@ -1,4 +1,4 @@
-"""Llama Scope: hyperparams.json with checkpoints/final.safetensors, and the later config.json with sae_weights.safetensors.
+"""Llama Scope: hyperparams.json and checkpoints/final.safetensors, later config.json and sae_weights.safetensors.
 
 As OpenMOSS' own loader does it, the norm of the training data is folded into the biases and the decoder, so codes
 are in units of the raw activations (SAELens shows them √d_in / norm times larger), and so is jump_relu_threshold.
@@ -19,7 +19,12 @@ from ._files import Array, integer, peek_json, peek_shapes, read_json, read_safe
 
 NAME = "llama_scope"
 EXPECTS = "Llama Scope: a directory with hyperparams.json and checkpoints/final.safetensors"
-_NAMES = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight", "b_dec": "decoder.bias"}
+_NAMES = {
+    "W_enc": "encoder.weight",
+    "b_enc": "encoder.bias",
+    "W_dec": "decoder.weight",
+    "b_dec": "decoder.bias",
+}
 _NORM = "dataset_average_activation_norm"
 
 
@@ -29,7 +34,9 @@ def recognise(path: Path) -> bool:
         return False
     if (path / "hyperparams.json").is_file() or (path / "checkpoints" / "final.safetensors").is_file():
         return True
-    return "encoder.weight" in peek_shapes(path / "sae_weights.safetensors") and bool(peek_json(path / "config.json"))
+    return "encoder.weight" in peek_shapes(path / "sae_weights.safetensors") and bool(
+        peek_json(path / "config.json")
+    )
 
 
 def read(path: Path) -> SAE:
@@ -40,7 +47,9 @@ def read(path: Path) -> SAE:
     config = read_json(where)
     tensors = read_safetensors(file)
     if config.get("use_glu_encoder"):
-        raise NotImplementedError(f"{where}: use_glu_encoder: an encoder with a second, gating matrix is not read")
+        raise NotImplementedError(
+            f"{where}: use_glu_encoder: an encoder with a second, gating matrix is not read"
+        )
     stored = {n.removeprefix(_NORM + "."): tensors.pop(n) for n in sorted(tensors) if n.startswith(_NORM)}
     log_threshold = tensors.pop("log_jumprelu_threshold", None)
     params = take(file, tensors, _NAMES)
@@ -52,11 +61,16 @@ def read(path: Path) -> SAE:
             # Theirs is held against pre-activation · |W_dec|.
             params["threshold"] = params["threshold"] / np.linalg.norm(params["W_dec"], axis=1)
     given = config.get(_NORM) or {}
-    hooks = {"in": config.get("hook_point_in"), "out": config.get("hook_point_out") or config.get("hook_point_in")}
+    hooks = {
+        "in": config.get("hook_point_in"),
+        "out": config.get("hook_point_out") or config.get("hook_point_in"),
+    }
     if config.get("norm_activation") == "dataset-wise":
         norms = {side: given.get(side, stored.get(str(hook))) for side, hook in hooks.items()}
         if None in norms.values():
-            raise ValueError(f"{where}: {_NORM} is missing, without which inputs cannot be scaled; found {sorted(config)}")
+            raise ValueError(
+                f"{where}: {_NORM} is missing, without which inputs cannot be scaled; found {sorted(config)}"
+            )
         d_in = params["W_enc"].shape[1]
         scale = {side: np.sqrt(d_in) / float(norm) for side, norm in norms.items()}  # type: ignore[arg-type]
         _fold(params, scale["in"], scale["out"])
@@ -73,7 +87,9 @@ def read(path: Path) -> SAE:
     )
     for key, value in (("d_model", sae.d_in), ("d_sae", sae.d_sae)):
         if config.get(key) not in (None, value):
-            raise ValueError(f"{where}: {key} is {config[key]}, the weights say {value}; they are of two SAEs")
+            raise ValueError(
+                f"{where}: {key} is {config[key]}, the weights say {value}; they are of two SAEs"
+            )
     return sae
 
 

@@ -42,7 +42,9 @@ def read(path: Path) -> SAE:
     architecture: Architecture
     if activation == "TopK":
         if settings.get("postact_fn", "ReLU") != "ReLU":
-            raise NotImplementedError(f"{path}: TopK with postact_fn {settings['postact_fn']!r} is not read, only ReLU")
+            raise NotImplementedError(
+                f"{path}: TopK with postact_fn {settings['postact_fn']!r} is not read, only ReLU"
+            )
         if not isinstance(settings.get("k"), int):
             raise ValueError(f"{path}: activation_state_dict holds {settings!r}, expected a k")
         architecture, transform = TopK(k=settings["k"]), Transform("layer_norm")

@@ -143,7 +143,9 @@ def _own(own: dict[str, Any], name: str, config: dict[str, Any], where: Path) ->
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{where}: metadata.sparse_sae is not of this version or damaged: {error}") from None
     known = _NAMES.get(architecture.name)
-    same = known is None or known in name or (known == "standard" and name in ("transcoder", "skip_transcoder"))
+    same = (
+        known is None or known in name or (known == "standard" and name in ("transcoder", "skip_transcoder"))
+    )
     return architecture if same and own["architecture"].get("k") == config.get("k") else None
 
 
@@ -162,11 +164,19 @@ def _architecture(name: str, config: dict[str, Any], where: Path) -> tuple[Archi
         return JumpReLU(), ("threshold",)
     if plain in ("batchtopk", "matryoshka_batchtopk"):  # checkpoints of a run; finished ones say jumprelu
         return JumpReLU(), ("topk_threshold",)
-    raise NotImplementedError(f"{where}: SAELens architecture {name!r} is not read; sparse_sae may be older than it")
+    raise NotImplementedError(
+        f"{where}: SAELens architecture {name!r} is not read; sparse_sae may be older than it"
+    )
 
 
 def _params(
-    where: Path, tensors: dict[str, Array], architecture: Architecture, name: str, *, own: bool, extra: tuple[str, ...]
+    where: Path,
+    tensors: dict[str, Array],
+    architecture: Architecture,
+    name: str,
+    *,
+    own: bool,
+    extra: tuple[str, ...],
 ) -> dict[str, Array]:
     if "log_threshold" in tensors and "threshold" in extra:
         tensors["threshold"] = np.exp(tensors.pop("log_threshold"))
@@ -187,7 +197,9 @@ def _params(
     matrices(where, params, "W_enc", "W_dec")
     params["W_enc"] = np.ascontiguousarray(params["W_enc"].T)
     if "topk_threshold" in params:
-        params["threshold"] = np.full(len(params["W_enc"]), params.pop("topk_threshold"), params["W_enc"].dtype)
+        params["threshold"] = np.full(
+            len(params["W_enc"]), params.pop("topk_threshold"), params["W_enc"].dtype
+        )
     if "threshold" in params:
         # ReLU comes first, so a negative threshold lets through what zero does.
         params["threshold"] = np.maximum(params["threshold"], 0)
@@ -225,5 +237,7 @@ def _checked(sae: SAE, config: dict[str, Any], where: Path) -> SAE:
     found = {"d_in": sae.d_in, "d_sae": sae.d_sae, "d_out": sae.d_out}
     for key, value in found.items():
         if config.get(key, value) != value:
-            raise ValueError(f"{where}: {key} is {config[key]}, the weights say {value}; they are of two SAEs")
+            raise ValueError(
+                f"{where}: {key} is {config[key]}, the weights say {value}; they are of two SAEs"
+            )
     return sae

@@ -41,15 +41,23 @@ def read(path: Path) -> SAE:
     activation = config.get("activation", "topk")
     architectures: dict[str, Architecture] = {"topk": TopK(k=k), "groupmax": GroupMax(k=k)}
     if activation not in architectures:
-        raise NotImplementedError(f"{where}: activation {activation!r} is not read, only 'topk' and 'groupmax'")
+        raise NotImplementedError(
+            f"{where}: activation {activation!r} is not read, only 'topk' and 'groupmax'"
+        )
     # Versions before 1.1 could keep the largest by magnitude, signed.
     architecture = AbsTopK(k=k) if config.get("signed") else architectures[activation]
     params = take(path / WEIGHTS, read_safetensors(path / WEIGHTS), _NAMES, optional=("W_skip",))
     matrices(path / WEIGHTS, params, "W_enc", "W_dec")
     if config.get("skip_connection", False) != ("W_skip" in params):
-        raise ValueError(f"{where}: skip_connection is {config.get('skip_connection')}, W_skip in the weights says else")
+        raise ValueError(
+            f"{where}: skip_connection is {config.get('skip_connection')}, W_skip in the weights says else"
+        )
     sae = build(
-        path / WEIGHTS, params, architecture, center=not config.get("transcode", False), metadata=_metadata(path)
+        path / WEIGHTS,
+        params,
+        architecture,
+        center=not config.get("transcode", False),
+        metadata=_metadata(path),
     )
     d_in = config.get("d_in", sae.d_in)
     latents = config.get("num_latents") or d_in * config.get("expansion_factor", sae.d_sae / d_in)

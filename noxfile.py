@@ -85,7 +85,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The reference of the public names, from their docstrings, in build/docs."""
-    session.install(*CONSTRAINTS, "pdoc>=15", ".[lm]")
+    session.install(*CONSTRAINTS, "pdoc", ".[lm]")
     session.run("pdoc", "--docformat", "google", "--output-directory", "build/docs", "sparse_sae")
 
 

@@ -51,6 +51,7 @@ def problems(draw: Any, integers: bool = True) -> dict[str, Any]:
         "k": draw(st.sampled_from([1, 2, 3, 8, 40, m])),
         "options": {"center": numbers(d) if draw(st.booleans()) else None, "latents": latents},
         "absolute": draw(st.booleans()), "relu": draw(st.booleans()), "threshold": numbers(m),
+        "dead": rng.random(m) < draw(st.sampled_from([0.0, 0.3, 1.0])), "aux_k": draw(st.sampled_from([1, 5, 200])),
         "total": draw(st.sampled_from([1, 4, 50, 2000])),
     }  # fmt: skip
 
@@ -125,6 +126,36 @@ def test_fast_equals_simple_and_threads_do_not_matter(
         )
 
 
+def separately(kernels: Any, x: Any, w: Any, b: Any, k: int, dead: Any, aux_k: int, **options: Any) -> Any:
+    """What encode_topk_aux promises to equal: two encodes."""
+    main = kernels.encode_topk(x, w, b, k, **options)
+    if not dead.any():
+        empty = (np.zeros(len(x) + 1, np.int32), np.zeros(0, np.int32), np.zeros(0, w.dtype))
+        return main[:3], empty
+    latents = np.flatnonzero(dead).astype(np.int32)
+    options = {"center": options.get("center"), "relu": False, "latents": latents}
+    aux = kernels.encode_topk(x, w, b, min(aux_k, len(latents)), **options)
+    return main[:3], (aux[0], latents[aux[1]], aux[2])
+
+
+@compiled
+@dtype
+@given(problem=problems(integers=False))
+@quick
+def test_both_selections_from_one_sweep(kernels: Any, dtype: Any, problem: dict[str, Any]) -> None:
+    p = cast(problem, dtype)
+    args = (p["x"], p["w"], p["b"], p["k"], p["dead"], p["aux_k"])
+    options = {"center": p["options"]["center"], "absolute": p["absolute"], "relu": p["relu"]}
+    main, aux = separately(kernels, *args, **options)
+    for threads in (1, 2, 7):
+        got = kernels.encode_topk_aux(*args, **options, num_threads=threads)
+        same(got[:3], main)
+        same(got[3:6], aux)
+    want = reference.encode_topk_aux(*args, **options)
+    np.testing.assert_array_equal(got[1], want[1])
+    np.testing.assert_array_equal(got[4], want[4])
+
+
 def adversaries(rng: np.random.Generator) -> dict[str, tuple[Any, Any, Any]]:
     """Inputs made to break screening: (rows, weights, bias)."""
     n, d, m = 24, 96, 700
@@ -169,6 +200,11 @@ def test_screening_never_changes_the_answer(kernels: Any, name: str, absolute: b
     for k in (1, 16, 64):
         want = kernels.encode_topk(x, w, b, k, absolute=absolute, relu=not absolute, simple=True)
         same(kernels.encode_topk(x, w, b, k, absolute=absolute, relu=not absolute, num_threads=2), want)
+        dead = np.arange(len(w)) % 3 > 0
+        main, aux = separately(kernels, x, w, b, k, dead, 2 * k, absolute=absolute, relu=not absolute)
+        got = kernels.encode_topk_aux(x, w, b, k, dead, 2 * k, absolute=absolute, relu=not absolute)
+        same(got[:3], main)
+        same(got[3:6], aux)
         counts = np.diff(want[0])
         assert name in ("zeros", "all below zero") or counts.max() == k
 

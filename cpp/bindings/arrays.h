@@ -18,7 +18,8 @@ template <class T>
 using array = py::array_t<T, py::array::c_style>;
 
 [[noreturn]] inline void wrong_shape(const char* name, const py::array& a, const std::string& expected) {
-    throw py::value_error(std::string(name) + ": shape " + py::str(a.attr("shape")).cast<std::string>() + ", expected " + expected);
+    throw py::value_error(std::string(name) + ": shape " + py::str(a.attr("shape")).cast<std::string>() +
+                          ", expected " + expected);
 }
 
 inline std::string shape_text(std::initializer_list<int64_t> shape) {
@@ -71,12 +72,14 @@ Rows<T> view_rows(const char* name, const py::array& x, const T* center, int64_t
     // NumPy gives axes of length 0 or 1, and all axes of an empty array, strides that mean nothing.
     const bool walks_rows = x.shape(0) > 1 && x.shape(1) > 0, walks_columns = x.shape(1) > 1 && x.shape(0) > 0;
     if ((walks_columns && x.strides(1) != item) || (walks_rows && x.strides(0) % item != 0))
-        throw py::value_error(std::string(name) + ": the last axis must be contiguous; pass numpy.ascontiguousarray(x)");
+        throw py::value_error(std::string(name) +
+                              ": the last axis must be contiguous; pass numpy.ascontiguousarray(x)");
     return {x.data(), dtype, static_cast<int64_t>(x.strides(0) / item), center, x.shape(0), x.shape(1)};
 }
 
 template <class T>
-CodesView<T> view_codes(const array<int32_t>& indptr, const array<int32_t>& indices, const array<T>& values, int64_t M) {
+CodesView<T> view_codes(const array<int32_t>& indptr, const array<int32_t>& indices, const array<T>& values,
+                        int64_t M) {
     if (indptr.ndim() != 1 || indptr.shape(0) < 1) wrong_shape("indptr", indptr, "(N + 1)");
     const int64_t N = indptr.shape(0) - 1, nnz = indices.size();
     view("indices", indices, {nnz});
@@ -88,7 +91,8 @@ CodesView<T> view_codes(const array<int32_t>& indptr, const array<int32_t>& indi
     const int32_t* j = indices.data();
     for (int64_t e = 0; e < nnz; ++e)
         if (j[e] < 0 || j[e] >= M)
-            throw py::value_error("indices: latent " + std::to_string(j[e]) + ", expected 0 to " + std::to_string(M - 1));
+            throw py::value_error("indices: latent " + std::to_string(j[e]) + ", expected 0 to " +
+                                  std::to_string(M - 1));
     return {p, j, values.data(), N};
 }
 

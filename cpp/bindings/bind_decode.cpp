@@ -23,8 +23,8 @@ void bind(py::module_& m) {
             decode(to, codes, w.data(), b, D, num_threads);
             return out;
         },
-        py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("values").noconvert(), py::arg("w").noconvert(),
-        py::arg("bias").noconvert() = py::none(), py::kw_only(), py::arg("num_threads") = 1);
+        py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("values").noconvert(),
+        py::arg("w").noconvert(), py::arg("bias").noconvert() = py::none(), py::kw_only(), py::arg("num_threads") = 1);
     m.def(
         "code_grad",
         [](const Ints& indptr, const Ints& indices, const array<T>& grad, const array<T>& w, int num_threads) {
@@ -38,8 +38,8 @@ void bind(py::module_& m) {
             code_grad(to, codes, g, w.data(), D, num_threads);
             return out;
         },
-        py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("grad").noconvert(), py::arg("w").noconvert(),
-        py::kw_only(), py::arg("num_threads") = 1);
+        py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("grad").noconvert(),
+        py::arg("w").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
     m.def(
         "decode_residual",
         [](const Ints& indptr, const Ints& indices, const array<T>& values, const array<T>& w, const array<T>& target,
@@ -56,8 +56,8 @@ void bind(py::module_& m) {
             }
             return py::make_tuple(residual, projected, squared);
         },
-        py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("values").noconvert(), py::arg("w").noconvert(),
-        py::arg("target").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
+        py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("values").noconvert(),
+        py::arg("w").noconvert(), py::arg("target").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
     m.def(
         "matmul_nt",
         [](const array<T>& x, const array<T>& w, int num_threads) {

@@ -20,7 +20,8 @@ Dictionary<T> view_dictionary(const array<T>& w, const Optional<T>& b, const Lat
         dict.M = latents->shape(0);
         for (int64_t i = 0; i < dict.M; ++i)
             if (dict.latents[i] < 0 || dict.latents[i] >= M)
-                throw py::value_error("latents: " + std::to_string(dict.latents[i]) + ", expected 0 to " + std::to_string(M - 1));
+                throw py::value_error("latents: " + std::to_string(dict.latents[i]) + ", expected 0 to " +
+                                      std::to_string(M - 1));
     }
     if (D < 1 || dict.M < 1) throw py::value_error("w: empty, expected at least one latent and one input");
     return dict;
@@ -43,18 +44,38 @@ void bind(py::module_& m) {
             {
                 py::gil_scoped_release release;
                 const TopK select{k, absolute, relu};
-                codes = simple ? encode_topk_simple(rows, dict, select, num_threads) : encode_topk(rows, dict, select, num_threads);
+                codes = simple ? encode_topk_simple(rows, dict, select, num_threads)
+                               : encode_topk(rows, dict, select, num_threads);
             }
             const int64_t fallbacks = codes.fallbacks;
             return give_codes(std::move(codes)) + py::make_tuple(fallbacks);
         },
         py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("k"), py::kw_only(),
-        py::arg("center").noconvert() = py::none(), py::arg("latents").noconvert() = py::none(), py::arg("absolute") = false,
-        py::arg("relu") = true, py::arg("simple") = false, py::arg("num_threads") = 1);
+        py::arg("center").noconvert() = py::none(), py::arg("latents").noconvert() = py::none(),
+        py::arg("absolute") = false, py::arg("relu") = true, py::arg("simple") = false, py::arg("num_threads") = 1);
+    m.def(
+        "encode_topk_aux",
+        [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t k, const array<bool>& dead,
+           int64_t aux_k, const Optional<T>& center, bool absolute, bool relu, int num_threads) {
+            const Dictionary<T> dict = view_dictionary(w, b, std::nullopt);
+            const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
+            static_assert(sizeof(bool) == 1, "NumPy's bool is one byte, 0 or 1");
+            const char* mask = reinterpret_cast<const char*>(view("dead", dead, {dict.M}));
+            std::pair<Codes<T>, Codes<T>> both;
+            {
+                py::gil_scoped_release release;
+                both = encode_topk_aux(rows, dict, TopK{k, absolute, relu}, mask, aux_k, num_threads);
+            }
+            const int64_t fallbacks = both.first.fallbacks + both.second.fallbacks;
+            return give_codes(std::move(both.first)) + give_codes(std::move(both.second)) + py::make_tuple(fallbacks);
+        },
+        py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("k"), py::arg("dead").noconvert(),
+        py::arg("aux_k"), py::kw_only(), py::arg("center").noconvert() = py::none(), py::arg("absolute") = false,
+        py::arg("relu") = true, py::arg("num_threads") = 1);
     m.def(
         "encode_threshold",
-        [](const py::array& x, const array<T>& w, const Optional<T>& b, const Optional<T>& threshold, const Optional<T>& center,
-           const Latents& latents, int num_threads) {
+        [](const py::array& x, const array<T>& w, const Optional<T>& b, const Optional<T>& threshold,
+           const Optional<T>& center, const Latents& latents, int num_threads) {
             const Dictionary<T> dict = view_dictionary(w, b, latents);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             const T* limit = view_optional("threshold", threshold, {w.shape(0)});
@@ -65,11 +86,13 @@ void bind(py::module_& m) {
             }
             return give_codes(std::move(codes));
         },
-        py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("threshold").noconvert(), py::kw_only(),
-        py::arg("center").noconvert() = py::none(), py::arg("latents").noconvert() = py::none(), py::arg("num_threads") = 1);
+        py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("threshold").noconvert(),
+        py::kw_only(), py::arg("center").noconvert() = py::none(), py::arg("latents").noconvert() = py::none(),
+        py::arg("num_threads") = 1);
     m.def(
         "encode_batch_topk",
-        [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t total, const Optional<T>& center, int num_threads) {
+        [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t total, const Optional<T>& center,
+           int num_threads) {
             const Dictionary<T> dict = view_dictionary(w, b, std::nullopt);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             Codes<T> codes;
@@ -94,7 +117,8 @@ void bind_encode(py::module_& m) {
             const Rows<float> rows = view_rows<float>("x", x, nullptr, -1);
             py::gil_scoped_release release;
             if (rows.dtype == Dtype::float64)
-                return first_nonfinite_row(Rows<double>{rows.x, rows.dtype, rows.stride, nullptr, rows.N, rows.D}, num_threads);
+                return first_nonfinite_row(Rows<double>{rows.x, rows.dtype, rows.stride, nullptr, rows.N, rows.D},
+                                           num_threads);
             return first_nonfinite_row(rows, num_threads);
         },
         py::arg("x"), py::kw_only(), py::arg("num_threads") = 1);

@@ -15,10 +15,13 @@ template <class T>
 struct Constants {
     T beta1, rest1, beta2, rest2, rate, unbias2, eps, scale;
     explicit Constants(const Adam& a)
-        : beta1(static_cast<T>(a.beta1)), rest1(static_cast<T>(1 - a.beta1)), beta2(static_cast<T>(a.beta2)),
+        : beta1(static_cast<T>(a.beta1)),
+          rest1(static_cast<T>(1 - a.beta1)),
+          beta2(static_cast<T>(a.beta2)),
           rest2(static_cast<T>(1 - a.beta2)),
           rate(static_cast<T>(a.lr / (1 - std::pow(a.beta1, static_cast<double>(a.step))))),
-          unbias2(static_cast<T>(1 / (1 - std::pow(a.beta2, static_cast<double>(a.step))))), eps(static_cast<T>(a.eps)),
+          unbias2(static_cast<T>(1 / (1 - std::pow(a.beta2, static_cast<double>(a.step))))),
+          eps(static_cast<T>(a.eps)),
           scale(static_cast<T>(a.scale)) {}
 };
 
@@ -49,7 +52,7 @@ void normalise(T* w, int64_t D) {
 template <class T>
 void row_gradient(T* grad, const RowUpdate<T>& u, const ByLatent& order, int64_t j) {
     std::fill_n(grad, u.D, T(0));
-    add_weight_grad(grad, order, j, u.values, u.dense, u.n_dense, u.D);
+    add_weight_grad(grad, order, order.start[j], order.start[j + 1], u.values, u.dense, u.n_dense, u.D);
     if (u.along)
         for (int64_t d = 0; d < u.D; ++d) grad[d] += u.along[j] * u.w[j * u.D + d];
     if (u.outer)
@@ -67,7 +70,8 @@ int64_t widest(const RowUpdate<T>* updates, int count) {
 }  // namespace
 
 template <class T>
-void adam_rows(T* w, T* m, T* v, const T* grad, const Adam& how, bool unit_norm, int64_t M, int64_t D, int num_threads) {
+void adam_rows(T* w, T* m, T* v, const T* grad, const Adam& how, bool unit_norm, int64_t M, int64_t D,
+               int num_threads) {
     const Constants<T> c(how);
     parallel_for((M + kLatentBlock - 1) / kLatentBlock, num_threads, [&](int64_t block) {
         std::vector<T> g(static_cast<std::size_t>(D));
@@ -82,7 +86,8 @@ void adam_rows(T* w, T* m, T* v, const T* grad, const Adam& how, bool unit_norm,
 }
 
 template <class T>
-void update_rows(const RowUpdate<T>* updates, int count, const ByLatent& order, const Adam& how, int64_t M, int num_threads) {
+void update_rows(const RowUpdate<T>* updates, int count, const ByLatent& order, const Adam& how, int64_t M,
+                 int num_threads) {
     const Constants<T> c(how);
     const int64_t D = widest(updates, count);
     parallel_for((M + kLatentBlock - 1) / kLatentBlock, num_threads, [&](int64_t block) {
@@ -114,9 +119,9 @@ double grad_squared_norm(const RowUpdate<T>* updates, int count, const ByLatent&
     return sum;
 }
 
-#define INSTANTIATE(T)                                                                                          \
-    template void adam_rows(T*, T*, T*, const T*, const Adam&, bool, int64_t, int64_t, int);                    \
-    template void update_rows(const RowUpdate<T>*, int, const ByLatent&, const Adam&, int64_t, int);            \
+#define INSTANTIATE(T)                                                                               \
+    template void adam_rows(T*, T*, T*, const T*, const Adam&, bool, int64_t, int64_t, int);         \
+    template void update_rows(const RowUpdate<T>*, int, const ByLatent&, const Adam&, int64_t, int); \
     template double grad_squared_norm(const RowUpdate<T>*, int, const ByLatent&, int64_t, int);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -36,7 +36,8 @@ struct RowUpdate {
 // weight_grad and adam_rows in one pass per latent, so that no gradient matrix is stored. Bit-identical to the
 // two run one after the other.
 template <class T>
-void update_rows(const RowUpdate<T>* updates, int count, const ByLatent& order, const Adam& how, int64_t M, int num_threads);
+void update_rows(const RowUpdate<T>* updates, int count, const ByLatent& order, const Adam& how, int64_t M,
+                 int num_threads);
 
 // Sum over all rows and updates of |gradient|^2, after the projection that unit_norm asks for; for clipping.
 template <class T>

@@ -24,14 +24,9 @@ void add_codes(T* out, const CodesView<T>& codes, int64_t n, const T* w, int64_t
 
 template <class T>
 void project(T* out, const CodesView<T>& codes, int64_t n, const T* grad, const T* w, int64_t D) {
-    int64_t e = codes.indptr[n];
-    const int64_t end = codes.indptr[n + 1];
-    for (; e + 4 <= end; e += 4) {
-        const T* rows[4];
-        for (int b = 0; b < 4; ++b) rows[b] = w + codes.indices[e + b] * D;
-        dot_rows<T, 4>(out + e, grad, rows, D);
-    }
-    for (; e < end; ++e) out[e] = dot(grad, w + codes.indices[e] * D, D);
+    const int64_t first = codes.indptr[n];
+    dot_many(out + first, grad, codes.indptr[n + 1] - first, D,
+             [&](int64_t i) { return w + codes.indices[first + i] * D; });
 }
 
 template <class Task>
@@ -72,9 +67,9 @@ void decode_residual(T* residual, T* projected, T* squared, const CodesView<T>& 
     });
 }
 
-#define INSTANTIATE(T)                                                                         \
-    template void decode(T*, const CodesView<T>&, const T*, const T*, int64_t, int);           \
-    template void code_grad(T*, const CodesView<T>&, const T*, const T*, int64_t, int);        \
+#define INSTANTIATE(T)                                                                  \
+    template void decode(T*, const CodesView<T>&, const T*, const T*, int64_t, int);    \
+    template void code_grad(T*, const CodesView<T>&, const T*, const T*, int64_t, int); \
     template void decode_residual(T*, T*, T*, const CodesView<T>&, const T*, const T*, int64_t, int);
 INSTANTIATE(float)
 INSTANTIATE(double)

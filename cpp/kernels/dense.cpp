@@ -25,7 +25,8 @@ template void matmul_nt(float*, const float*, const float*, int64_t, int64_t, in
 template void matmul_nt(double*, const double*, const double*, int64_t, int64_t, int64_t, int);
 
 std::string eigen_version() {
-    return std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) + "." + std::to_string(EIGEN_MINOR_VERSION);
+    return std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) + "." +
+           std::to_string(EIGEN_MINOR_VERSION);
 }
 
 }  // namespace sparse_sae

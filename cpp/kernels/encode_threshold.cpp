@@ -64,13 +64,15 @@ struct AboveCommonCut {
         std::nth_element(lower.begin(), lower.begin() + (total - 1), lower.end(), std::greater<T>());
         cut = std::max(cut, lower[total - 1]);
         for (auto& row : found)
-            row.erase(std::remove_if(row.begin(), row.end(), [&](const Entry<T>& e) { return e.value < cut; }), row.end());
+            row.erase(std::remove_if(row.begin(), row.end(), [&](const Entry<T>& e) { return e.value < cut; }),
+                      row.end());
     }
 };
 
 // Replaces approximations by canonical values and drops what fails `keep`.
 template <class T, class Keep>
-void score_rows(RowEntries<T>& found, const Rows<T>& rows, int64_t n0, const Dictionary<T>& dict, int num_threads, Keep keep) {
+void score_rows(RowEntries<T>& found, const Rows<T>& rows, int64_t n0, const Dictionary<T>& dict, int num_threads,
+                Keep keep) {
     constexpr int64_t kBlock = 16;
     const int64_t N = static_cast<int64_t>(found.size());
     parallel_for((N + kBlock - 1) / kBlock, num_threads, [&](int64_t block) {
@@ -87,15 +89,26 @@ void score_rows(RowEntries<T>& found, const Rows<T>& rows, int64_t n0, const Dic
 
 template <class T>
 Codes<T> to_codes(const RowEntries<T>& found, int num_threads) {
-    return gather_codes<T>(static_cast<int64_t>(found.size()), num_threads, [&](int64_t n) {
-        return std::pair(found[n].data(), found[n].data() + found[n].size());
+    return gather_codes<T>(static_cast<int64_t>(found.size()), num_threads,
+                           [&](int64_t n) { return std::pair(found[n].data(), found[n].data() + found[n].size()); });
+}
+
+// Without tiles and bounds: every pre-activation, then the comparison.
+template <class T>
+Codes<T> encode_threshold_few(const Rows<T>& rows, const Dictionary<T>& dict, const T* threshold, int num_threads) {
+    RowEntries<T> kept(static_cast<std::size_t>(rows.N));
+    score_few_rows(rows, dict, num_threads, [&](int64_t n, const std::vector<Entry<T>>& all) {
+        for (const Entry<T>& e : all)
+            if (e.value > (threshold ? threshold[dict.at(e.latent)] : T(0)) && e.value != 0) kept[n].push_back(e);
     });
+    return to_codes(kept, 1);
 }
 
 }  // namespace
 
 template <class T>
 Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const T* threshold, int num_threads) {
+    if (few_rows(rows.N)) return encode_threshold_few(rows, dict, threshold, num_threads);
     const DictionaryScale scale = dictionary_scale(dict, num_threads);
     RowEntries<T> all(static_cast<std::size_t>(rows.N));
     const int64_t step = block_rows(dict.D, sizeof(T));
@@ -138,7 +151,9 @@ Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64
         const Place last = places[total - 1];
         for (std::size_t n = 0; n < all.size(); ++n) {
             auto& row = all[n];
-            const auto beaten = [&](const Entry<T>& e) { return before(last, {e.value, static_cast<int32_t>(n), e.latent}); };
+            const auto beaten = [&](const Entry<T>& e) {
+                return before(last, {e.value, static_cast<int32_t>(n), e.latent});
+            };
             row.erase(std::remove_if(row.begin(), row.end(), beaten), row.end());
         }
     }

@@ -1,6 +1,8 @@
 // Encode with exactly the K largest pre-activations of each row.
 #pragma once
 
+#include <utility>
+
 #include "kernels/dictionary.h"
 #include "kernels/rows.h"
 
@@ -18,6 +20,13 @@ struct TopK {
 // (counted in `fallbacks`). Memory: O(N K), never O(N M). A NaN pre-activation is never selected.
 template <class T>
 Codes<T> encode_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads);
+
+// AuxK (arXiv 2406.04093, section 2.3): two selections from one sweep. The first is encode_topk's; the second the
+// aux_k largest, positive or not, among the latents with dead[j] == 1 (M bytes, each 0 or 1). Both are bit for bit
+// what two separate encodes give. Memory: O(N (K + aux_k)).
+template <class T>
+std::pair<Codes<T>, Codes<T>> encode_topk_aux(const Rows<T>& rows, const Dictionary<T>& dict, TopK select,
+                                              const char* dead, int64_t aux_k, int num_threads);
 
 // The simple version: all pre-activations of a row, then a partial sort. Fastest for a handful of rows.
 template <class T>

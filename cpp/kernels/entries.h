@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "kernels/parallel.h"
+#include "kernels/rows.h"
 #include "kernels/tile.h"
 
 namespace sparse_sae {
@@ -25,15 +26,55 @@ inline bool ranks_before(const Entry<T>& a, const Entry<T>& b) {
 // Canonical pre-activations of the named latents for one row.
 template <class T>
 void score(Entry<T>* entries, int64_t count, const T* x, const Dictionary<T>& dict) {
-    int64_t i = 0;
-    for (; i + 4 <= count; i += 4) {
-        const T* w[4];
-        T out[4];
-        for (int b = 0; b < 4; ++b) w[b] = dict.row(entries[i + b].latent);
-        dot_rows<T, 4>(out, x, w, dict.D);
-        for (int b = 0; b < 4; ++b) entries[i + b].value = out[b] + dict.bias(entries[i + b].latent);
+    constexpr int64_t kGroup = 64;
+    T out[kGroup];
+    for (int64_t i = 0; i < count; i += kGroup) {
+        const int64_t n = std::min(kGroup, count - i);
+        dot_many(out, x, n, dict.D, [&](int64_t e) { return dict.row(entries[i + e].latent); });
+        for (int64_t e = 0; e < n; ++e) entries[i + e].value = out[e] + dict.bias(entries[i + e].latent);
     }
-    for (; i < count; ++i) entries[i].value = dot(x, dict.row(entries[i].latent), dict.D) + dict.bias(entries[i].latent);
+}
+
+// The same for n rows at once, entries[i] being count[i] entries of row x[i], sorted by latent. Goes through the
+// latents in ranges that stay in the cache while all rows visit them, where a row has several in each.
+template <class T>
+void score_block(Entry<T>* const* entries, const int64_t* count, const T* x, int64_t n, const Dictionary<T>& dict) {
+    constexpr int64_t kRange = 64;
+    int64_t total = 0;
+    for (int64_t i = 0; i < n; ++i) total += count[i];
+    const int64_t range = total * kRange >= 2 * n * dict.M ? kRange : dict.M;
+    std::vector<int64_t> at(static_cast<std::size_t>(n), 0);
+    for (int64_t j1 = range, left = n; left > 0; j1 += range) {
+        left = 0;
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t from = at[i];
+            while (at[i] < count[i] && entries[i][at[i]].latent < j1) ++at[i];
+            if (at[i] > from) score(entries[i] + from, at[i] - from, x + i * dict.D, dict);
+            left += at[i] < count[i];
+        }
+    }
+}
+
+// So few that tiles would be mostly padding: then latents are scored one by one, shared out to the threads.
+inline bool few_rows(int64_t N) { return N <= kTileRows / 2; }
+
+// use(n, entries) gets all pre-activations of row n, in the order of the latents.
+template <class T, class Use>
+void score_few_rows(const Rows<T>& rows, const Dictionary<T>& dict, int num_threads, Use use) {
+    constexpr int64_t kBlockBytes = 256 << 10;  // of weights in a task: enough to be worth waking a thread
+    const int64_t block = std::max<int64_t>(1, kBlockBytes / (dict.D * static_cast<int64_t>(sizeof(T))));
+    std::vector<T> x(static_cast<std::size_t>(dict.D));
+    std::vector<Entry<T>> all;
+    for (int64_t n = 0; n < rows.N; ++n) {
+        rows.read(x.data(), n);
+        all.resize(static_cast<std::size_t>(dict.M));
+        parallel_for((dict.M + block - 1) / block, num_threads, [&](int64_t task) {
+            const int64_t j0 = task * block, j1 = std::min(dict.M, j0 + block);
+            for (int64_t j = j0; j < j1; ++j) all[j].latent = static_cast<int32_t>(j);
+            score(all.data() + j0, j1 - j0, x.data(), dict);
+        });
+        use(n, all);
+    }
 }
 
 // Rows of entries, each sorted by latent, into CSR. row(n) -> pair of pointers.

@@ -10,7 +10,7 @@ namespace sparse_sae {
 struct ByLatent {
     std::vector<int32_t> start, row, entry;
 };
-ByLatent by_latent(const int32_t* indptr, const int32_t* indices, int64_t n_rows, int64_t M);
+ByLatent by_latent(const int32_t* indptr, const int32_t* indices, int64_t n_rows, int64_t M, int num_threads);
 
 // out (M, D)[j] = sum over entries e of latent j of values[e] * dense[row of e mod n_dense].
 // The modulus serves codes that are several blocks of rows stacked over one input (AuxK, Matryoshka).
@@ -18,12 +18,13 @@ template <class T>
 void weight_grad(T* out, const ByLatent& order, const T* values, const T* dense, int64_t n_dense, int64_t M, int64_t D,
                  int num_threads);
 
-// The same for one latent, added to out (D).
+// The same for entries [begin, end) of one latent, added to out (D).
 template <class T>
-void add_weight_grad(T* out, const ByLatent& order, int64_t j, const T* values, const T* dense, int64_t n_dense, int64_t D);
+void add_weight_grad(T* out, const ByLatent& order, int64_t begin, int64_t end, const T* values, const T* dense,
+                     int64_t n_dense, int64_t D);
 
 // out (M)[j] = sum of values over the entries of latent j, in order.
 template <class T>
-void latent_sums(T* out, const ByLatent& order, const T* values, int64_t M, int num_threads);
+void latent_sums(T* out, const CodesView<T>& codes, int64_t M);
 
 }  // namespace sparse_sae

@@ -7,6 +7,7 @@
 // that have fused multiply-add agree to the bit.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/types.h"
@@ -50,7 +51,11 @@ inline void store(T* p, vec<T> v) {
 
 inline constexpr int kDotLanes = 32;
 
-// Rows of B handled together, so that their chains of dependent additions overlap.
+// Rows handled together: they share the loads of x, which are what limits a dot product in the cache, and their
+// chains of dependent additions overlap. As many as the registers hold.
+template <class T>
+inline constexpr int kDotRows = std::max(1, (kVectorBytes == 64 ? 16 : 12) * kLanes<T> / kDotLanes);
+
 template <class T, int B>
 inline void dot_rows(T* out, const T* x, const T* const* w, int64_t D) {
     constexpr int L = kLanes<T>, A = kDotLanes / L;
@@ -62,12 +67,35 @@ inline void dot_rows(T* out, const T* x, const T* const* w, int64_t D) {
             for (int b = 0; b < B; ++b) acc[b][a] += xv * load(w[b] + d + a * L);
         }
     for (int b = 0; b < B; ++b) {
-        alignas(64) T lane[kDotLanes];
-        std::memcpy(lane, acc[b], sizeof lane);
-        for (int64_t i = d; i < D; ++i) lane[i - d] += x[i] * w[b][i];
-        for (int h = kDotLanes / 2; h > 0; h /= 2)
+        if (d < D) {
+            alignas(64) T lane[kDotLanes];
+            std::memcpy(lane, acc[b], sizeof lane);
+            for (int64_t i = d; i < D; ++i) lane[i - d] += x[i] * w[b][i];
+            std::memcpy(acc[b], lane, sizeof lane);
+        }
+        for (int h = A / 2; h > 0; h /= 2)
+            for (int a = 0; a < h; ++a) acc[b][a] += acc[b][a + h];
+        T lane[L];
+        store(lane, acc[b][0]);
+        for (int h = L / 2; h > 0; h /= 2)
             for (int i = 0; i < h; ++i) lane[i] += lane[i + h];
         out[b] = lane[0];
+    }
+}
+
+// out[i] = canonical dot of x and row(i), for i in [0, count).
+template <class T, class Row>
+inline void dot_many(T* out, const T* x, int64_t count, int64_t D, Row row) {
+    constexpr int B = kDotRows<T>;
+    const T* w[B];
+    int64_t i = 0;
+    for (; i + B <= count; i += B) {
+        for (int b = 0; b < B; ++b) w[b] = row(i + b);
+        dot_rows<T, B>(out + i, x, w, D);
+    }
+    for (; i < count; ++i) {
+        w[0] = row(i);
+        dot_rows<T, 1>(out + i, x, w, D);
     }
 }
 

@@ -70,7 +70,9 @@ struct PackedRows {
     std::vector<T> norms;
 
     PackedRows(const Rows<T>& rows, int64_t first, int64_t n, int num_threads)
-        : n0(first), count(n), tiles((n + kTileRows - 1) / kTileRows),
+        : n0(first),
+          count(n),
+          tiles((n + kTileRows - 1) / kTileRows),
           data(new T[static_cast<std::size_t>(tiles * kTileRows * rows.D)]),
           norms(static_cast<std::size_t>(tiles * kTileRows)) {
         const int64_t tile_bytes = kTileRows * rows.D * static_cast<int64_t>(sizeof(T));
@@ -97,7 +99,8 @@ inline int64_t block_rows(int64_t D, int64_t item) {
 
 // first_chunk: latents before the first chunk_done(); chunks then double up to kChunkBytes.
 template <class T, class Selector>
-void sweep(const PackedRows<T>& rows, const Dictionary<T>& dict, int64_t first_chunk, int num_threads, Selector& selector) {
+void sweep(const PackedRows<T>& rows, const Dictionary<T>& dict, int64_t first_chunk, int num_threads,
+           Selector& selector) {
     constexpr int C = kTileCols<T>;
     const int64_t D = dict.D;
     const int64_t panels = (dict.M + C - 1) / C;

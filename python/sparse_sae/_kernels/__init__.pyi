@@ -44,6 +44,25 @@ def encode_topk(
     last being the number of rows screening could not decide and that were computed in full.
     """
 
+def encode_topk_aux(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[T],
+    b: npt.NDArray[T] | None,
+    k: int,
+    dead: npt.NDArray[np.bool_],
+    aux_k: int,
+    *,
+    center: npt.NDArray[T] | None = None,
+    absolute: bool = False,
+    relu: bool = True,
+    num_threads: int = 1,
+) -> tuple[Ints, Ints, npt.NDArray[T], Ints, Ints, npt.NDArray[T], int]:
+    """encode_topk, and from the same sweep the aux_k largest, of either sign, among latents with dead (M) true.
+
+    Returns (indptr, indices, values) of both and the fallbacks of both together; all bit for bit what two calls
+    of encode_topk give (the second with latents=flatnonzero(dead), relu=False; its indices are latents of w).
+    """
+
 def encode_threshold(
     x: npt.NDArray[Any],
     w: npt.NDArray[T],

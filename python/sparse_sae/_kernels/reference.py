@@ -56,6 +56,17 @@ def encode_topk(
     return (*_csr(kept, pre), 0)
 
 
+def encode_topk_aux(
+    x: Array, w: Array, b: Array | None, k: int, dead: Array, aux_k: int, *, center: Array | None = None,
+    absolute: bool = False, relu: bool = True, num_threads: int = 1,
+) -> tuple[Array, Array, Array, Array, Array, Array, int]:  # fmt: skip
+    """Two calls."""
+    main = encode_topk(x, w, b, k, center=center, absolute=absolute, relu=relu)
+    latents = np.flatnonzero(dead).astype(np.int32)
+    aux = encode_topk(x, w, b, min(aux_k, len(latents)), center=center, latents=latents, relu=False)
+    return (*main[:3], aux[0], latents[aux[1]], aux[2], 0)
+
+
 def encode_threshold(
     x: Array, w: Array, b: Array | None, threshold: Array | None, *, center: Array | None = None,
     latents: Array | None = None, num_threads: int = 1,
@@ -126,7 +137,7 @@ def latent_sums(indptr: Array, indices: Array, values: Array, n_latents: int, *,
 
 
 def _without_parallel(grad: Array, w: Array) -> Array:
-    return np.asarray(grad - (grad * w).sum(axis=1, keepdims=True) * w)
+    return grad - (grad * w).sum(axis=1, keepdims=True) * w
 
 
 def adam_rows(

@@ -8,28 +8,41 @@ from .. import _kernels
 from .base import Array, Batch, Block, Codes, Params, reconstruction
 
 
+def aux_size(batch: Batch, aux_k: int | None) -> int:
+    """Dead latents that model the error of a row: aux_k (None: half of d_in), or as many as are dead."""
+    return min(batch.x.shape[1] // 2 if aux_k is None else aux_k, int(np.count_nonzero(batch.dead)))
+
+
 def auxiliary(
-    params: Params, batch: Batch, error: Array, aux_k: int | None, coefficient: float, *, absolute: bool = False
+    params: Params,
+    batch: Batch,
+    error: Array,
+    aux_k: int | None,
+    coefficient: float,
+    *,
+    absolute: bool = False,
+    codes: Codes | None = None,
 ) -> tuple[Block, float] | None:
     """coefficient · |e - ê|² / |e|² as a block of gradients, and its value; None when nothing is dead.
 
     ê decodes, for each row, the aux_k largest pre-activations among dead latents; the error e (N, d_out) is
-    held fixed. aux_k None stands for half of d_in.
+    held fixed. aux_k None stands for half of d_in. codes: those of the dead latents, where they are known.
 
     ReLU is left out on purpose: a dead latent whose pre-activations are all negative would otherwise never get
     a gradient (docs/architectures.md has the measurement).
     """
-    dead = np.flatnonzero(batch.dead).astype(np.int32)
-    aux_k = batch.x.shape[1] // 2 if aux_k is None else aux_k
-    if not len(dead) or not aux_k or not coefficient:
+    aux_k = aux_size(batch, aux_k)
+    if not aux_k or not coefficient:
         return None
     power = float((error.astype(np.float64) ** 2).sum()) / len(error)
     if power == 0:
         return None
-    found = _kernels.encode_topk(
-        batch.x, params["W_enc"], params["b_enc"], min(aux_k, len(dead)),
-        latents=dead, absolute=absolute, relu=False, num_threads=batch.num_threads,
-    )  # fmt: skip
-    codes = Codes(found[0], dead[found[1]], found[2])
+    if codes is None:
+        dead = np.flatnonzero(batch.dead).astype(np.int32)
+        found = _kernels.encode_topk(
+            batch.x, params["W_enc"], params["b_enc"], aux_k,
+            latents=dead, absolute=absolute, relu=False, num_threads=batch.num_threads,
+        )  # fmt: skip
+        codes = Codes(found[0], dead[found[1]], found[2])
     out, dz, _, loss = reconstruction(codes, params, error, power, batch.num_threads, coefficient)
     return Block(codes, dz, out), loss

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import _kernels
-from .auxiliary import auxiliary
+from .auxiliary import aux_size, auxiliary
 from .base import (
     Architecture,
     Array,
@@ -59,9 +59,13 @@ class TopK(Architecture):
         if not 1 <= self.k <= d_sae:
             raise ValueError(f"k: got {self.k}, expected 1 to d_sae = {d_sae}")
         if self.aux_k is not None and self.aux_k < 0:
-            raise ValueError(f"aux_k: got {self.aux_k}, expected a number of latents, 0 (off) or None (d_in / 2)")
+            raise ValueError(
+                f"aux_k: got {self.aux_k}, expected a number of latents, 0 (off) or None (d_in / 2)"
+            )
         if self.multi_k and not self.k < self.multi_k <= d_sae:
-            raise ValueError(f"multi_k: got {self.multi_k}, expected 0 (off) or more than k = {self.k}, up to d_sae")
+            raise ValueError(
+                f"multi_k: got {self.multi_k}, expected 0 (off) or more than k = {self.k}, up to d_sae"
+            )
         if not 0 <= self.start_k <= d_sae:
             raise ValueError(f"start_k: got {self.start_k}, expected 0 (off) or a k up to d_sae = {d_sae}")
         if not 0 <= self.anneal <= 1:
@@ -84,7 +88,9 @@ class TopK(Architecture):
         w, b = params["W_enc"], params["b_enc"]
         if latents is not None and not self.absolute:
             return Codes(
-                *_kernels.encode_threshold(x, w, b, None, center=center, latents=latents, num_threads=num_threads)
+                *_kernels.encode_threshold(
+                    x, w, b, None, center=center, latents=latents, num_threads=num_threads
+                )
             )
         return self._top(params, x, self.k if latents is None else len(latents), center, latents, num_threads)
 
@@ -101,6 +107,16 @@ class TopK(Architecture):
         """The codes of a training batch, k a row."""
         return self._top(params, batch.x, k, None, None, batch.num_threads)
 
+    def _select_with_dead(self, params: Params, batch: Batch, k: int) -> tuple[Codes, Codes | None]:
+        """The codes, and those of dead latents for AuxK where one pass over the dictionary gives both."""
+        aux_k = aux_size(batch, self.aux_k) if self.aux_coefficient else 0
+        if not aux_k or self.absolute or type(self).select is not TopK.select:
+            return self.select(params, batch, k), None
+        found = _kernels.encode_topk_aux(
+            batch.x, params["W_enc"], params["b_enc"], k, batch.dead, aux_k, num_threads=batch.num_threads
+        )
+        return Codes(*found[:3]), Codes(*found[3:6])
+
     def k_now(self, batch: Batch) -> int:
         """k at this point of the run."""
         return round(annealed(self.start_k or self.k, self.k, batch.progress, self.anneal))
@@ -108,7 +124,7 @@ class TopK(Architecture):
     def step(self, params: Params, batch: Batch) -> Gradients:
         """See the base class."""
         k = self.k_now(batch)
-        codes = self.select(params, batch, k)
+        codes, dead_codes = self._select_with_dead(params, batch, k)
         blocks, squared, value, error, output = self.fit(params, batch, codes)
         parts = {"reconstruction": value}
         if self.multi_k > k:
@@ -117,7 +133,9 @@ class TopK(Architecture):
             blocks += more
             output = output + output_wide
             parts["multi"] = value
-        aux = auxiliary(params, batch, error, self.aux_k, self.aux_coefficient, absolute=self.absolute)
+        aux = auxiliary(
+            params, batch, error, self.aux_k, self.aux_coefficient, absolute=self.absolute, codes=dead_codes
+        )
         if aux is not None:
             blocks.append(aux[0])
             parts["aux"] = aux[1]

@@ -15,7 +15,8 @@ import pytest
 import sparse_sae
 from sparse_sae import L1, AbsTopK, BatchTopK, Coder, Gated, JumpReLU, Matryoshka, Resampling, TopK, train
 from sparse_sae.architectures import Architecture, products
-from sparse_sae.run import Options, Run
+from sparse_sae.options import Options
+from sparse_sae.run import Run
 
 Array = np.ndarray[Any, Any]
 M = 40
@@ -54,10 +55,20 @@ def rows(widths: tuple[int, ...], n: int = 600) -> tuple[Array, ...]:
 
 
 def options(**changes: Any) -> dict[str, Any]:
-    return {"d_sae": M, "n_tokens": 2400, "batch_size": 60, "dead_after": 240, "seed": 3, "lr": 2e-3, **changes}
+    return {
+        "d_sae": M,
+        "n_tokens": 2400,
+        "batch_size": 60,
+        "dead_after": 240,
+        "seed": 3,
+        "lr": 2e-3,
+        **changes,
+    }
 
 
-def trained_run(name: str, coder: str, normalize: str = "scale", dtype: str = "float32", steps: int = 25) -> Any:
+def trained_run(
+    name: str, coder: str, normalize: str = "scale", dtype: str = "float32", steps: int = 25
+) -> Any:
     """A run after some steps, with some latents dead, and rows for another."""
     kind, widths = CODERS[coder]
     data = np.concatenate(rows(widths), axis=1)
@@ -117,7 +128,10 @@ def surrogate_loss(run: Run, x: Array, y: Array) -> Callable[[dict[str, Array]],
         z0 = (pre0 > 0) * np.maximum(np.exp(base["r_mag"]) * (pre0 - base["b_enc"]) + base["b_mag"], 0)
     error = target0 - z0 @ base["W_dec"]
     aux_k = 3 if arch.aux_k is None else arch.aux_k
-    aux = chosen(np.where(batch.dead, abs(pre0) if getattr(arch, "absolute", False) else pre0, -np.inf), min(aux_k, len(dead)))
+    aux = chosen(
+        np.where(batch.dead, abs(pre0) if getattr(arch, "absolute", False) else pre0, -np.inf),
+        min(aux_k, len(dead)),
+    )
 
     def loss(p: dict[str, Array]) -> float:
         pre, target = parts(p)
@@ -187,7 +201,9 @@ def test_gradients(name: str, coder: str, dense: bool, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("normalize", TRANSFORMS)
 @pytest.mark.parametrize(("name", "coder"), TABLE)
-def test_finished_equals_training_and_survives_saving(name: str, coder: str, normalize: str, tmp_path: Path) -> None:
+def test_finished_equals_training_and_survives_saving(
+    name: str, coder: str, normalize: str, tmp_path: Path
+) -> None:
     if coder in ("transcoder", "skip") and normalize in ("token_norm", "layer_norm"):
         pytest.skip("depends on the token: refused, see test_transforms")
     run, more = trained_run(name, coder, normalize, "float64", steps=12)

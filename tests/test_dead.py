@@ -11,12 +11,24 @@ import pytest
 
 import sparse_sae
 from sparse_sae import (
-    L1, BatchTopK, Coder, Gated, JumpReLU, Matryoshka, Resampling, TopK, TrainingDiverged, checkpoint, train, train_many,
+    L1,
+    BatchTopK,
+    Coder,
+    Gated,
+    JumpReLU,
+    Matryoshka,
+    Resampling,
+    TopK,
+    TrainingDiverged,
+    checkpoint,
+    train,
+    train_many,
 )  # fmt: skip
 from sparse_sae.architectures import Architecture
 from sparse_sae.data import open_source
 from sparse_sae.dead import mean_to_spread
-from sparse_sae.run import Options, Run
+from sparse_sae.options import Options
+from sparse_sae.run import Run
 
 D_SAE, BATCH = 128, 128
 
@@ -66,7 +78,9 @@ def test_remedies_revive_a_half_dead_dictionary(remedy: str) -> None:
     assert alive > 0.8
 
 
-@pytest.mark.parametrize("architecture", [TopK(k=4, aux_k=0), L1(coefficient=0.1), JumpReLU(coefficient=0.005, aux_k=0)])
+@pytest.mark.parametrize(
+    "architecture", [TopK(k=4, aux_k=0), L1(coefficient=0.1), JumpReLU(coefficient=0.005, aux_k=0)]
+)
 def test_without_a_remedy_they_stay_dead(architecture: Architecture) -> None:
     alive, _ = half_dead(architecture)
     assert alive < 0.65
@@ -110,7 +124,9 @@ def test_resampling_draws_by_squared_loss() -> None:
     options = Options(600, 10**6, 100, normalize="none", b_dec_init="zero", dead_after=1)
     run = Run.start(x, TopK(k=1), Coder(), options, (8,), 1)
     run.params["b_enc"][:] = -100
-    draws = [Resampling._draw(run, open_source(x), np.random.default_rng(s), 25, 1000, s)[0] for s in range(40)]
+    draws = [
+        Resampling._draw(run, open_source(x), np.random.default_rng(s), 25, 1000, s)[0] for s in range(40)
+    ]
     share = float((np.concatenate(draws)[:, 1] > 0).mean())
     assert share == pytest.approx(0.8, abs=0.04)
 
@@ -121,9 +137,17 @@ def test_a_transcoders_input_is_centred() -> None:
     arguments: dict[str, Any] = {"d_sae": 64, "n_tokens": 30_000, "coder": "transcoder", "dead_after": 3000}
     plain = train((x, y), TopK(k=4, aux_k=0), **arguments)
     assert plain.history[-1]["dead_fraction"] < 0.1
-    resampled = train((x, y), TopK(k=4, aux_k=0), resampling=Resampling(at=(0.9,)), **{**arguments, "dead_after": 60})
-    assert not np.array_equal(resampled.sae.W_dec, plain.sae.W_dec)
-    assert np.isfinite(resampled.sae.W_dec).all()
+
+
+def test_resampling_a_transcoder_without_centring_puts_the_mean_into_the_bias() -> None:
+    data = np.hstack([planted(3000) + 5, planted(3000)[:, :9]])
+    options = Options(64, 10**6, 100, normalize="none", dead_after=1)
+    run = Run.start(data, TopK(k=4), Coder("transcoder"), options, (24, 9), 1)
+    run.tokens_since_fired[:8] = 1
+    Resampling(rows=3000).apply(run, open_source((data[:, :24], data[:, 24:])), 0)
+    pre = data[:, :24] @ run.params["W_enc"][:8].T + run.params["b_enc"][:8]
+    assert np.abs(pre.mean(axis=0)).max() < 1e-3
+    assert pre.std() > 0.1
 
 
 def test_resampling_errors() -> None:

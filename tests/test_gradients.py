@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sparse_sae import Gated, JumpReLU, TopK, _kernels
-from sparse_sae.architectures import Batch, Codes
-from sparse_sae.architectures import products
+from sparse_sae.architectures import Batch, Codes, products
 from sparse_sae.architectures.auxiliary import auxiliary
 from sparse_sae.optim import Adam
 
@@ -37,7 +36,9 @@ def test_dense_products_are_the_sparse_ones(density: float, monkeypatch: pytest.
     for found, expected in zip(dense, _kernels.decode_residual(*codes, params["W_dec"], x), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(
-        products.dense_weight_grad(*codes, x[:25], 30, 2), _kernels.weight_grad(*codes, x[:25], 30), atol=1e-12
+        products.dense_weight_grad(*codes, x[:25], 30, 2),
+        _kernels.weight_grad(*codes, x[:25], 30),
+        atol=1e-12,
     )
 
 
@@ -106,7 +107,8 @@ def test_auxk_and_multi_topk_reach_the_encoder() -> None:
     dead = np.zeros(30, bool)
     dead[:5] = True
     plain, both = (
-        arch.step(params, Batch(x, x, 8.0, dead)) for arch in (TopK(k=2, aux_k=0), TopK(k=2, aux_k=3, multi_k=8))
+        arch.step(params, Batch(x, x, 8.0, dead))
+        for arch in (TopK(k=2, aux_k=0), TopK(k=2, aux_k=3, multi_k=8))
     )
     n = len(plain.dz)
     np.testing.assert_array_equal(both.dz[:n], plain.dz)

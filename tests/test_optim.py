@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ from sparse_sae.optim import Adam, Schedule, geometric_median, initial_params
 
 
 def test_schedules() -> None:
-    rates = {kind: [Schedule(1.0, 0.1, 0.2, kind).at(s, 100) for s in range(100)] for kind in ("linear", "cosine", "constant")}
+    rates = {
+        kind: [Schedule(1.0, 0.1, 0.2, kind).at(s, 100) for s in range(100)]
+        for kind in ("linear", "cosine", "constant")
+    }
     for values in rates.values():
         assert values[0] == pytest.approx(0.1)
         assert values[9] == 1
@@ -26,7 +30,9 @@ def test_schedules() -> None:
     assert Schedule(1.0, 0, 0).at(0, 10) == 1
 
 
-@pytest.mark.parametrize("wrong", [{"lr": 0}, {"lr": 1, "warmup": 2}, {"lr": 1, "decay": -1}, {"lr": 1, "kind": "step"}])
+@pytest.mark.parametrize(
+    "wrong", [{"lr": 0}, {"lr": 1, "warmup": 2}, {"lr": 1, "decay": -1}, {"lr": 1, "kind": "step"}]
+)
 def test_schedule_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"lr|schedule"):
         Schedule(**wrong)
@@ -94,10 +100,16 @@ def test_target_l0_is_met(architecture: Architecture) -> None:
 
 def test_k_and_penalty_are_annealed() -> None:
     x = planted()
-    arguments: dict[str, Any] = {"d_sae": 96, "n_tokens": 20_000, "batch_size": 200, "log_every": 1, "num_threads": 1}
+    arguments: dict[str, Any] = {
+        "d_sae": 96,
+        "n_tokens": 20_000,
+        "batch_size": 200,
+        "log_every": 1,
+        "num_threads": 1,
+    }
     l0 = [r["l0"] for r in train(x, TopK(k=4, start_k=24, anneal=0.5), **arguments).history]
     assert l0[0] > 20
-    assert all(b <= a + 1e-9 for a, b in zip(l0, l0[1:], strict=False))
+    assert all(b <= a + 1e-9 for a, b in pairwise(l0))
     assert l0[50:] == pytest.approx([4] * 50, abs=0.01)
     history = train(x, L1(coefficient=1e-9, warmup=0.5), **{**arguments, "lr": 1e-9}).history
     price = [r["loss_sparsity"] for r in history]

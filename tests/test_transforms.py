@@ -74,7 +74,9 @@ def test_metrics_are_in_raw_units(kind: str) -> None:
     found = evaluate(sae, x)
     out = sae.reconstruct(x).astype(np.float64)
     assert found.mse == pytest.approx(((out - x) ** 2).mean(), rel=1e-6)
-    assert found.fvu == pytest.approx(((out - x) ** 2).sum() / ((x - x.mean(axis=0, dtype=np.float64)) ** 2).sum(), rel=1e-4)
+    assert found.fvu == pytest.approx(
+        ((out - x) ** 2).sum() / ((x - x.mean(axis=0, dtype=np.float64)) ** 2).sum(), rel=1e-4
+    )
     assert found.fvu < 0.5
 
 

@@ -62,7 +62,9 @@ class Coder:
             return rows, rows
         return np.ascontiguousarray(rows[:, : widths[0]]), np.ascontiguousarray(rows[:, widths[0] :])
 
-    def fit_transforms(self, kind: str, sample: Array, widths: tuple[int, ...]) -> tuple[Transform, Transform]:
+    def fit_transforms(
+        self, kind: str, sample: Array, widths: tuple[int, ...]
+    ) -> tuple[Transform, Transform]:
         """The transform of inputs, and of targets."""
         x, y = self.split(sample, widths)
         # An SAE's input is centred by b_dec; a transcoder's is centred here, or its mean would swamp W_enc's gradient.
@@ -70,7 +72,9 @@ class Coder:
         if self.reads_all:
             return t_x, t_x
         if not t_x.folds:
-            raise ValueError(f"normalize: {kind!r} depends on the token and is not defined for a transcoder's output")
+            raise ValueError(
+                f"normalize: {kind!r} depends on the token and is not defined for a transcoder's output"
+            )
         return t_x, Transform.fit(kind, y)
 
     def config(self) -> dict[str, Any]:

@@ -137,7 +137,9 @@ class StreamSource:
             parts = block if isinstance(block, tuple) else (block,)
             rows = [to_float(as_rows(p, as_array(p, "data").shape[-1], "data")) for p in parts]
             if any(len(r) != len(rows[0]) for r in rows):
-                raise ValueError(f"data: blocks of {[len(r) for r in rows]} rows side by side, expected equal numbers")
+                raise ValueError(
+                    f"data: blocks of {[len(r) for r in rows]} rows side by side, expected equal numbers"
+                )
             self.__dict__.setdefault("_widths", tuple(r.shape[1] for r in rows))
             if tuple(r.shape[1] for r in rows) != self._widths:
                 raise ValueError(f"data: a block of widths {[r.shape[1] for r in rows]} after {self._widths}")

@@ -37,7 +37,9 @@ class Schedule:
         if self.kind not in ("linear", "cosine", "constant"):
             raise ValueError(f"schedule: got {self.kind!r}, expected linear, cosine or constant")
         if not (self.lr > 0 and 0 <= self.warmup <= 1 and 0 <= self.decay <= 1):
-            raise ValueError(f"lr, warmup, decay: got {self.lr}, {self.warmup}, {self.decay}, expected lr > 0, shares in [0, 1]")
+            raise ValueError(
+                f"lr, warmup, decay: got {self.lr}, {self.warmup}, {self.decay}, expected lr > 0, shares in [0, 1]"
+            )
 
     def at(self, step: int, steps: int) -> float:
         """Rate of the step-th of `steps` steps, counted from 0."""
@@ -94,7 +96,11 @@ class Adam:
         # One (d_sae, d) gradient is stored only where it is cheaper so, or cannot be said otherwise.
         dense = is_dense(g.indptr, g.indices, len(params["W_enc"]))
         by_source = g.along_dec is not None and g.along_dec.ndim == 2
-        stored = [(row, _stored(row, g, sources, num_threads)) for row in rows if dense or (by_source and "along" in row)]
+        stored = [
+            (row, _stored(row, g, sources, num_threads))
+            for row in rows
+            if dense or (by_source and "along" in row)
+        ]
         fused = [row for row in rows if all(row is not other for other, _ in stored)]
         pattern = (g.indptr, g.indices, len(params["W_enc"]))
         scale = 1.0
@@ -132,7 +138,9 @@ class Adam:
 
 def _stored(row: dict[str, Any], g: Gradients, sources: tuple[int, ...], num_threads: int) -> Array:
     """The whole gradient of W_enc or W_dec, which `update_rows` otherwise never stores."""
-    grad: Array = dense_weight_grad(g.indptr, g.indices, row["values"], row["dense"], len(row["w"]), num_threads)
+    grad: Array = dense_weight_grad(
+        g.indptr, g.indices, row["values"], row["dense"], len(row["w"]), num_threads
+    )
     if row.get("outer") is not None:
         grad += row["outer"][:, None] * row["common"]
     along = row.get("along")

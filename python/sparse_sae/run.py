@@ -15,8 +15,8 @@ from ._arrays import Array
 from ._io import atomic_write
 from .architectures import Architecture, Batch, Gradients
 from .coders import Coder
-from .dead import Resampling
-from .optim import Adam, Schedule, default_lr, initial_params
+from .optim import Adam, initial_params
+from .options import Options
 from .profile import Phases
 from .progress import Record
 from .sae import SAE
@@ -27,45 +27,6 @@ HISTORY = "history.jsonl"
 
 class TrainingDiverged(RuntimeError):
     """The loss or a parameter became NaN or infinite; the run's directory holds the last good checkpoint, if any."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `train` was asked for, defaults filled in. See there."""
-
-    d_sae: int
-    n_tokens: int
-    batch_size: int
-    seed: int = 0
-    lr: float | None = None
-    schedule: str = "linear"
-    warmup: float = 0.05
-    decay: float = 0.2
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 6.25e-10
-    clip_norm: float = 0.0
-    normalize: str = "scale"
-    b_dec_init: str = "geometric_median"
-    dead_after: int = 0
-    resampling: Resampling | None = None
-    dtype: str = "float32"
-    log_every: int = 10
-
-    @property
-    def steps(self) -> int:
-        """Steps of the run."""
-        return self.n_tokens // self.batch_size
-
-    @property
-    def plan(self) -> Schedule:
-        """The learning rate of every step."""
-        return Schedule(self.lr or default_lr(self.d_sae), self.warmup, self.decay, self.schedule)
-
-    def settings(self) -> dict[str, Any]:
-        """As JSON values; a resumed run must have the same."""
-        values = {name: value for name, value in vars(self).items() if name != "log_every"}
-        resampling = self.resampling.config() if self.resampling else None
-        return {**values, "lr": self.plan.lr, "betas": list(self.betas), "resampling": resampling}
 
 
 @dataclass
@@ -214,7 +175,8 @@ class Run:
         """Write a checkpoint and the history, unless a parameter is not finite."""
         self.check_finite()
         groups = {
-            "param": self.params, "m": self.adam.m, "v": self.adam.v, "counter": {"since_fired": self.tokens_since_fired},
+            "param": self.params, "m": self.adam.m, "v": self.adam.v,
+            "counter": {"since_fired": self.tokens_since_fired},
             "transform_in": self.transforms[0].arrays, "transform_out": self.transforms[1].arrays,
         }  # fmt: skip
         state = {
@@ -248,7 +210,9 @@ class Run:
             Transform(kinds[0], groups.get("transform_in", {})),
             Transform(kinds[1], groups.get("transform_out", {})),
         )
-        adam = Adam(options.betas, options.eps, options.clip_norm, groups["m"], groups["v"], state["adam_step"])
+        adam = Adam(
+            options.betas, options.eps, options.clip_norm, groups["m"], groups["v"], state["adam_step"]
+        )
         run = cls(
             architecture, coder, options, widths, threads, groups["param"], adam, groups["counter"]["since_fired"],
             transforms, state["variance"], state["power"], state["tokens"], state["history"],
@@ -271,7 +235,11 @@ class Run:
             if not coder.reads_all:
                 outputs.fold(params, encoder=False, decoder=True, centered=False)
             if coder.kind != "crosscoder":
-                _unit_rows(params, self.architecture, self.architecture.unit_norm and outputs.kind in ("none", "scale"))
+                _unit_rows(
+                    params,
+                    self.architecture,
+                    self.architecture.unit_norm and outputs.kind in ("none", "scale"),
+                )
         used, params = self.architecture.trained(params)
         if used != self.architecture:
             metadata = {"trained_as": self.architecture.config(), **metadata}

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from . import checkpoint
-from ._arrays import Array
-from ._threads import resolve_threads, threads_for
-from .architectures import Architecture, Gradients
+from ._threads import resolve_threads
+from .architectures import Architecture
 from .coders import Coder
-from .data import SAMPLE_ROWS, Source, batches, open_source
-from .dead import Resampling, centering_advice, mean_to_spread
-from .progress import Bar, Callback, Record, training_text
-from .run import HISTORY, Options, Run, TrainingDiverged
+from .data import Source, open_source
+from .dead import Resampling
+from .loop import Loop
+from .progress import Callback, Record
+from .run import HISTORY, TrainingDiverged
 from .sae import SAE
 
 __all__ = ["HISTORY", "TrainResult", "TrainingDiverged", "default_batch_size", "train", "train_many"]
@@ -198,7 +195,7 @@ def _train(
         raise ValueError(f"batch_size: got {batch_size}, expected 1 to n_tokens = {n_tokens}")
     if resume and out is None:
         raise ValueError("resume: needs out, the directory of the run to go on with")
-    loop = _Loop(source, n_tokens, batch_size, seed, resolve_threads(num_threads), log_every)
+    loop = Loop(source, n_tokens, batch_size, seed, resolve_threads(num_threads), log_every)
     for name, given in arguments.items():
         loop.add(name, given, Path(out) / name if out is not None else None, resume)
     stop_reason = loop.run(checkpoint_every, progress, callback)
@@ -211,170 +208,3 @@ def _train(
             sae.save(directory / "sae")
         results[name] = TrainResult(sae, run.history, stop_reason, run.tokens)
     return results
-
-
-class _Loop:
-    """One order of rows, and the runs that are trained on it."""
-
-    def __init__(
-        self, source: Source, n_tokens: int, batch_size: int, seed: int, threads: int, log_every: int
-    ) -> None:
-        self.source, self.n_tokens, self.batch_size, self.seed = source, n_tokens, batch_size, seed
-        self.threads, self.log_every = threads, log_every
-        self.runs: dict[str, Run] = {}
-        self.directories: dict[str, Path | None] = {}
-        self.columns: dict[str, slice] = {}
-        self._samples: dict[int, Array] = {}
-        self._last: dict[str, Gradients] = {}
-
-    def add(self, name: str, given: dict[str, Any], directory: Path | None, resume: bool) -> None:
-        """Start or resume a run."""
-        given = dict(given)
-        widths, columns = self._part(given.pop("part", None))
-        architecture, coder = given.pop("architecture", None), given.pop("coder", "sae")
-        if not isinstance(architecture, Architecture):
-            raise TypeError(f"architecture: got {architecture!r}, expected for example TopK(k=32)")
-        coder = Coder(coder) if isinstance(coder, str) else coder
-        coder.check(widths)
-        dead_after = given.pop("dead_after", None) or min(10_000_000, max(self.n_tokens // 10, self.batch_size))
-        known = Options.__dataclass_fields__
-        if unknown := [key for key in given if key not in known]:
-            raise TypeError(f"runs: unknown argument(s) {', '.join(unknown)} of run {name!r}")
-        if not isinstance(given.get("d_sae"), int) or given["d_sae"] < 1:
-            raise ValueError(f"d_sae: got {given.get('d_sae')}, expected a positive number of latents")
-        options = Options(
-            n_tokens=self.n_tokens, batch_size=self.batch_size, dead_after=dead_after, log_every=self.log_every, **given
-        )
-        architecture.check(options.d_sae)
-        options.plan  # noqa: B018 (checks lr, warmup and decay)
-        if options.resampling is not None and getattr(self.source, "once", False):
-            raise ValueError("resampling: reads data a second time, and this is an iterator; pass an array, list or store")
-        threads = threads_for(self.batch_size * options.d_sae * sum(widths), self.threads)
-        if resume and (len(self.runs) == 0 or directory is None or checkpoint.exists(directory)):
-            assert directory is not None
-            run = Run.resume(directory, architecture, coder, options, widths, threads)
-        else:
-            sample = self._sample(options.seed)[:, columns]
-            run = Run.start(sample, architecture, coder, options, widths, threads, self._fitted(options, coder, columns))
-            advice = centering_advice(mean_to_spread(coder.split(sample, widths)[0]), options.b_dec_init)
-            if advice:
-                warnings.warn(advice, stacklevel=5)
-        self.runs[name], self.directories[name], self.columns[name] = run, directory, columns
-
-    def _part(self, part: int | None) -> tuple[tuple[int, ...], slice]:
-        widths = self.source.widths
-        if part is None:
-            return widths, slice(0, sum(widths))
-        if not 0 <= part < len(widths):
-            raise ValueError(f"part: got {part}, expected 0 to {len(widths) - 1}, a part of the data")
-        start = sum(widths[:part])
-        return (widths[part],), slice(start, start + widths[part])
-
-    def _sample(self, seed: int) -> Array:
-        if seed not in self._samples:
-            self._samples = {seed: self.source.sample(SAMPLE_ROWS, seed)}
-        return self._samples[seed]
-
-    def _fitted(self, options: Options, coder: Coder, columns: slice) -> Any:
-        """The transforms of an earlier run that has the same."""
-        for name, run in self.runs.items():
-            o = run.options
-            same = (o.seed, o.normalize, o.dtype) == (options.seed, options.normalize, options.dtype)
-            if same and run.coder == coder and self.columns[name] == columns:
-                return run.transforms
-        return None
-
-    def run(self, checkpoint_every: int, progress: bool | None, callback: Callback | None) -> str:
-        """Train all runs to the end of the tokens or the data; returns the reason."""
-        self._samples = {}
-        steps = self.n_tokens // self.batch_size
-        first = min(run.steps_done for run in self.runs.values())
-        try:
-            with Bar("training", self.n_tokens, first * self.batch_size, progress) as bar:
-                reading = 0.0
-                for step, rows, seconds in self._numbered(first, steps):
-                    reading += seconds / len(self.runs)
-                    self._step(step, rows)
-                    if (step + 1) % self.log_every == 0 or step + 1 == steps:
-                        self._records(step, reading, bar, callback)
-                        reading = 0.0
-                    if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
-                        for name in self.runs:
-                            self.save(name)
-        except KeyboardInterrupt:
-            return "interrupt"
-        return "n_tokens" if all(run.steps_done >= steps for run in self.runs.values()) else "data"
-
-    def _numbered(self, first: int, steps: int) -> Iterator[tuple[int, Array, float]]:
-        rows = batches(self.source, self.batch_size, self.seed, first * self.batch_size)
-        for step in range(first, steps):
-            started = perf_counter()
-            batch = next(rows, None)
-            if batch is None:
-                return
-            yield step, batch, perf_counter() - started
-
-    def _step(self, step: int, rows: Array) -> None:
-        """One step of every run that has not made it yet (after a crash, some checkpoints may be ahead)."""
-        transformed: dict[int, tuple[Array, Array]] = {}
-        for name, run in self.runs.items():
-            if run.steps_done > step:
-                continue
-            try:
-                resampling = run.options.resampling
-                occasion = resampling.steps(run.options.steps).get(step) if resampling else None
-                if resampling is not None and occasion is not None:
-                    with run.phases("resampling"):
-                        resampling.apply(run, _Columns(self.source, self.columns[name]), occasion)
-                key = id(run.transforms)
-                if key not in transformed:
-                    transformed[key] = run.transformed(np.ascontiguousarray(rows[:, self.columns[name]]))
-                self._last[name] = run.step(*transformed[key])
-            except TrainingDiverged as error:
-                raise self._diverged(name, error) from None
-
-    def _records(self, step: int, reading: float, bar: Bar, callback: Callback | None) -> None:
-        for name, run in self.runs.items():
-            if run.steps_done != step + 1 or (run.history and run.history[-1]["step"] == run.steps_done):
-                continue
-            record = run.record(self._last[name], reading)
-            bar.update(run.tokens, training_text(record))
-            if callback:
-                callback({"run": name, **record} if name else record)
-
-    def save(self, name: str) -> None:
-        """Checkpoint a run that has a directory."""
-        directory = self.directories[name]
-        try:
-            if directory is not None:
-                self.runs[name].save(directory)
-        except TrainingDiverged as error:
-            raise self._diverged(name, error) from None
-
-    def _diverged(self, name: str, error: TrainingDiverged) -> TrainingDiverged:
-        directory, run = self.directories[name], self.runs[name]
-        kept = f"; the last good checkpoint is in {directory}" if directory and checkpoint.exists(directory) else ""
-        of = f" of run {name!r}" if name else ""
-        return TrainingDiverged(
-            f"{error}{of}{kept}. Lower lr (now {run.options.plan.lr:g}), set clip_norm=1, or leave out rows of extreme "
-            "norm (massive activations)"
-        )
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The columns of a source that a run reads."""
-
-    source: Source
-    columns: slice
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.columns.stop - self.columns.start,)
-
-    def sample(self, n: int, seed: int) -> Array:
-        return self.source.sample(n, seed)[:, self.columns]
-
-    def blocks(self, seed: int, start: int) -> Iterator[Array]:
-        for block in self.source.blocks(seed, start):
-            yield np.ascontiguousarray(block[:, self.columns])

@@ -22,14 +22,15 @@ class Transform:
     | kind | x' | folds into the weights |
     |---|---|---|
     | none | x | yes |
-    | scale | (x - mean) · s, with s = √d_in / √E|x - mean|² by source; mean is 0 unless `center` | yes |
+    | scale | (x - mean) · s, s = √d_in / √E|x - mean|² by source; mean is 0 unless `center` | yes |
     | token_norm | x · √d_in / |x| | no: depends on the token |
     | layer_norm | (x - mean) / (std + 1e-5) over the row, std unbiased | no |
     | whiten | (x - mean) @ matrix, identity covariance | yes |
 
     Args:
         kind: as above.
-        arrays: scale: `scale` (d_in,), and `mean` (d_in,) where centred; whiten: `mean` (d_in,), `matrix` and `inverse` (d_in, d_in).
+        arrays: scale: `scale` (d_in,), and `mean` (d_in,) where centred; whiten: `mean` (d_in,), `matrix` and
+            `inverse` (d_in, d_in).
 
     >>> t = Transform.fit("scale", np.array([[3.0, 4.0], [0.0, 5.0]], np.float32))
     >>> t.apply(np.array([[3.0, 4.0]], np.float32))[0].round(3)
@@ -107,7 +108,9 @@ class Transform:
             centered: the encoder subtracts b_dec; its bias is then kept valid for the new b_dec.
         """
         if not self.folds:
-            raise ValueError(f"transform {self.kind!r}: depends on the token and cannot be folded into weights")
+            raise ValueError(
+                f"transform {self.kind!r}: depends on the token and cannot be folded into weights"
+            )
         if self.is_identity:
             return
         dtype = params["W_enc"].dtype
@@ -131,7 +134,9 @@ class Transform:
         return {"kind": self.kind}
 
 
-def _fold_input(params: dict[str, Array], apply: Callable[[Array], Array], mean: Array | None, centered: bool) -> None:
+def _fold_input(
+    params: dict[str, Array], apply: Callable[[Array], Array], mean: Array | None, centered: bool
+) -> None:
     """The encoder, and a skip, see (x - mean) times a matrix that apply multiplies weights by."""
     params["W_enc"] = apply(params["W_enc"].astype(np.float64))
     skip = apply(params["W_skip"].astype(np.float64)) if "W_skip" in params else None

@@ -39,7 +39,13 @@ class Gated(Penalised):
         params["b_mag"] = params["b_enc"].copy()
 
     def encode(
-        self, params: Params, x: Array, center: Array | None, *, latents: Array | None = None, num_threads: int = 1
+        self,
+        params: Params,
+        x: Array,
+        center: Array | None,
+        *,
+        latents: Array | None = None,
+        num_threads: int = 1,
     ) -> Codes:
         """Magnitudes where the gate is open."""
         gate = self._gate(params, x, center, latents, num_threads)
@@ -48,10 +54,18 @@ class Gated(Penalised):
         return gate._replace(values=magnitude).where(magnitude > 0)
 
     @staticmethod
-    def _gate(params: Params, x: Array, center: Array | None, latents: Array | None, num_threads: int) -> Codes:
+    def _gate(
+        params: Params, x: Array, center: Array | None, latents: Array | None, num_threads: int
+    ) -> Codes:
         return Codes(
             *_kernels.encode_threshold(
-                x, params["W_enc"], params["b_enc"], None, center=center, latents=latents, num_threads=num_threads
+                x,
+                params["W_enc"],
+                params["b_enc"],
+                None,
+                center=center,
+                latents=latents,
+                num_threads=num_threads,
             )
         )
 

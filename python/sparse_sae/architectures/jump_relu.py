@@ -72,7 +72,9 @@ class JumpReLU(Penalised):
             if not getattr(self, field) > 0:
                 raise ValueError(f"{field}: got {getattr(self, field)}, expected a positive number")
         if self.preact_coefficient < 0:
-            raise ValueError(f"preact_coefficient: got {self.preact_coefficient}, expected a number from 0 on")
+            raise ValueError(
+                f"preact_coefficient: got {self.preact_coefficient}, expected a number from 0 on"
+            )
 
     def init(self, params: Params, x: Array) -> None:
         """log_threshold; for "tanh" also the scale of the weights, and b_enc from a sample of inputs."""
@@ -97,7 +99,13 @@ class JumpReLU(Penalised):
         return params["threshold"] if "threshold" in params else np.exp(params["log_threshold"])
 
     def encode(
-        self, params: Params, x: Array, center: Array | None, *, latents: Array | None = None, num_threads: int = 1
+        self,
+        params: Params,
+        x: Array,
+        center: Array | None,
+        *,
+        latents: Array | None = None,
+        num_threads: int = 1,
     ) -> Codes:
         """Pre-activations above their thresholds."""
         return above(params, self.threshold(params), x, center, latents, num_threads)
@@ -120,7 +128,9 @@ class JumpReLU(Penalised):
         price = self.penalty(params, batch) / n_rows
 
         def by_latent(values: Array) -> Array:
-            return np.asarray(_kernels.latent_sums(near.indptr, index, values.astype(pre.dtype), m, num_threads=threads))
+            return np.asarray(
+                _kernels.latent_sums(near.indptr, index, values.astype(pre.dtype), m, num_threads=threads)
+            )
 
         if self.recipe == "step":
             d_pre = np.where(active, dz, dtype(0))
@@ -186,6 +196,12 @@ def above(
     """Pre-activations above thresholds (d_sae,)."""
     return Codes(
         *_kernels.encode_threshold(
-            x, params["W_enc"], params["b_enc"], threshold, center=center, latents=latents, num_threads=num_threads
+            x,
+            params["W_enc"],
+            params["b_enc"],
+            threshold,
+            center=center,
+            latents=latents,
+            num_threads=num_threads,
         )
     )

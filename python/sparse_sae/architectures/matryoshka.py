@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -42,7 +43,7 @@ class Matryoshka(BatchTopK):
         """See the base class."""
         super().check(d_sae)
         widths = self.nested(d_sae)
-        if widths[-1] != d_sae or widths[0] < 1 or any(a >= b for a, b in zip(widths, widths[1:], strict=False)):
+        if widths[-1] != d_sae or widths[0] < 1 or any(a >= b for a, b in pairwise(widths)):
             raise ValueError(f"widths: got {widths}, expected ascending widths that end with d_sae = {d_sae}")
 
     def nested(self, d_sae: int) -> tuple[int, ...]:
@@ -59,7 +60,13 @@ class Matryoshka(BatchTopK):
         return super().select(params, batch, k) if self.batch else TopK.select(self, params, batch, k)
 
     def encode(
-        self, params: Params, x: Array, center: Array | None, *, latents: Array | None = None, num_threads: int = 1
+        self,
+        params: Params,
+        x: Array,
+        center: Array | None,
+        *,
+        latents: Array | None = None,
+        num_threads: int = 1,
     ) -> Codes:
         """See BatchTopK and TopK."""
         if self.batch:

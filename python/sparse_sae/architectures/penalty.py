@@ -39,11 +39,15 @@ class Penalised(Architecture):
         if not self.coefficient > 0 or not math.isfinite(self.coefficient):
             raise ValueError(f"coefficient: got {self.coefficient}, expected a positive number")
         if self.target_l0 is not None and not 0 < self.target_l0 <= d_sae:
-            raise ValueError(f"target_l0: got {self.target_l0}, expected None or a number up to d_sae = {d_sae}")
+            raise ValueError(
+                f"target_l0: got {self.target_l0}, expected None or a number up to d_sae = {d_sae}"
+            )
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup: got {self.warmup}, expected a share of the run, 0 to 1")
         if self.aux_k is not None and self.aux_k < 0:
-            raise ValueError(f"aux_k: got {self.aux_k}, expected a number of latents, 0 (off) or None (d_in / 2)")
+            raise ValueError(
+                f"aux_k: got {self.aux_k}, expected a number of latents, 0 (off) or None (d_in / 2)"
+            )
 
     def init(self, params: Params, x: Array) -> None:
         """penalty: the coefficient the control has reached, and a running mean of log(L0 / target)."""

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .base import Array, Codes
 
 # Share of active latents above which the dense product is the faster one (benchmarks/results/crossover.json).
-DENSE_FORWARD = 0.06
-DENSE_BACKWARD = 0.06
+DENSE_FORWARD = 0.2
+DENSE_BACKWARD = 0.45
 _CHUNK_BYTES = 64 << 20  # a dense copy of the codes of some rows
 
 

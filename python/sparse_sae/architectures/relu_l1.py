@@ -43,12 +43,24 @@ class L1(Penalised):
         return not self.free_norms
 
     def encode(
-        self, params: Params, x: Array, center: Array | None, *, latents: Array | None = None, num_threads: int = 1
+        self,
+        params: Params,
+        x: Array,
+        center: Array | None,
+        *,
+        latents: Array | None = None,
+        num_threads: int = 1,
     ) -> Codes:
         """Every positive pre-activation."""
         return Codes(
             *_kernels.encode_threshold(
-                x, params["W_enc"], params["b_enc"], None, center=center, latents=latents, num_threads=num_threads
+                x,
+                params["W_enc"],
+                params["b_enc"],
+                None,
+                center=center,
+                latents=latents,
+                num_threads=num_threads,
             )
         )
 

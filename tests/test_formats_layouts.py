@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import mmap
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +273,17 @@ def test_other_dtypes(tmp_path: Path, dtype: str) -> None:
     assert sae.dtype == (np.float64 if dtype == "float64" else np.float32)
     for name, value in tensors.items():
         np.testing.assert_array_equal(sae.params[name], value.to(torch.float64).numpy())
+
+
+def test_torch_is_not_needed_for_safetensors_and_npz() -> None:
+    golden = Path(__file__).parent / "golden"
+    paths = [golden / "saelens" / "topk", golden / "sparsify" / "skip", golden / "gemma_scope"]
+    program = (
+        "import sys, sparse_sae\n"
+        f"for path in {[str(p) for p in paths]!r}: print(sparse_sae.load(path).d_sae)\n"
+        "print('torch' in sys.modules, 'safetensors.torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.split() == ["24", "24", "24", "False", "False"]

@@ -81,6 +81,15 @@ def matrices(where: Path, params: dict[str, Array], *names: str) -> None:
             raise ValueError(f"{where}: {name} has shape {params[name].shape}, expected a matrix")
 
 
+def transposed(matrix: Array) -> Array:
+    """A contiguous copy of matrix.T, by tiles that use a cache line whole before it is evicted."""
+    out = np.empty(matrix.shape[::-1], matrix.dtype)
+    for i in range(0, matrix.shape[0], 16):
+        for j in range(0, matrix.shape[1], 256):
+            out[j : j + 256, i : i + 16] = matrix[i : i + 16, j : j + 256].T
+    return out
+
+
 def fold_decoder_norm(params: dict[str, Array], *vectors: str) -> None:
     """Make decoder rows unit in place of params; x̂ is unchanged, codes are multiplied by the norms.
 

@@ -17,7 +17,7 @@ import numpy as np
 from .._io import atomic_directory, write_json
 from ..architectures import L1, Architecture, Gated, JumpReLU, TopK
 from ..sae import SAE
-from ._build import build, center_into_bias, fold_decoder_norm, layer_of, matrices, take
+from ._build import build, center_into_bias, fold_decoder_norm, layer_of, matrices, take, transposed
 from ._files import Array, integer, peek_json, read_json, read_torch
 
 NAME = "dictionary_learning"
@@ -68,9 +68,9 @@ def read(path: Path) -> SAE:
     params = take(file, tensors, _TENSORS[name], optional=optional)
     matrices(file, params, "W_enc", "W_dec")
     if "encoder.weight" in tensors:
-        params["W_dec"] = np.ascontiguousarray(params["W_dec"].T)
+        params["W_dec"] = transposed(params["W_dec"])
     else:
-        params["W_enc"] = np.ascontiguousarray(params["W_enc"].T)
+        params["W_enc"] = transposed(params["W_enc"])
     if name == "AutoEncoder":
         # load_dictionary normalises this class's decoder, and only this one's.
         fold_decoder_norm(params)
@@ -151,8 +151,8 @@ def write(sae: SAE, path: Path) -> None:
         params["b_enc"] = params["b_enc"] + shift
         if "b_mag" in params:
             params["b_mag"] = params["b_mag"] + shift * np.exp(params["r_mag"])
-    for transposed in ["W_dec"] if "encoder.weight" in _TENSORS[name].values() else ["W_enc"]:
-        params[transposed] = params[transposed].T
+    column = "W_dec" if "encoder.weight" in _TENSORS[name].values() else "W_enc"  # stored a latent a column
+    params[column] = params[column].T
     k = sae.architecture.config().get("k")
     if name == "AutoEncoderTopK":
         params |= {"k": np.asarray(k, np.int32), "threshold": np.asarray(-1.0)}

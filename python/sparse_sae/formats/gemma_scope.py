@@ -14,7 +14,7 @@ import numpy as np
 
 from ..architectures import JumpReLU
 from ..sae import SAE
-from ._build import build, matrices, take
+from ._build import build, matrices, take, transposed
 from ._files import Array, peek_json, peek_npz, read_json, read_npz, read_safetensors
 
 NAME = "gemma_scope"
@@ -80,7 +80,7 @@ def _read_second(path: Path) -> SAE:
 
 
 def _build(where: Path, params: dict[str, Array], metadata: dict[str, Any]) -> SAE:
-    params["W_enc"] = np.ascontiguousarray(params["W_enc"].T)
+    params["W_enc"] = transposed(params["W_enc"])
     params["threshold"] = np.maximum(params["threshold"], 0)  # ReLU comes first
     return build(where, params, JumpReLU(), center=False, metadata=metadata)
 

@@ -1,7 +1,7 @@
 """Llama Scope: hyperparams.json and checkpoints/final.safetensors, later config.json and sae_weights.safetensors.
 
 As OpenMOSS' own loader does it, the norm of the training data is folded into the biases and the decoder, so codes
-are in units of the raw activations (SAELens shows them √d_in / norm times larger), and so is jump_relu_threshold.
+are in units of the raw activations (SAELens' are √d_in / norm times those), and so is jump_relu_threshold.
 encoder.weight is mapped; decoder.weight, a latent a column there, is copied.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..architectures import L1, Architecture, JumpReLU, TopK
 from ..sae import SAE
-from ._build import build, fold_decoder_norm, matrices, take
+from ._build import build, fold_decoder_norm, matrices, take, transposed
 from ._files import Array, integer, peek_json, peek_shapes, read_json, read_safetensors
 
 NAME = "llama_scope"
@@ -54,7 +54,7 @@ def read(path: Path) -> SAE:
     log_threshold = tensors.pop("log_jumprelu_threshold", None)
     params = take(file, tensors, _NAMES)
     matrices(file, params, "W_enc", "W_dec")
-    params["W_dec"] = np.ascontiguousarray(params["W_dec"].T)
+    params["W_dec"] = transposed(params["W_dec"])
     if log_threshold is not None:
         params["threshold"] = np.exp(np.broadcast_to(log_threshold, params["b_enc"].shape))
         if config.get("sparsity_include_decoder_norm"):

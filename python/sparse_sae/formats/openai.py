@@ -10,12 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..architectures import L1, Architecture, TopK
 from ..sae import SAE
 from ..transforms import Transform
-from ._build import build, matrices, take
+from ._build import build, matrices, take, transposed
 from ._files import peek_torch, read_torch
 
 NAME = "openai"
@@ -38,7 +36,7 @@ def read(path: Path) -> SAE:
         state.pop(name, None)
     params = take(path, state, _NAMES)
     matrices(path, params, "W_enc", "W_dec")
-    params["W_dec"] = np.ascontiguousarray(params["W_dec"].T)
+    params["W_dec"] = transposed(params["W_dec"])
     architecture: Architecture
     if activation == "TopK":
         if settings.get("postact_fn", "ReLU") != "ReLU":

@@ -17,7 +17,7 @@ from .._io import atomic_directory, write_json, write_tensors
 from ..architectures import L1, AbsTopK, Architecture, Gated, JumpReLU, TopK, from_config
 from ..sae import SAE
 from ..transforms import Transform
-from ._build import build, fold_decoder_norm, matrices, take
+from ._build import build, fold_decoder_norm, matrices, take, transposed
 from ._files import Array, integer, peek_json, read_json, read_safetensors
 from ._saelens_config import current
 
@@ -60,7 +60,7 @@ def write(sae: SAE, path: Path) -> None:
         raise ValueError(f"transform: {kind!r} must be folded into the weights before saving")
     name = saelens_name(sae)
     tensors: dict[str, Array] = dict(sae.params)
-    tensors["W_enc"] = tensors["W_enc"].T
+    tensors["W_enc"] = transposed(tensors["W_enc"])
     if sae.architecture.name == "gated":  # a gated transcoder has no name of its own there
         tensors["b_gate"] = tensors.pop("b_enc")
     hyperparameters = sae.architecture.config()
@@ -195,7 +195,7 @@ def _params(
         theirs["b_enc"] = "b_gate"
     params = take(where, tensors, theirs)
     matrices(where, params, "W_enc", "W_dec")
-    params["W_enc"] = np.ascontiguousarray(params["W_enc"].T)
+    params["W_enc"] = transposed(params["W_enc"])
     if "topk_threshold" in params:
         params["threshold"] = np.full(
             len(params["W_enc"]), params.pop("topk_threshold"), params["W_enc"].dtype

@@ -111,7 +111,7 @@ def cost():
 
 def main():
     run = example().run
-    result = {"inference_at_the_true_dictionary": cost(), "topk": [topk(m) for m in (32, 64, 128)]}
+    result = {"inference_at_the_true_dictionary": cost(), "topk": []}
     for name, settings in [
         ("seeds", [{"seed": s} for s in range(10)]),
         ("other_data", [{"seed": 0, "data_seed": s} for s in (1, 2, 3)]),

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -358,6 +359,71 @@ def test_load_a_directory(tmp_path: Path, llama: LanguageModel, tiny_tokenizer: 
     assert loaded.tokenizer("refund please")["input_ids"] == tiny_tokenizer("refund please")["input_ids"]
     assert repr(loaded).startswith("LanguageModel('my-model', n_layers=3, d_model=16")
     assert load_model(tmp_path / "my-model", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def write_gguf(path: Path) -> dict[str, Any]:
+    """A GGUF file of a random two-layer Llama with a byte-pair tokenizer; returns some of its tensors."""
+    gguf = pytest.importorskip("gguf")
+    rng = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(16)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(8)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    tokens = ["<s>", "</s>", *letters, "Ġ", "re", "fund", "fu", "nd"]
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, *[1] * (len(tokens) - 2)])
+    writer.add_token_merges(["r e", "f u", "n d", "fu nd"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    shapes = {
+        "attn_q": (16, 16), "attn_k": (8, 16), "attn_v": (8, 16), "attn_output": (16, 16),
+        "ffn_gate": (32, 16), "ffn_up": (32, 16), "ffn_down": (16, 32), "attn_norm": (16,), "ffn_norm": (16,),
+    }  # fmt: skip
+    tensors = {
+        f"blk.{layer}.{name}.weight": rng.normal(size=shape).astype(np.float32)
+        for layer in range(2)
+        for name, shape in shapes.items()
+    }
+    tensors["token_embd.weight"] = rng.normal(size=(len(tokens), 16)).astype(np.float32)
+    tensors["output_norm.weight"] = np.ones(16, dtype=np.float32)
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors
+
+
+def test_load_gguf_alone_and_from_a_wheel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPARSE_SAE_CACHE", str(tmp_path / "cache"))
+    tensors = write_gguf(tmp_path / "small.gguf")
+    loaded = load_model(tmp_path / "small.gguf")
+    assert (loaded.name, loaded.n_layers, loaded.d_model) == ("small", 2, 16)
+    down = resolve(loaded, "model.layers.1.mlp.down_proj").module.weight
+    np.testing.assert_array_equal(down.numpy(), tensors["blk.1.ffn_down.weight"])
+    np.testing.assert_array_equal(loaded.model.get_input_embeddings().weight, tensors["token_embd.weight"])
+    ids = loaded.tokenizer("refund", return_tensors="pt")["input_ids"]
+    assert loaded.tokenizer.convert_ids_to_tokens(ids[0].tolist()) == ["re", "fund"]
+    # the second load comes from what the first converted, without looking into the file
+    monkeypatch.setattr("sparse_sae.lm._gguf.parsed_once", lambda: pytest.fail("converted again"))
+    with zipfile.ZipFile(tmp_path / "carrier.whl", "w") as archive:
+        archive.write(tmp_path / "small.gguf", "carrier/any.gguf")
+    again = load_model(tmp_path / "carrier.whl")
+    assert again.name == "carrier"
+    assert torch.equal(again.model(ids).logits, loaded.model(ids).logits)
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
 
 
 def test_load_refuses_what_it_cannot_read(tmp_path: Path) -> None:

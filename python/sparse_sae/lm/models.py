@@ -154,7 +154,9 @@ def _load_gguf(path: Path, name: str, dtype: torch.dtype) -> LanguageModel:
             cache_directory() / "converted" / f"{_sha256(file)[:24]}-{str(dtype).removeprefix('torch.')}"
         )
     if not (converted / "config.json").is_file():
-        with _quiet(), _finished_directory(converted) as scratch:
+        from sparse_sae.lm._gguf import parsed_once
+
+        with _quiet(), parsed_once(), _finished_directory(converted) as scratch:
             source = str(path.parent)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, gguf_file=path.name)
             model = transformers.AutoModelForCausalLM.from_pretrained(

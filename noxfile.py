@@ -58,19 +58,21 @@ def levels(session: nox.Session) -> None:
 
 
 @nox.session
-def sanitize(session: nox.Session) -> None:
-    """The C++ kernel tests, without Python, under the address and undefined-behaviour sanitizers."""
+@nox.parametrize("sanitizers", ["address,undefined", "thread"], ids=["address", "thread"])
+def sanitize(session: nox.Session, sanitizers: str) -> None:
+    """The C++ kernel tests, without Python, under sanitizers: address and undefined behaviour; data races."""
     session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")
-    build = Path(session.create_tmp()) / "sanitize"
+    build = Path(session.create_tmp()) / "build"
     session.run(
         "cmake", "-S", ".", "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-        "-DSPARSE_SAE_CPP_TESTS=ON", "-DSPARSE_SAE_SANITIZE=address,undefined",
+        "-DSPARSE_SAE_CPP_TESTS=ON", f"-DSPARSE_SAE_SANITIZE={sanitizers}",
         f"-DPython_EXECUTABLE={session.virtualenv.bin}/python",
     )  # fmt: skip
     session.run("cmake", "--build", str(build))
     options = {
         "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "TSAN_OPTIONS": "halt_on_error=1",
     }
     session.run("ctest", "--test-dir", str(build), "--output-on-failure", "--no-tests=error", env=options)
 

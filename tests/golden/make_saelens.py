@@ -1,8 +1,9 @@
 """Writes saelens/: directories written by SAELens, with SAELens' own encodings; and one of ours, encoded by SAELens.
 
-Run it with sae-lens, torch and this package installed; the tests need none of them.
+Run it with sae-lens, torch and this package installed; the tests do without sae-lens and torch. SAELens writes some
+settings in the order of Python's hashes, hence the fixed seed.
 
-    python tests/golden/make_saelens.py
+    PYTHONHASHSEED=0 python tests/golden/make_saelens.py
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def main() -> int:
     case("jumprelu_skip_transcoder", "jumprelu_skip_transcoder", apply_b_dec_to_input=False, d_out=D_OUT)
     hook_z = {**METADATA, "hook_name": "blocks.1.attn.hook_z"}
     case("hook_z", "standard", inputs().reshape(12, 2, 4), reshape_activations="hook_z", metadata=hook_z)
-    trained("batchtopk", "batchtopk")
+    trained("batchtopk", "batchtopk", rescale_acts_by_decoder_norm=False)
     trained("batchtopk_rescaled", "batchtopk", rescale_acts_by_decoder_norm=True)
     trained("matryoshka", "matryoshka_batchtopk", matryoshka_widths=[8, 24])
     old("old_standard", HERE / "standard" / "sae_weights.safetensors", {})

@@ -208,9 +208,24 @@ def test_a_stream_gives_the_same_rows_mixed(model: LanguageModel, tmp_path: Path
     place = {row.tobytes(): i for i, row in enumerate(stored)}
     origin = np.array([place[row.tobytes()] for row in mixed])
     assert np.abs(np.diff(origin)).mean() > 100  # neighbours leave far apart
-    np.testing.assert_array_equal(mixed, np.concatenate(list(source)))  # again, the same order
+    assert list(source) == []  # each row once
+    again = stream(model, texts, HOOK, buffer_bytes=4 * 16 * 1000, block_rows=100, **kwargs)
+    np.testing.assert_array_equal(mixed, np.concatenate(list(again)))
     limited = stream(model, texts, HOOK, max_tokens=500, **kwargs)
     assert 400 < sum(map(len, limited)) < 500 + 64
+
+
+def test_training_straight_from_the_model_reads_each_token_once(model: LanguageModel) -> None:
+    import sparse_sae
+
+    kwargs: dict[str, Any] = {key: value for key, value in OPTIONS.items() if key != "dtype"}
+    texts = random_texts(1000)
+    source = stream(model, texts, HOOK, buffer_bytes=4 * 16 * 1000, **kwargs)
+    result = sparse_sae.train(source, sparse_sae.TopK(k=4), d_sae=32, n_tokens=8000, batch_size=256, seed=0)
+    assert result.sae.d_in == 16
+    assert sum(map(len, texts)) > source.tokens > 8000  # it stopped reading when it had enough
+    held_out = np.concatenate(list(stream(model, random_texts(60, seed=1), HOOK, **kwargs)))
+    assert sparse_sae.evaluate(result.sae, held_out).fvu < 0.6
 
 
 def test_massive_activations_are_left_out_of_stores_and_streams(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class ActivationStream:
         self,
         reader: Reader,
         hook: str,
-        source: Callable[[], Iterator[Window]],
+        source: Iterator[Window],
         max_tokens: int | None,
         block_rows: int,
         buffer_bytes: int,
@@ -36,14 +36,17 @@ class ActivationStream:
         self._reader, self._source, self._max_tokens = reader, source, max_tokens
         self._block_rows, self._seed = block_rows, seed
         self._capacity = max(2, buffer_bytes // (4 * self.d_in))
-        self._start()
-
-    def _start(self) -> None:
         self.tokens = 0
         self.excluded = {"first": 0, "massive": 0}
+        self._mixed = self._blocks_of_all()
 
     def __iter__(self) -> Iterator[F32]:
-        self._start()
+        return self
+
+    def __next__(self) -> F32:
+        return next(self._mixed)
+
+    def _blocks_of_all(self) -> Iterator[F32]:
         rng = np.random.default_rng(self._seed)
         buffer = np.empty((self._capacity, self.d_in), dtype=np.float32)
         filled, threshold = 0, np.inf
@@ -67,7 +70,7 @@ class ActivationStream:
         yield from self._blocks(buffer[:filled])
 
     def _rows(self) -> Iterator[F32]:
-        for window in self._source():
+        for window in self._source:
             if self._max_tokens is not None and self.tokens >= self._max_tokens:
                 return
             self.tokens += window.n_tokens
@@ -121,16 +124,14 @@ def stream(
         seed: of the shuffling.
 
     Returns:
-        An `ActivationStream`. Iterating again starts again, if `texts` can be iterated again.
+        An `ActivationStream`, an iterator: it gives each row once. The same call gives the same blocks.
 
     >>> sum(len(block) for block in stream(model, texts, "blocks.3.hook_mlp_out"))  # doctest: +SKIP
     59764
     """
     reader = Reader(model, [hook], context=context, compute_dtype=compute_dtype)
 
-    def source() -> Iterator[Window]:
-        return windows(
-            texts, model.tokenizer, context=context, pack=pack, batch_tokens=batch_tokens, bos=reader.bos
-        )
-
+    source = windows(
+        texts, model.tokenizer, context=context, pack=pack, batch_tokens=batch_tokens, bos=reader.bos
+    )
     return ActivationStream(reader, hook, source, max_tokens, block_rows, buffer_bytes, seed)

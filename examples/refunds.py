@@ -52,7 +52,8 @@ REFUSAL = "Unfortunately, refunds are not available."
 SHARES = (-0.5, -0.25, 0.25, 0.5)
 # arguments that a result depends on
 RECORDED = (
-    "tokens", "passes", "latents", "tickets", "train_tickets", "explained", "controls", "random_weights", "seed",
+    "sae", "activations", "tokens", "passes", "latents", "tickets", "train_tickets", "explained", "controls",
+    "random_weights", "seed",
 )  # fmt: skip
 
 
@@ -64,26 +65,30 @@ def chat(lm: Any, user: str, system: str | None = SYSTEM) -> str:
     return text
 
 
-def trained_sae(
+def sae_and_store(
     lm: Any, args: argparse.Namespace, out: Path
-) -> tuple[sparse_sae.SAE, dict[str, Any], list[str]]:
-    """An SAE on half English text and half training tickets, its quality, and English texts it has not
-    seen.
-    """
-    english = english_documents()
-    neutral = [text[:400] for text in islice(english, 12)]
-    # six prompts are about as many tokens as one document
-    prompts = (chat(lm, t.text) for t in tickets(args.tokens // 100, seed=1))
-    texts = chain.from_iterable((d, *islice(prompts, 6)) for d in english)
-    store = capture(lm, texts, HOOK, out / "activations", max_tokens=args.tokens)
+) -> tuple[sparse_sae.SAE, ActivationStore, dict[str, Any]]:
+    """The SAE given, or one trained on half English text and half prompts; its activations and its quality."""
+    if args.activations:
+        store = ActivationStore(args.activations)
+    else:
+        # six prompts are about as many tokens as one document
+        prompts = (chat(lm, t.text) for t in tickets(args.tokens // 100, seed=1))
+        texts = chain.from_iterable((d, *islice(prompts, 6)) for d in english_documents())
+        store = capture(lm, texts, HOOK, out / "activations", max_tokens=args.tokens)
     rows, held_out = store.split(0.1)
-    trained = sparse_sae.train(
-        rows, sparse_sae.TopK(k=32), d_sae=args.latents, n_tokens=args.passes * len(rows), seed=args.seed,
-        metadata={"model_name": lm.name, "hook_name": HOOK}, progress=False,
-    )  # fmt: skip
-    metrics = sparse_sae.evaluate(trained.sae, held_out)
-    quality = {"tokens": len(rows), "excluded": store.excluded, "fvu": metrics.fvu, "l0": metrics.l0}
-    return trained.sae, quality | {"dead_fraction": metrics.dead_fraction}, neutral
+    if args.sae:
+        sae = sparse_sae.load(args.sae)
+    else:
+        sae = sparse_sae.train(
+            rows, sparse_sae.TopK(k=32), d_sae=args.latents, n_tokens=args.passes * len(rows), seed=args.seed,
+            metadata={"model_name": lm.name, "hook_name": HOOK}, progress=False,
+        ).sae  # fmt: skip
+    metrics = sparse_sae.evaluate(sae, held_out)
+    quality = {"tokens": len(rows), "excluded": store.excluded, "d_sae": sae.d_sae}
+    quality["architecture"] = type(sae.architecture).__name__
+    scores = {name: getattr(metrics, name) for name in ("fvu", "l0", "dead_fraction")}
+    return sae, store, quality | scores
 
 
 def ticket_maxima(lm: Any, prompts: list[str], sae: sparse_sae.SAE, out: Path) -> dict[str, np.ndarray]:
@@ -139,8 +144,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     lm = load_model(args.model)
     out = Path(args.work)
     say(f"{lm.name}: training an SAE at {HOOK}")
-    sae, quality, neutral = trained_sae(lm, args, out)
+    sae, store, quality = sae_and_store(lm, args, out)
     sae.save(out / "sae")
+    # English that is far behind what training read
+    neutral = [text[:400] for text in islice(english_documents(), 300, 312)]
     say(f"FVU {quality['fvu']:.3f}, L0 {quality['l0']:.1f}; quality on the model")
     on_model = model_quality(lm, sae, neutral[:8], max_tokens=128)
     print(on_model)
@@ -175,7 +182,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     prior = dict(zip(CHOICES, own.tolist(), strict=True))
     outcome = decisions(CHOICES, prior=prior)
 
-    norm = float(np.median(np.linalg.norm(ActivationStore(out / "activations").sample(4000), axis=1)))
+    norm = float(np.median(np.linalg.norm(store.sample(4000), axis=1)))
     strengths = [share * norm for share in SHARES]
     alive = np.flatnonzero(maxima[0]["latent"].max(0) > 0)
     common = {
@@ -200,7 +207,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "arguments": {k: v for k, v in vars(args).items() if k in RECORDED},
         "model": lm.name, "hook": HOOK, "system": SYSTEM, "choices": CHOICES, "seed": args.seed,
         "train_tickets": args.train_tickets, "tickets": args.tickets, "scored_for_auroc": shown,
-        "sae": {"d_sae": sae.d_sae, "k": 32, "passes": args.passes, **quality}, "on_model": on_model.to_dict(),
+        "sae": quality, "on_model": on_model.to_dict(),
         "labels": detected, "refusal": trimmed(refusal), "drivers": driving, "explained_tickets": args.explained,
         "latents": {"drives the refusal": refuse, "detects that a refund is asked for": refund},
         "prior": prior, "median_norm": norm,
@@ -263,7 +270,9 @@ def control(lm: Any, args: argparse.Namespace, out: Path) -> dict[str, Any]:
     anything.
     """
     random = randomise(lm, seed=args.seed)
-    sae, quality, _ = trained_sae(random, args, out / "random")
+    sae, _, quality = sae_and_store(
+        random, argparse.Namespace(**{**vars(args), "sae": None, "activations": None}), out / "random"
+    )
     found = {
         "train": tickets(args.train_tickets, seed=0),
         "held_out": tickets(min(args.tickets, 400), seed=0, split="held_out"),
@@ -288,6 +297,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", help="directory, GGUF file or id; by default SmolLM2-135M-Instruct")
+    parser.add_argument(
+        "--sae", help="an SAE trained before, such as `sparse-sae demo` leaves, instead of training one"
+    )
+    parser.add_argument("--activations", help="the store it was trained on, instead of capturing one")
     parser.add_argument("--tokens", type=int, default=150_000, help="tokens the SAE is trained on")
     parser.add_argument("--passes", type=int, default=4, help="passes over them")
     parser.add_argument("--latents", type=int, default=4608, help="size of the dictionary")

@@ -40,8 +40,8 @@ def setup(r: Result) -> str:
     excluded = ", ".join(f"{count} {kind}" for kind, count in s["excluded"].items())
     rates = ", ".join(f"{name} {rate:.0%}" for name, rate in own["rates"].items())
     return (
-        f"Model {r['model']}, hook point `{r['hook']}`. SAE: TopK, k = {s['k']}, {s['d_sae']:,} latents, "
-        f"{s['passes']} passes over {s['tokens']:,} tokens (left out: {excluded}); held-out FVU {s['fvu']:.3f}, "
+        f"Model {r['model']}, hook point `{r['hook']}`. SAE: {s['architecture']}, {s['d_sae']:,} latents, "
+        f"trained on {s['tokens']:,} tokens (left out: {excluded}); held-out FVU {s['fvu']:.3f}, "
         f"L0 {s['l0']:.1f}; {s['dead_fraction']:.1%} of the latents never fire on held-out text.\n\n"
         f"System prompt: “{r['system']}” Decisions of the unsteered model on {own['tickets']} held-out tickets, "
         f"each answer's mean log-probability on training tickets subtracted: {rates}. A refund is due in "

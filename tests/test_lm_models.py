@@ -511,6 +511,16 @@ def test_without_torch_the_extra_is_named() -> None:
     assert run.stdout.strip() == "False", run.stderr
 
 
+def test_public_names_are_there_and_are_no_modules() -> None:
+    import sparse_sae.lm as package
+    from sparse_sae.lm import capture as _imported_first  # noqa: F401
+
+    modules = {path.stem for path in Path(str(package.__file__)).parent.glob("*.py")}
+    for name in package.__all__:
+        assert name not in modules  # `from sparse_sae.lm import name` would depend on what was imported before
+        assert callable(getattr(package, name))
+
+
 @pytest.mark.slow
 def test_the_default_model_on_real_text(tmp_path: Path) -> None:
     """Needs the package index once, and about two minutes."""

@@ -20,7 +20,7 @@ _PUBLIC = {
     "hook_names": "hooks",
     "read_hooks": "hooks",
     "resolve": "hooks",
-    "stream": "capture",
+    "stream": "streaming",
     "english_documents": "corpus",
     "Ticket": "tickets",
     "choice_logprobs": "score",

@@ -12,7 +12,7 @@ from typing import overload
 from sparse_sae.lm.forward import Reader
 from sparse_sae.lm.models import LanguageModel
 from sparse_sae.lm.sequences import Text, windows
-from sparse_sae.lm.stream import ActivationStream, stream
+from sparse_sae.lm.streaming import ActivationStream, stream
 from sparse_sae.store import ActivationStore, StoreWriter
 from sparse_sae.store.format import Dtype
 

@@ -517,7 +517,8 @@ def test_public_names_are_there_and_are_no_modules() -> None:
 
     modules = {path.stem for path in Path(str(package.__file__)).parent.glob("*.py")}
     for name in package.__all__:
-        assert name not in modules  # `from sparse_sae.lm import name` would depend on what was imported before
+        # or else what `from sparse_sae.lm import name` gives would depend on earlier imports
+        assert name not in modules
         assert callable(getattr(package, name))
 
 

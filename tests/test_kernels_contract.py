@@ -111,10 +111,6 @@ def test_offered_levels_are_what_the_processor_has() -> None:
     assert found
     flags = set(found[1].split())
     needs = {
-<<<<<<< HEAD
-=======
-        "x86_64_v4_vnni": {"avx512f", "avx512bw", "avx512vnni"},
->>>>>>> main
         "x86_64_v4": {"avx512f", "avx512bw", "avx512vl"},
         "x86_64_v3": {"avx2", "fma", "bmi2"}, "x86_64_v2": {"sse4_2", "ssse3"},
     }  # fmt: skip

@@ -51,7 +51,7 @@ struct Candidates {
     std::vector<char> overflow;
 
     static int64_t room(int64_t k, int64_t competing) {
-        return std::min(competing, 2 * k + std::max<int64_t>(k, 64)) + kTileCols<T>;
+        return std::min(competing, 2 * k + std::max<int64_t>(k, 32)) + kTileCols<T>;
     }
 
     // competing: how many latents may ever be offered.

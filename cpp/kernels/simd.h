@@ -9,6 +9,9 @@
 
 #include <algorithm>
 #include <cstring>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 #include "kernels/types.h"
 
@@ -47,6 +50,32 @@ inline vec<T> load(const T* p) {
 template <class T>
 inline void store(T* p, vec<T> v) {
     std::memcpy(p, &v, sizeof v);
+}
+
+// Whether every lane of a and of b is below t. NaN is below nothing.
+template <class T>
+inline bool all_below(vec<T> a, vec<T> b, T t) {
+    const vec<T> limit = t - vec<T>{};
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4)
+        return (_mm512_cmp_ps_mask((__m512)a, (__m512)limit, _CMP_LT_OQ) &
+                _mm512_cmp_ps_mask((__m512)b, (__m512)limit, _CMP_LT_OQ)) == 0xffff;
+    else
+        return (_mm512_cmp_pd_mask((__m512d)a, (__m512d)limit, _CMP_LT_OQ) &
+                _mm512_cmp_pd_mask((__m512d)b, (__m512d)limit, _CMP_LT_OQ)) == 0xff;
+#else
+    const auto below = (a < limit) & (b < limit);
+#if defined(__AVX__)
+    return _mm256_movemask_ps((__m256)below) == 0xff;
+#elif defined(__SSE2__)
+    return _mm_movemask_epi8((__m128i)below) == 0xffff;
+#else
+    std::uint64_t word[sizeof below / 8], all = ~std::uint64_t{0};
+    std::memcpy(word, &below, sizeof below);
+    for (const std::uint64_t w : word) all &= w;
+    return all == ~std::uint64_t{0};
+#endif
+#endif
 }
 
 inline constexpr int kDotLanes = 32;

@@ -125,12 +125,13 @@ void sweep(const PackedRows<T>& rows, const Dictionary<T>& dict, int64_t first_c
                 const int64_t j0 = (p0 + p) * C;
                 const int64_t count = std::min<int64_t>(C, dict.M - j0);
                 for (int64_t t = task * rows.tiles_per_task; t < t1; ++t) {
-                    tile_product(s, rows.tile(t, D), packed.get() + p * C * D, bias.data() + p * C, D);
-                    const int64_t r1 = std::min<int64_t>(kTileRows, rows.count - t * kTileRows);
-                    for (int64_t r = 0; r < r1; ++r) {
-                        const int64_t n = t * kTileRows + r;
-                        if (any_reaches(s + r * C, selector.threshold(n))) selector.offer(n, j0, s + r * C, count);
-                    }
+                    const int r1 = static_cast<int>(std::min<int64_t>(kTileRows, rows.count - t * kTileRows));
+                    T threshold[kTileRows] = {};
+                    for (int r = 0; r < r1; ++r) threshold[r] = selector.threshold(t * kTileRows + r);
+                    const T *x = rows.tile(t, D), *w = packed.get() + p * C * D;
+                    const unsigned reached = tile_product(s, x, w, bias.data() + p * C, threshold, D);
+                    for (int r = 0; r < r1; ++r)
+                        if (reached >> r & 1) selector.offer(t * kTileRows + r, j0, s + r * C, count);
                 }
             }
         });

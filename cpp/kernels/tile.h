@@ -47,9 +47,12 @@ void pack_latents(T* out, const Dictionary<T>& dict, int64_t j0) {
     }
 }
 
-// s (kTileRows, kTileCols) = rows . latents + bias (kTileCols)
+// s (kTileRows, kTileCols) = rows . latents + bias (kTileCols). Bit r of the result is set where any value of row r
+// reaches threshold[r], or is NaN.
+// A function of its own, not inlined: in the middle of a larger one GCC keeps an accumulator in memory.
 template <class T>
-inline void tile_product(T* s, const T* x, const T* w, const T* bias, int64_t D) {
+__attribute__((noinline)) unsigned tile_product(T* s, const T* x, const T* w, const T* bias, const T* threshold,
+                                                int64_t D) {
     constexpr int L = kLanes<T>, R = kTileRows;
     vec<T> acc[R][2] = {};
     for (int64_t d = 0; d < D; ++d) {
@@ -63,23 +66,21 @@ inline void tile_product(T* s, const T* x, const T* w, const T* bias, int64_t D)
         x += R;
     }
     const vec<T> b0 = load(bias), b1 = load(bias + L);
+    unsigned reached = 0;
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
-        store(s + 2 * L * r, acc[r][0] + b0);
-        store(s + 2 * L * r + L, acc[r][1] + b1);
+        const vec<T> s0 = acc[r][0] + b0, s1 = acc[r][1] + b1;
+        store(s + 2 * L * r, s0);
+        store(s + 2 * L * r + L, s1);
+        reached |= static_cast<unsigned>(!all_below<T>(s0, s1, threshold[r])) << r;
     }
+    return reached;
 }
 
 // True when any of the kTileCols approximations reaches the threshold, or is NaN.
 template <class T>
 inline bool any_reaches(const T* s, T threshold) {
-    constexpr int L = kLanes<T>;
-    const vec<T> t = threshold - vec<T>{};
-    auto below = (load(s) < t) & (load(s + L) < t);
-    std::uint64_t word[sizeof below / 8], all = ~std::uint64_t{0};
-    std::memcpy(word, &below, sizeof below);
-    for (const std::uint64_t w : word) all &= w;
-    return all != ~std::uint64_t{0};
+    return !all_below<T>(load(s), load(s + kLanes<T>), threshold);
 }
 
 }  // namespace sparse_sae

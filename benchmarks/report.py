@@ -1,0 +1,126 @@
+"""The table of targets, measured: prints it, writes benchmarks/results/*.json, and puts it into the documents.
+
+    python benchmarks/report.py --peers path/to/python     # measures everything, minutes
+    python benchmarks/report.py --write-only               # documents again from the results on disk
+
+`--peers` names the Python of an environment that has the other libraries (compare/peers.py says which); without it
+their last results are kept. Documents hold the tables between `<!-- bench:begin -->` and `<!-- bench:end -->`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from sparse_sae import bench
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+DOCUMENTS = {HERE.parent / "docs/performance.md": "full", HERE.parent / "README.md": "short"}
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+FASTER = {("small", "sparsify"): 4.0}  # targets that hold on every machine
+
+
+def read(name: str) -> dict[str, Any]:
+    """A result file."""
+    return dict(json.loads((RESULTS / name).read_text()))
+
+
+def write(name: str, result: dict[str, Any]) -> None:
+    """A result file."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def run_peers(python: str, sizes: list[str], threads: int) -> dict[str, Any]:
+    """compare/peers.py in its own environment."""
+    command = [python, str(HERE / "compare/peers.py"), "--threads", str(threads), "--sizes", *sizes]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return dict(json.loads(output.splitlines()[-1]))
+
+
+def against_peers(ours: dict[str, Any], peers: dict[str, Any]) -> list[bench.Line]:
+    """How many times faster than each library. Both sides timed torch's product of the same shape among their own
+    tasks; times are compared in units of it, so that a machine that was busier in one run does not matter."""
+    lines = []
+    for size, libraries in peers["seconds"].items():
+        mine = ours["seconds"][size]
+        for library, theirs in libraries.items():
+            for work in ("step", "encode"):
+                times = (theirs[work] / theirs["product"]) / (mine[work] / mine["torch"])
+                limit = FASTER.get((size, library), 0.0) if work == "step" else 0.0
+                lines.append(bench.Line(f"{work} against {library}", size, times, unit="×", limit=limit))
+    return lines
+
+
+def peer_table(lines: list[bench.Line]) -> str:
+    """One row a size and work, one column a library."""
+    libraries = list(dict.fromkeys(line.work.split(" against ")[1] for line in lines))
+    head = ["times faster than", *libraries]
+    rows = [head, ["---"] * len(head)]
+    for size in dict.fromkeys(line.size for line in lines):
+        for work in ("step", "encode"):
+            found = {line.work: line.value for line in lines if line.size == size}
+            name = {"step": "training step", "encode": "encode + TopK"}[work]
+            rows.append([f"{name}, {size}", *(f"{found[f'{work} against {x}']:.1f}" for x in libraries)])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def sizes_text(result: dict[str, Any]) -> str:
+    """Which size is which."""
+    return "; ".join(f"{name}: {bench.Size(**size)}" for name, size in result["sizes"].items())
+
+
+def texts(ours: dict[str, Any], peers: dict[str, Any]) -> dict[str, str]:
+    """What goes between the markers."""
+    machine = ours["machine"]
+    lines = [
+        bench.Line(**{k: v for k, v in line.items() if k not in ("ratio", "met")}) for line in ours["lines"]
+    ]
+    faster = against_peers(ours, peers)
+    versions = ", ".join(f"{name} {v}" for name, v in peers["versions"].items())
+    about = f"{machine['cpu']}, {machine['threads']} threads, level `{machine['level']}`. {sizes_text(ours)}."
+    peers_text = f"{peer_table(faster)}\n\nMeasured with {versions}."
+    table = bench.table([*lines, *(line for line in faster if line.limit)])
+    return {"full": f"{about}\n\n{table}\n\n{peers_text}", "short": f"{about}\n\n{peers_text}"}
+
+
+def fill(document: Path, text: str) -> bool:
+    """Replace what is between the markers; False where there are none."""
+    if not document.exists() or BEGIN not in (old := document.read_text()):
+        return False
+    before, rest = old.split(BEGIN, 1)
+    document.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}")
+    return True
+
+
+def main() -> None:
+    """See the top."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--sizes", nargs="+", default=["small", "medium", "large"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--peers", metavar="PYTHON", help="measure the other libraries too, with this interpreter"
+    )
+    parser.add_argument("--write-only", action="store_true", help="measure nothing")
+    options = parser.parse_args()
+    if not options.write_only:
+        result = bench.run(tuple(options.sizes), options.threads)
+        result.pop("table")
+        write("kernels.json", result)
+        if options.peers:
+            write("peers.json", run_peers(options.peers, options.sizes, options.threads))
+    found = texts(read("kernels.json"), read("peers.json"))
+    print(found["full"])
+    for document, kind in DOCUMENTS.items():
+        if not fill(document, found[kind]):
+            print(f"{document.name}: no {BEGIN} … {END}, left alone")
+
+
+if __name__ == "__main__":
+    main()

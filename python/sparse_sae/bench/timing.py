@@ -1,0 +1,160 @@
+"""What a measurement is: sizes, timing in turns, lines of the table."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from .. import _kernels
+
+Task: TypeAlias = Callable[[], Any]
+
+
+class Size(NamedTuple):
+    """A problem: N rows, D inputs, M latents, K active latents of a row."""
+
+    n: int
+    d: int
+    m: int
+    k: int
+
+    def __str__(self) -> str:
+        return f"N {self.n}, D {self.d}, M {self.m}, K {self.k}"
+
+
+SIZES = {
+    "small": Size(1024, 64, 1024, 8),
+    "medium": Size(4096, 576, 9216, 32),
+    "large": Size(4096, 768, 32768, 32),
+    "row": Size(1, 2304, 16384, 64),
+}
+
+
+@dataclass
+class Line:
+    """One line of the table: what was measured beside its yardstick (in the same unit), and the target.
+
+    Attributes:
+        value, unit: seconds ("s"), megabytes ("MB") or how many times faster ("×").
+        limit: on value / yardstick_value, or on the value where there is no yardstick; a lower bound for "×".
+        rate: in GFLOP/s or GB/s.
+    """
+
+    work: str
+    size: str
+    value: float
+    yardstick: str = ""
+    yardstick_value: float = 0.0
+    limit: float = 0.0
+    rate: str = ""
+    unit: str = "s"
+
+    @property
+    def ratio(self) -> float:
+        """Value over the yardstick's; 0 without one."""
+        return self.value / self.yardstick_value if self.yardstick_value else 0.0
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        if not self.limit:
+            return None
+        measured = self.ratio or self.value
+        return measured >= self.limit if self.unit == "×" else measured <= self.limit
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**vars(self), "ratio": self.ratio, "met": self.met}
+
+    def cells(self) -> list[str]:
+        """As a row of the table."""
+        sign = "≥" if self.unit == "×" else "≤"
+        target = (f"{self.limit:.2f}" if self.ratio else amount(self.limit, self.unit)) if self.limit else ""
+        return [
+            self.work, self.size, amount(self.value, self.unit) + (f" ({self.rate})" if self.rate else ""),
+            f"{self.yardstick}: {amount(self.yardstick_value, self.unit)}" if self.yardstick else "",
+            f"{self.ratio:.2f}" if self.ratio else "", f"{sign} {target}" if target else "",
+            {None: "", True: "met", False: "**missed**"}[self.met],
+        ]  # fmt: skip
+
+
+def amount(value: float, unit: str) -> str:
+    """A measured value with its unit.
+
+    >>> amount(0.0123, "s"), amount(3.1e-5, "s"), amount(4, "×")
+    ('12.3 ms', '31 µs', '4.0 ×')
+    """
+    if unit != "s":
+        return f"{value:.1f} {unit}"
+    return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.2g} µs"
+
+
+def in_turns(tasks: dict[str, Task], *, repeats: int = 5, seconds: float = 20.0) -> dict[str, float]:
+    """Median seconds of each task, run one after the other in rounds; fewer rounds (at least 3) where it takes long.
+
+    >>> sorted(in_turns({"a": lambda: None, "b": lambda: None}))
+    ['a', 'b']
+    """
+    for task in tasks.values():
+        task()
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    began = time.perf_counter()
+    for round_ in range(repeats):
+        if round_ >= 3 and time.perf_counter() - began > seconds:
+            break
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What the numbers depend on."""
+    cpu = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        cpu = next(
+            (t.split(":")[1].strip() for t in info.read_text().splitlines() if t.startswith("model name")),
+            cpu,
+        )
+    return {
+        "cpu": cpu,
+        "threads": threads,
+        "level": _kernels.level,
+        **_kernels.build_info,
+        "numpy": np.__version__,
+    }
+
+
+def table(lines: list[Line]) -> str:
+    """Markdown."""
+    head = ["work", "size", "measured", "yardstick", "ratio", "target", ""]
+    rows = [head, ["---"] * len(head), *(line.cells() for line in lines)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def peak_megabytes(task: Task) -> float:
+    """How far resident memory rises above its level while a task runs (Linux; elsewhere not a number)."""
+    try:
+        task()
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that it counts when it is asked for again
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        task()
+        return (_status("VmHWM") - before) / 1024
+    except (OSError, AttributeError):
+        return float("nan")
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))

@@ -55,7 +55,9 @@ def test_errors_are_one_line(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["train"], ["demo", "--tokens", "0"], ["demo", "--tokens", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["train"], ["demo", "--tokens", "0"], ["demo", "--tokens", "x"]]
+)
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -17,7 +17,10 @@ def sae() -> SAE:
     rng = np.random.default_rng(0)
     w = rng.standard_normal((20, 8)).astype(np.float32)
     w /= np.linalg.norm(w, axis=1, keepdims=True)
-    return SAE({"W_enc": w, "W_dec": w, "b_enc": np.zeros(20, np.float32), "b_dec": np.ones(8, np.float32)}, TopK(k=3))
+    return SAE(
+        {"W_enc": w, "W_dec": w, "b_enc": np.zeros(20, np.float32), "b_dec": np.ones(8, np.float32)},
+        TopK(k=3),
+    )
 
 
 def test_formulas(sae: SAE) -> None:
@@ -29,7 +32,9 @@ def test_formulas(sae: SAE) -> None:
     assert m.mse == pytest.approx(((out - x) ** 2).mean(), rel=1e-5)
     assert m.fvu == pytest.approx(((out - x) ** 2).sum() / ((x - x.mean(0)) ** 2).sum(), rel=1e-5)
     assert m.explained_variance == 1 - m.fvu
-    assert m.shrinkage == pytest.approx(np.linalg.norm(out, axis=1).sum() / np.linalg.norm(x, axis=1).sum(), rel=1e-5)
+    assert m.shrinkage == pytest.approx(
+        np.linalg.norm(out, axis=1).sum() / np.linalg.norm(x, axis=1).sum(), rel=1e-5
+    )
     cosine = (out * x).sum(1) / np.linalg.norm(out, axis=1) / np.linalg.norm(x, axis=1)
     assert m.cosine == pytest.approx(cosine.mean(), rel=1e-5)
     np.testing.assert_allclose(m.density, (sae.encode(x).toarray() != 0).mean(0))

@@ -137,8 +137,15 @@ def test_too_large_for_float32(x: Any) -> None:
         random_sae().encode(big)
 
 
-@pytest.mark.parametrize(("value", "error"), [(np.zeros((3, 11), np.float32), ValueError), (np.zeros((3, 12), int), TypeError),
-                                              (np.zeros((3, 12), complex), TypeError), (np.float32(1), ValueError)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (np.zeros((3, 11), np.float32), ValueError),
+        (np.zeros((3, 12), int), TypeError),
+        (np.zeros((3, 12), complex), TypeError),
+        (np.float32(1), ValueError),
+    ],
+)
 def test_wrong_width_or_dtype(value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="x: "):
         random_sae().encode(value)
@@ -169,7 +176,9 @@ def test_decode_checks_its_codes() -> None:
 
 def test_decode_sorts_indices() -> None:
     sae = random_sae()
-    shuffled = csr_array((np.array([2.0, 1.0], np.float32), np.array([9, 3]), np.array([0, 2])), shape=(1, 40))
+    shuffled = csr_array(
+        (np.array([2.0, 1.0], np.float32), np.array([9, 3]), np.array([0, 2])), shape=(1, 40)
+    )
     expected = 2 * sae.W_dec[9] + sae.W_dec[3] + sae.b_dec
     np.testing.assert_allclose(sae.decode(shuffled)[0], expected, atol=1e-5)
 

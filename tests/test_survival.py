@@ -17,11 +17,11 @@ import sparse_sae
 from sparse_sae import TopK, checkpoint, train
 
 SCRIPT = """
-import sys, numpy as np, sparse_sae
+import sys, pathlib, numpy as np, sparse_sae
 x = np.random.default_rng(0).standard_normal((4000, 24)).astype("float32")
 sparse_sae.train(x, sparse_sae.TopK(k=4), d_sae=256, n_tokens=120_000, batch_size=256, seed=5, dead_after=2000,
-                 out=sys.argv[1], checkpoint_every=3, resume=sparse_sae.checkpoint.exists(sparse_sae.checkpoint.Path(sys.argv[1])),
-                 num_threads=1)
+                 out=sys.argv[1], checkpoint_every=3, num_threads=1,
+                 resume=(pathlib.Path(sys.argv[1]) / sparse_sae.checkpoint.NAME).is_file())
 print("finished")
 """
 

@@ -42,7 +42,13 @@ def test_threads_do_not_change_the_result(num_threads: int) -> None:
 
 def test_resume_is_bit_identical(tmp_path: Path) -> None:
     x, _ = planted()
-    arguments: dict[str, Any] = {"d_sae": 48, "n_tokens": 20_000, "batch_size": 256, "dead_after": 1000, "seed": 3}
+    arguments: dict[str, Any] = {
+        "d_sae": 48,
+        "n_tokens": 20_000,
+        "batch_size": 256,
+        "dead_after": 1000,
+        "seed": 3,
+    }
     whole = train(x, TopK(k=3), **arguments, out=tmp_path / "whole")
 
     def stop(record: dict[str, Any]) -> None:

@@ -42,7 +42,9 @@ def resolve_threads(num_threads: int | None) -> int:
     if num_threads == -1:
         return available_cores()
     if num_threads < 1:
-        raise ValueError(f"num_threads: got {num_threads}, expected a positive number, -1 (all cores) or None")
+        raise ValueError(
+            f"num_threads: got {num_threads}, expected a positive number, -1 (all cores) or None"
+        )
     return int(num_threads)
 
 

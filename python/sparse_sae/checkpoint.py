@@ -40,7 +40,9 @@ def load(directory: Path) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:
                 groups.setdefault(group, {})[name] = np.array(opened.get_tensor(key))
         return groups, json.loads(metadata["state"])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"resume: {file} is not a complete checkpoint ({error}); start the run anew") from None
+        raise ValueError(
+            f"resume: {file} is not a complete checkpoint ({error}); start the run anew"
+        ) from None
 
 
 def exists(directory: Path) -> bool:

@@ -50,7 +50,9 @@ def run(
     print(f"3. TopK SAE, {features:,} latents, k = {k}, on {len(parts['training']):,} tokens")
     sae = _trained(parts["training"], out / f"sae-{tokens}-{features}-{k}", features, k, lm.name)
     metrics = evaluate(sae, parts["held out"])
-    print(f"4. Quality on {len(parts['held out']):,} held-out tokens of prose and tickets\n{_indented(metrics)}")
+    print(
+        f"4. Quality on {len(parts['held out']):,} held-out tokens of prose and tickets\n{_indented(metrics)}"
+    )
 
     print("5. The best single neuron, latent and random direction for each label, on tickets in unseen words")
     by_split = {split: parts[f"{split} tickets"] for split in SPLITS}
@@ -108,7 +110,9 @@ def _split(store: ActivationStore, n_tickets: int) -> dict[str, ActivationStore]
     ticket = texts < 2 * n_tickets
     held_out = np.where(ticket, texts >= n_tickets, texts % 10 == 0)
     if not (~ticket & held_out).any():
-        raise ValueError(f"tokens: {len(store):,} leave no prose beside {2 * n_tickets} tickets; ask for 40,000 or more")
+        raise ValueError(
+            f"tokens: {len(store):,} leave no prose beside {2 * n_tickets} tickets; ask for 40,000 or more"
+        )
     chosen = {
         "training": ~held_out, "held out": held_out, "train tickets": ticket & ~held_out,
         "held_out tickets": ticket & held_out,
@@ -121,7 +125,9 @@ def _trained(rows: ActivationStore, path: Path, features: int, k: int, model_nam
         return load(path / "sae")
     passes = max(2, min(6, 400_000 // len(rows)))
     metadata = {"model_name": model_name, "hook_name": HOOK}
-    return train(rows, TopK(k=k), d_sae=features, n_tokens=passes * len(rows), out=path, metadata=metadata).sae
+    return train(
+        rows, TopK(k=k), d_sae=features, n_tokens=passes * len(rows), out=path, metadata=metadata
+    ).sae
 
 
 def _detectors(
@@ -139,7 +145,8 @@ def _detectors(
         "random": lambda x: (x - sae.b_dec) @ random,
     }
     pooled = {
-        kind: {split: _ticket_maxima(store, view) for split, store in stores.items()} for kind, view in views.items()
+        kind: {split: _ticket_maxima(store, view) for split, store in stores.items()}
+        for kind, view in views.items()
     }
     return {
         name: {
@@ -192,17 +199,23 @@ def _top_contexts(
 
 def _in_context(store: ActivationStore, lm: LanguageModel, row: int) -> str:
     tokens, at = store.context(row)
-    before, token, after = (lm.tokenizer.decode(part) for part in (tokens[:at], tokens[at : at + 1], tokens[at + 1 :]))
+    before, token, after = (
+        lm.tokenizer.decode(part) for part in (tokens[:at], tokens[at : at + 1], tokens[at + 1 :])
+    )
     return " ".join(f"{before}[[{token}]]{after}".split())
 
 
 def _steered(lm: LanguageModel, sae: SAE, latent: int, store: ActivationStore) -> list[dict[str, Any]]:
     """Greedy answers with the latent added at multiples of its strongest activation on the tickets."""
     strongest = max(
-        float(sae.encode(store.rows(slice(s, s + 8192)), latents=[latent]).max()) for s in range(0, len(store), 8192)
+        float(sae.encode(store.rows(slice(s, s + 8192)), latents=[latent]).max())
+        for s in range(0, len(store), 8192)
     )
     prompt = lm.tokenizer.apply_chat_template(
-        [{"role": "user", "content": PROMPT}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        [{"role": "user", "content": PROMPT}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
     )
     examples = []
     for multiple in (-1.0, 0.0, 0.5, 1.0):

@@ -48,7 +48,8 @@ class Metrics:
     def to_dict(self) -> dict[str, Any]:
         """Numbers and lists that JSON can write."""
         return {
-            name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(self).items()
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in vars(self).items()
         }
 
     def __str__(self) -> str:

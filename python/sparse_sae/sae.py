@@ -82,17 +82,21 @@ class SAE:
         for name, value in p.items():
             expected = shapes.get(name)
             if expected is not None and value.shape != expected:
-                raise ValueError(f"{name}: shape {value.shape}, expected {expected} to go with W_enc {p['W_enc'].shape}")
+                raise ValueError(
+                    f"{name}: shape {value.shape}, expected {expected} to go with W_enc {p['W_enc'].shape}"
+                )
             if value.dtype != dtype:
                 raise TypeError(f"{name}: dtype {value.dtype}, expected {dtype} like W_enc")
             if not np.isfinite(value).all():
                 raise ValueError(f"{name}: holds NaN or infinity; the file or the training run is damaged")
         if self.apply_b_dec_to_input and self.d_in != self.d_out:
             raise ValueError(
-                f"apply_b_dec_to_input: b_dec has width {self.d_out}, the input {self.d_in}; pass False for a transcoder"
+                f"apply_b_dec_to_input: b_dec is {self.d_out} wide, the input {self.d_in}; pass False for a transcoder"
             )
         if self.sources and sum(self.sources) != self.d_in:
-            raise ValueError(f"sources: widths {self.sources} add up to {sum(self.sources)}, expected d_in = {self.d_in}")
+            raise ValueError(
+                f"sources: widths {self.sources} add up to {sum(self.sources)}, expected d_in = {self.d_in}"
+            )
         self.architecture.check(self.d_sae)
 
     @property
@@ -150,7 +154,11 @@ class SAE:
         return f"<{kind} {self.architecture!r} d_in={self.d_in} d_out={self.d_out} d_sae={self.d_sae}>"
 
     def encode(
-        self, x: ArrayLike | Any, latents: Sequence[int] | Array | None = None, *, num_threads: int | None = None
+        self,
+        x: ArrayLike | Any,
+        latents: Sequence[int] | Array | None = None,
+        *,
+        num_threads: int | None = None,
     ) -> csr_array:
         """Codes of activations.
 
@@ -178,7 +186,9 @@ class SAE:
             if latents.ndim != 1 or not np.issubdtype(latents.dtype, np.integer) or not len(latents):
                 raise ValueError(f"latents: expected a list of latent numbers, got {latents!r}")
             if latents.min() < 0 or latents.max() >= self.d_sae:
-                raise ValueError(f"latents: {latents.min()} to {latents.max()}, expected 0 to d_sae - 1 = {self.d_sae - 1}")
+                raise ValueError(
+                    f"latents: {latents.min()} to {latents.max()}, expected 0 to d_sae - 1 = {self.d_sae - 1}"
+                )
             latents = latents.astype(np.int32)
             width = len(latents)
         codes = self.architecture.encode(

@@ -131,13 +131,16 @@ def weight_grad(
     return out
 
 
-def latent_sums(indptr: Array, indices: Array, values: Array, n_latents: int, *, num_threads: int = 1) -> Array:
+def latent_sums(
+    indptr: Array, indices: Array, values: Array, n_latents: int, *, num_threads: int = 1
+) -> Array:
     """Column sums."""
     return np.bincount(indices, weights=values, minlength=n_latents).astype(values.dtype)
 
 
 def _without_parallel(grad: Array, w: Array) -> Array:
-    return grad - (grad * w).sum(axis=1, keepdims=True) * w
+    left: Array = grad - (grad * w).sum(axis=1, keepdims=True) * w
+    return left
 
 
 def adam_rows(

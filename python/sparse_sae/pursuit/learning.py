@@ -169,10 +169,11 @@ def _train(
     for step in range(n_steps):
         batch = x[rng.integers(0, len(x), batch_size)]
         size = 0.99 / max(_largest_eigenvalue(W), 1e-12)
-        if polish:
-            codes = reweighted(batch, W, penalty, size, 40)
-        else:
-            codes = fista(batch, W, np.float32(penalty), size, 40)
+        codes = (
+            reweighted(batch, W, penalty, size, 40)
+            if polish
+            else fista(batch, W, np.float32(penalty), size, 40)
+        )
         keep = min(1 - 1 / (1 + step / 2), forget_at_most)
         together = keep * together + codes.T @ codes
         with_x = keep * with_x + codes.T @ batch

@@ -21,7 +21,12 @@ def run_synthetic(*, features: int = 64, k: int = 3, json_path: Path | None = No
     print(f"TopK SAE, {features} latents, k = {k}\n{metrics}")
     print("One-to-one matches with the truth, beside dictionaries of random directions")
     print(found)
-    summary = {"fvu": metrics.fvu, "l0": metrics.l0, "dead_fraction": metrics.dead_fraction, "match": found.summary()}
+    summary = {
+        "fvu": metrics.fvu,
+        "l0": metrics.l0,
+        "dead_fraction": metrics.dead_fraction,
+        "match": found.summary(),
+    }
     if json_path:
         write_json(json_path, summary)
     return summary

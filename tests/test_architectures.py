@@ -67,7 +67,7 @@ def options(**changes: Any) -> dict[str, Any]:
 
 
 def trained_run(
-    name: str, coder: str, normalize: str = "scale", dtype: str = "float32", steps: int = 25
+    name: str, coder: str, normalize: str = "scale", dtype: str = "float32", steps: int = 15
 ) -> Any:
     """A run after some steps, with some latents dead, and rows for another."""
     kind, widths = CODERS[coder]
@@ -170,8 +170,10 @@ def surrogate_loss(run: Run, x: Array, y: Array) -> Callable[[dict[str, Array]],
     return loss
 
 
-@pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-@pytest.mark.parametrize(("name", "coder"), TABLE)
+@pytest.mark.parametrize(
+    ("name", "coder", "dense"),
+    [(a, c, False) for a, c in TABLE] + [(a, "crosscoder", True) for a in ARCHITECTURES],
+)
 def test_gradients(name: str, coder: str, dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Directional central differences in float64, parameter by parameter, of the gradient Adam was given."""
     monkeypatch.setattr(products, "DENSE_FORWARD", -1.0 if dense else 2.0)
@@ -206,7 +208,7 @@ def test_finished_equals_training_and_survives_saving(
 ) -> None:
     if coder in ("transcoder", "skip") and normalize in ("token_norm", "layer_norm"):
         pytest.skip("depends on the token: refused, see test_transforms")
-    run, more = trained_run(name, coder, normalize, "float64", steps=12)
+    run, more = trained_run(name, coder, normalize, "float64", steps=5)
     sae = run.finished({"hook_name": "here"})
     x, y = run.transformed(more)
     batch = run.batch(x, y)
@@ -236,8 +238,10 @@ def test_finished_equals_training_and_survives_saving(
     np.testing.assert_array_equal(again.encode(raw).data, found.data)
 
 
-@pytest.mark.parametrize("resampling", [None, Resampling(at=(0.3, 0.6))], ids=["", "resampled"])
-@pytest.mark.parametrize(("name", "coder"), TABLE)
+@pytest.mark.parametrize(
+    ("name", "coder", "resampling"),
+    [(a, c, None) for a, c in TABLE] + [(a, "sae", Resampling(at=(0.3, 0.6))) for a in ARCHITECTURES],
+)
 def test_resume_and_threads(name: str, coder: str, resampling: Resampling | None, tmp_path: Path) -> None:
     """Interrupted, resumed, and with another number of threads: the same bits."""
     kind, widths = CODERS[coder]

@@ -39,7 +39,7 @@ class Options:
     @property
     def plan(self) -> Schedule:
         """The learning rate of every step."""
-        return Schedule(self.lr or default_lr(self.d_sae), self.warmup, self.decay, self.schedule)
+        return Schedule(self.lr or default_lr(self.d_sae, self.steps), self.warmup, self.decay, self.schedule)
 
     def settings(self) -> dict[str, Any]:
         """As JSON values; a resumed run must have the same."""

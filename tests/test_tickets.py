@@ -74,9 +74,9 @@ def test_no_single_word_decides_a_label(split: str) -> None:
 def test_the_labels_can_be_told_from_the_text() -> None:
     for first, second in combinations(WORDINGS, 2):
         shared = set(WORDINGS[first]["train"]) & set(WORDINGS[second]["train"])
-        assert not shared or first[0] == second[0] == "high_value"
+        assert not shared or first[0] == second[0] == "high_value_order"
     for ticket in tickets(300, seed=5):
-        amounts = HIGH_AMOUNTS if ticket.labels["high_value"] else LOW_AMOUNTS
+        amounts = HIGH_AMOUNTS if ticket.labels["high_value_order"] else LOW_AMOUNTS
         assert any(amount in ticket.text for amount in amounts["train"])
     assert not set(HIGH_AMOUNTS["train"]) & set(LOW_AMOUNTS["train"])
 

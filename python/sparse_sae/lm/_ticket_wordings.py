@@ -130,7 +130,7 @@ WORDINGS: dict[tuple[str, bool], dict[str, list[str]]] = {
             "Could my credit card details be deleted from your site?",
         ],
     },
-    ("angry", True): {
+    ("angry_tone", True): {
         "train": [
             "This is completely unacceptable!",
             "I am furious about how you treat people.",
@@ -158,7 +158,7 @@ WORDINGS: dict[tuple[str, bool], dict[str, list[str]]] = {
             "Never have I dealt with such rude and careless people!",
         ],
     },
-    ("angry", False): {
+    ("angry_tone", False): {
         "train": [
             "Thank you very much for your help.",
             "I really appreciate the work you people do.",
@@ -186,7 +186,7 @@ WORDINGS: dict[tuple[str, bool], dict[str, list[str]]] = {
             "Never mind if it takes a moment!",
         ],
     },
-    ("high_value", True): {
+    ("high_value_order", True): {
         "train": [
             "The order came to {amount}.",
             "I paid {amount} for it.",
@@ -318,4 +318,4 @@ WORDINGS: dict[tuple[str, bool], dict[str, list[str]]] = {
         ],
     },
 }
-WORDINGS["high_value", False] = WORDINGS["high_value", True]  # only the amount tells
+WORDINGS["high_value_order", False] = WORDINGS["high_value_order", True]  # only the amount tells

@@ -23,7 +23,7 @@ from sparse_sae.lm._ticket_wordings import (
 )
 
 Split = Literal["train", "held_out"]
-LABELS = ("refund_asked", "angry", "high_value", "shipping_delay", "price_complaint")
+LABELS = ("refund_asked", "angry_tone", "high_value_order", "shipping_delay", "price_complaint")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _ticket(rng: np.random.Generator, split: Split) -> Ticket:
 
     words = {
         "product": pick(PRODUCTS),
-        "amount": pick((HIGH_AMOUNTS if labels["high_value"] else LOW_AMOUNTS)[split]),
+        "amount": pick((HIGH_AMOUNTS if labels["high_value_order"] else LOW_AMOUNTS)[split]),
         "order": str(rng.integers(10_000, 100_000)),
         "day": pick(["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"]),
         "days": str(rng.integers(3, 9)),

@@ -123,7 +123,7 @@ def _split(store: ActivationStore, n_tickets: int) -> dict[str, ActivationStore]
 def _trained(rows: ActivationStore, path: Path, features: int, k: int, model_name: str) -> SAE:
     if (path / "sae").is_dir():
         return load(path / "sae")
-    passes = max(2, min(6, 400_000 // len(rows)))
+    passes = max(2, min(4, 400_000 // len(rows)))
     metadata = {"model_name": model_name, "hook_name": HOOK}
     return train(
         rows, TopK(k=k), d_sae=features, n_tokens=passes * len(rows), out=path, metadata=metadata
@@ -162,11 +162,13 @@ def _detectors(
 def _ticket_maxima(store: ActivationStore, view: Any) -> Array:
     """(n_tickets, m): the maximum over each ticket's tokens of view(x), an (n, m) matrix."""
     documents = store.documents
-    starts = np.flatnonzero(np.diff(documents, prepend=-1))
-    ends = np.append(starts[1:], len(documents))
-    return np.stack(
-        [view(store.rows(slice(start, end))).max(axis=0) for start, end in zip(starts, ends, strict=True)]
-    )
+    starts = np.append(np.flatnonzero(np.diff(documents, prepend=-1)), len(documents))
+    maxima = []
+    for first in range(0, len(starts) - 1, 32):  # tickets at a time: enough rows for a fast encode
+        bounds = starts[first : first + 33]
+        values = view(store.rows(slice(bounds[0], bounds[-1])))
+        maxima.append(np.maximum.reduceat(values, bounds[:-1] - bounds[0], axis=0))
+    return np.concatenate(maxima)
 
 
 def _label_table(labels: dict[str, dict[str, Detector]]) -> str:

@@ -16,7 +16,7 @@ from ._parsing import AddCommand, count, settings
 def add_demo(add: AddCommand) -> None:
     """`sparse-sae demo`."""
     demo = add("demo", _demo, "capture, train, measure, find and steer on a small real model")
-    demo.add_argument("--tokens", type=count, default=250_000, help="tokens to capture (default: 250000)")
+    demo.add_argument("--tokens", type=count, default=150_000, help="tokens to capture (default: 150000)")
     demo.add_argument("--features", type=count, help="latents (default: 4608; 64 with --synthetic)")
     demo.add_argument("--k", type=count, help="active latents a token (default: 32; 3 with --synthetic)")
     demo.add_argument(

@@ -56,8 +56,8 @@ def growth(out: Path, steps: int) -> dict:
 def plateaus(out: Path, steps: int) -> dict:
     """100 equal features in 10 dimensions over a range of densities: the share of a dimension each one
     gets."""
-    densities = np.geomspace(1, 0.05, 24)
-    model = ToyModel(100, 10, density=densities, seed=1).train(steps, 512)
+    densities = np.geomspace(1, 0.05, 16)
+    model = ToyModel(100, 10, density=densities, seed=1).train(steps, 256)
     d = model.dimensionality()
     represented = model.norms() > 0.5
     figure, axis = plt.subplots(figsize=(8, 4.5), layout="constrained")
@@ -92,12 +92,12 @@ def plateaus(out: Path, steps: int) -> dict:
     }
 
 
-def phases(out: Path, steps: int, side: int = 16, starts: int = 6) -> dict:
+def phases(out: Path, steps: int, side: int = 14, starts: int = 4) -> dict:
     """Two features, one dimension: what becomes of the second, over density and its relative importance."""
     densities, importances = np.geomspace(1, 0.01, side), np.geomspace(0.1, 10, side)
     grid = np.array([(p, r) for p in densities for r in importances for _ in range(starts)])
     importance = np.column_stack([np.ones(len(grid)), grid[:, 1]])
-    model = ToyModel(2, 1, density=grid[:, 0], importance=importance, seed=2).train(steps, 256, lr=2e-2)
+    model = ToyModel(2, 1, density=grid[:, 0], importance=importance, seed=2).train(steps // 2, 256, lr=2e-2)
     best = model.loss.reshape(-1, starts).argmin(axis=1) + np.arange(side * side) * starts
     norms = model.norms()[best]
     phase = np.where(norms.min(axis=1) > 0.5, 1, np.where(norms[:, 1] > 0.5, 2, 0)).reshape(side, side)
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument(
         "--json", type=Path, default=Path("docs/results/toy_models.json"), help="file for the numbers"
     )
-    parser.add_argument("--steps", type=int, default=3000, help="training steps of each batch of models")
+    parser.add_argument("--steps", type=int, default=2000, help="training steps of each batch of models")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     args.json.parent.mkdir(parents=True, exist_ok=True)

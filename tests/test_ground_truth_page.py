@@ -1,0 +1,42 @@
+"""The guide to ground truth says what its result files say."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def page():
+    spec = importlib.util.spec_from_file_location(
+        "truth_page", ROOT / "benchmarks" / "ground_truth" / "page.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_guide_is_filled_from_the_committed_results(page):
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert text.count("<!-- /") == len(page.BLOCKS)
+    assert page.filled(text, page.results()) == text
+
+
+def test_changed_numbers_change_the_guide(page):
+    found = page.results()
+    found["lesson"]["seeds"][0]["above_0.9"] = 0
+    assert page.filled(page.PAGE.read_text(encoding="utf-8"), found) != page.PAGE.read_text(encoding="utf-8")
+
+
+def test_the_results_bear_out_what_the_guide_claims(page):
+    """The claims in prose: all features and their number found in every run, above chance, with few
+    latents."""
+    lesson = page.results()["lesson"]
+    for run in lesson["seeds"] + lesson["other_data"]:
+        assert run["above_0.9"] == 32
+        assert run["above_0.95"] >= 30
+        assert run["latents"] == 32
+        assert run["l0"] <= 5
+        assert run["mean_cosine"] > run["chance_mean_cosine"] + 0.2

@@ -6,15 +6,29 @@ A new architecture is a row of ARCHITECTURES here, a line in `sparse_sae.archite
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 import sparse_sae
-from sparse_sae import L1, AbsTopK, BatchTopK, Coder, Gated, JumpReLU, Matryoshka, Resampling, TopK, train
-from sparse_sae.architectures import Architecture, products
+from sparse_sae import (
+    L1,
+    AbsTopK,
+    BatchTopK,
+    Coder,
+    Gated,
+    JumpReLU,
+    Matryoshka,
+    Resampling,
+    TopK,
+    _kernels,
+    train,
+)
+from sparse_sae.architectures import Architecture, Batch, Codes, Gradients, products
+from sparse_sae.architectures.base import Block, gradients, reconstruction
 from sparse_sae.options import Options
 from sparse_sae.run import Run
 
@@ -260,3 +274,33 @@ def test_resume_and_threads(name: str, coder: str, resampling: Resampling | None
     assert [r["loss"] for r in rest.history] == [r["loss"] for r in whole.history]
     for key, value in whole.sae.params.items():
         np.testing.assert_array_equal(value, rest.sae.params[key], err_msg=key)
+
+
+@dataclass(frozen=True)
+class Toy(Architecture):
+    """Plain ReLU: all that a new architecture has to say."""
+
+    name: ClassVar[str] = "toy"
+
+    def encode(self, params: Any, x: Any, center: Any, *, latents: Any = None, num_threads: int = 1) -> Codes:
+        w, b = params["W_enc"], params["b_enc"]
+        return Codes(
+            *_kernels.encode_threshold(x, w, b, None, center=center, latents=latents, num_threads=num_threads)
+        )
+
+    def step(self, params: Any, batch: Batch) -> Gradients:
+        codes = self.encode(params, batch.x, None)
+        out, dz, squared, loss = reconstruction(codes, params, batch.y, batch.variance, 1)
+        blocks, parts = [Block(codes, dz, out)], {"reconstruction": loss}
+        return gradients(params, batch, blocks, codes=codes, squared=squared, parts=parts, output=out)
+
+
+def test_a_new_architecture_is_a_class_and_a_registry_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sparse_sae.ARCHITECTURES, "toy", Toy)
+    (x,) = rows((7,))
+    result = train(x, Toy(), d_sae=20, n_tokens=20_000, lr=1e-2)
+    assert sparse_sae.evaluate(result.sae, x).fvu < 0.1
+    result.sae.save(tmp_path / "sae")
+    assert sparse_sae.load(tmp_path / "sae").architecture == Toy()

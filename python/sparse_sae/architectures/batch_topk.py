@@ -12,8 +12,9 @@ from .base import Architecture, Array, Batch, Codes, Gradients, Params
 from .jump_relu import JumpReLU, above
 from .topk import TopK
 
-# The mean over about the last 100 batches, and over all of them before that many were seen.
-_MEMORY = 0.01
+# The mean over about the last 20 batches, and over all of them before that many were seen. A longer memory keeps
+# thresholds of weights that have moved on since, and a short run is left with a lower L0 than k.
+_MEMORY = 0.05
 
 
 @dataclass(frozen=True)

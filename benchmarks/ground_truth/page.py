@@ -131,7 +131,8 @@ def undone(r):
     return (
         f"Of 24 features the model represents {u['represented_features']} in 10 hidden units. A hidden unit serves "
         f"{u['features_per_hidden_unit']:.1f} features; each of the {u['latents']} latents learned from the hidden "
-        f"activations serves {u['features_per_latent']:.2f} (those that respond to no feature count 0). {m['above_0.9']['count']} of the "
+        f"activations serves {u['features_per_latent']:.2f} "
+        f"(0 where it responds to none). {m['above_0.9']['count']} of the "
         f"{u['represented_features']} directions are matched above 0.9 (chance: {m['above_0.9']['random']:.1f}), mean "
         f"cosine {m['mcc']['score']:.3f} (chance: {m['mcc']['random']['mean']:.3f})."
     )

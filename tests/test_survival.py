@@ -72,7 +72,12 @@ def test_ctrl_c_stops_at_a_checkpoint(tmp_path: Path, x: Any) -> None:
         if record["step"] == 20:
             os.kill(os.getpid(), signal.SIGINT)
 
-    result = train(x, TopK(k=2), d_sae=16, n_tokens=50_000, batch_size=100, out=tmp_path, callback=interrupt)
+    arguments: dict[str, Any] = {"d_sae": 16, "n_tokens": 50_000, "batch_size": 100, "out": tmp_path}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # parallel test workers ignore it
+    try:
+        result = train(x, TopK(k=2), **arguments, callback=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert result.stop_reason == "interrupt"
     assert checkpoint.load(tmp_path)[1]["tokens"] == result.tokens < 50_000
     assert not (tmp_path / "sae").exists()

@@ -82,7 +82,7 @@ def evaluate(sae: SAE, x: Any, y: Any = None, *, num_threads: int | None = None)
     >>> import numpy as np, sparse_sae
     >>> eye, zeros = np.eye(4, dtype=np.float32), np.zeros(4, np.float32)
     >>> sae = SAE({"W_enc": eye, "W_dec": eye, "b_enc": zeros, "b_dec": zeros}, sparse_sae.TopK(k=4))
-    >>> evaluate(sae, np.abs(np.random.default_rng(0).standard_normal((100, 4)))).fvu
+    >>> round(evaluate(sae, np.abs(np.random.default_rng(0).standard_normal((100, 4)))).fvu, 9)
     0.0
     """
     if sae.is_transcoder and y is None:

@@ -109,7 +109,9 @@ def test_k_and_penalty_are_annealed() -> None:
     }
     l0 = [r["l0"] for r in train(x, TopK(k=4, start_k=24, anneal=0.5), **arguments).history]
     assert l0[0] > 20
-    assert all(b <= a + 1e-9 for a, b in pairwise(l0))
+    # Near the start fewer than k pre-activations are positive in some rows.
+    assert all(b < a + 0.5 for a, b in pairwise(l0))
+    assert l0[25] == pytest.approx(14, abs=1)
     assert l0[50:] == pytest.approx([4] * 50, abs=0.01)
     history = train(x, L1(coefficient=1e-9, warmup=0.5), **{**arguments, "lr": 1e-9}).history
     price = [r["loss_sparsity"] for r in history]

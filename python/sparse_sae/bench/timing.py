@@ -94,7 +94,10 @@ def amount(value: float, unit: str) -> str:
     """
     if unit != "s":
         return f"{value:.1f} {unit}"
-    return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.2g} µs"
+    for scale, name in ((1, "s"), (1e3, "ms")):
+        if value * scale >= 1:
+            return f"{value * scale:.3g} {name}"
+    return f"{value * 1e6:.0f} µs"
 
 
 def in_turns(tasks: dict[str, Task], *, repeats: int = 5, seconds: float = 20.0) -> dict[str, float]:

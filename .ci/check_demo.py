@@ -7,7 +7,7 @@ import math
 import sys
 from pathlib import Path
 
-LABELS = {"angry", "high_value", "price_complaint", "refund_asked", "shipping_delay"}
+LABELS = {"refund_asked", "angry_tone", "high_value_order", "shipping_delay", "price_complaint"}
 MEASURES = ("index", "auroc", "average_precision")
 
 

@@ -326,8 +326,9 @@ def main() -> None:
     if args.write_docs or args.json == RESULT:
         from refunds_page import write_page  # beside this file
 
+        result = json.loads(RESULT.read_text()) if RESULT.exists() else None
         for page in PAGES:
-            write_page(page, json.loads(RESULT.read_text()))
+            write_page(page, result)
             print(f"wrote {page}")
 
 

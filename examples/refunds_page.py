@@ -11,19 +11,23 @@ from sparse_sae._io import atomic_write
 Result = dict[str, Any]
 
 
-def write_page(page: Path, result: Result) -> None:
+MISSING = "*Not measured yet: `python examples/refunds.py` measures it and fills this in.*"
+
+
+def write_page(page: Path, result: Result | None) -> None:
     """Replace every `<!-- name -->…<!-- /name -->` of the page by what the result says under that name."""
     text = filled(page.read_text(encoding="utf-8"), result)
     with atomic_write(page) as file:
         file.write(text.encode())
 
 
-def filled(text: str, result: Result) -> str:
-    """The page with every mark filled; a name that is not known is an error."""
+def filled(text: str, result: Result | None) -> str:
+    """The page with every mark filled, or with a remark where there is no result; an unknown name is an error."""
 
     def fill(match: re.Match[str]) -> str:
         name = match[1]
-        return f"<!-- {name} -->\n{SECTIONS[name](result).strip()}\n<!-- /{name} -->"
+        section = SECTIONS[name]
+        return f"<!-- {name} -->\n{MISSING if result is None else section(result).strip()}\n<!-- /{name} -->"
 
     return re.sub(r"<!-- ([a-z-]+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.DOTALL)
 
@@ -220,7 +224,13 @@ def verdict(r: Result) -> str:
     )
 
 
+def figure(_: Result) -> str:
+    """The plot that the study wrote."""
+    return "![Outcome against strength: latent blue, random directions grey, random latents olive](figures/refunds.png)"
+
+
 SECTIONS = {
+    "figure": figure,
     "command": command,
     "setup": setup,
     "quality": quality,

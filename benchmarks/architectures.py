@@ -101,10 +101,17 @@ PLANTED = {"d_sae": 512, "n_tokens": 200_000, "batch_size": 512}
 RATE = default_lr(512, 200_000 // 512)
 
 
-def planted(_):
+def others(section, names):
+    """Rows of a section that are of other architectures, to be kept."""
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    return [r for r in results.get(section, []) if r["architecture"] not in names]
+
+
+def planted(options):
     world, x, held_out, codes = world_of()
-    rates = []
-    for name, make in NAMES.items():
+    chosen = {name: NAMES[name] for name in options.only or NAMES}
+    rates = others("rates", chosen)
+    for name, make in chosen.items():
         for rate in RATES:
             row = fit(x, held_out, make(16), world, codes, lr=rate * RATE, **PLANTED)
             rates.append({"architecture": name, "target": 16, "rate": rate, **row})
@@ -128,7 +135,7 @@ def real(options):
 
     train, held = ActivationStore(options.store).split(0.1)
     x, held_out = train.rows(), held.rows()[:8192]
-    rows = []
+    rows = others(options.section, options.only or NAMES)
     n_tokens = options.tokens or 2 * len(x)
     for name in options.only or NAMES:
         for target in TARGETS if not options.target else (options.target,):
@@ -266,7 +273,7 @@ def table(header, rows):
 
 def at_equal_l0(rows, extra=()):
     """One line an architecture, L0 / FVU / dead (and more) at each target."""
-    names = list(dict.fromkeys(r["architecture"] for r in rows))
+    names = [name for name in NAMES if any(r["architecture"] == name for r in rows)]
     targets = sorted({r["target"] for r in rows})
     header = [
         "",
@@ -295,7 +302,7 @@ def tables(_):
         if section in results:
             made[section] = at_equal_l0(results[section], ("mcc", "f1") if section == "planted" else ())
     if "rates" in results:
-        names = list(dict.fromkeys(r["architecture"] for r in results["rates"]))
+        names = [name for name in NAMES if any(r["architecture"] == name for r in results["rates"])]
         of = {(r["architecture"], r["rate"]): r for r in results["rates"]}
         made["rates"] = table(
             ["FVU at lr ×", *map(str, RATES)],

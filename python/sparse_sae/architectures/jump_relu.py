@@ -14,6 +14,7 @@ from .penalty import Penalised, along, decoder_norms
 
 RECIPES = ("step", "tanh")
 _CALIBRATION_ROWS = 2048
+_FOLLOW = 0.02  # of log(L0 / target), per step, added to log θ
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,20 @@ class JumpReLU(Penalised):
 
     "tanh" (Anthropic, January 2025 update): L = |x - x̂|² / Var + coefficient · Σ_j tanh(tanh_scale · z_j |W_dec,j|) +
     preact_coefficient · Σ_j ReLU(θ_j - π_j) |W_dec,j|, the last of which gives every silent latent a gradient.
-    Free decoder norms; pseudo-gradients also reach W_enc and b_enc (∂z/∂π = 1[π > θ] + θ/ε K). Starts with
-    b_enc set so that each latent fires on the same share of rows.
+    Free decoder norms; pseudo-gradients also reach W_enc and b_enc (∂z/∂π = 1[π > θ] + θ/ε K). Starts with b_enc
+    set so that each latent fires on the same share of rows, target_l0 (or 32) of them on each.
 
     Pre-activations are in units of the normalised input (E|x|² = d_in), and so are ε and θ. log θ is what is
     trained.
 
     Args:
         recipe: "step" or "tanh".
-        coefficient: price of an active latent, as a share of the variance.
+        coefficient: price of an active latent, as a share of the variance; with target_l0, what it begins with is
+            coefficient · 32 / target_l0, since the fewer there are the more each is worth.
         bandwidth: ε. Published: 0.001 √d_in (step), 2 (tanh), for runs of billions of tokens.
-        start_threshold: θ at the start. Published: 0.001 √d_in (step), 0.1 (tanh).
+        start_threshold: θ at the start; None: for "step" so high that target_l0 latents of a row are active (32
+            without a target), for "tanh" 0.5. Published: 0.001 √d_in (step), from where L0 has to fall for most of a
+            short run, and 0.1 (tanh).
         tanh_scale, preact_coefficient: see above. Published: 4, and 3e-6 beside |x - x̂|², that is 3e-6 / Var.
 
     For target_l0, warmup, aux_k and aux_coefficient see `Penalised`.
@@ -48,11 +52,11 @@ class JumpReLU(Penalised):
     'jumprelu'
     """
 
-    coefficient: float = 0.001
+    coefficient: float = 0.003
     warmup: float = 0.1
     recipe: str = "step"
-    bandwidth: float = 0.5
-    start_threshold: float = 0.5
+    bandwidth: float = 1.0
+    start_threshold: float | None = None
     tanh_scale: float = 4.0
     preact_coefficient: float = 3e-6
 
@@ -69,7 +73,7 @@ class JumpReLU(Penalised):
         if self.recipe not in RECIPES:
             raise ValueError(f"recipe: got {self.recipe!r}, expected {' or '.join(RECIPES)}")
         for field in ("bandwidth", "start_threshold", "tanh_scale"):
-            if not getattr(self, field) > 0:
+            if getattr(self, field) is not None and not getattr(self, field) > 0:
                 raise ValueError(f"{field}: got {getattr(self, field)}, expected a positive number")
         if self.preact_coefficient < 0:
             raise ValueError(
@@ -79,19 +83,22 @@ class JumpReLU(Penalised):
     def init(self, params: Params, x: Array) -> None:
         """log_threshold; for "tanh" also the scale of the weights, and b_enc from a sample of inputs."""
         super().init(params, x)
-        params["log_threshold"] = np.full_like(params["b_enc"], np.log(self.start_threshold))
-        if self.recipe == "step":
-            return
+        if self.target_l0 is not None:
+            params["penalty"][0] *= 32 / self.target_l0
         m, n = params["W_enc"].shape
         dtype = params["W_enc"].dtype.type
-        params["W_dec"] *= dtype(3**-0.5)  # the mean norm of a row drawn from U(-1/√n, 1/√n)
-        params["W_enc"] *= dtype(3**-0.5 * min(1.0, n / m))
-        rate = min(0.1, 10_000 / m)
+        if self.recipe == "tanh":
+            params["W_dec"] *= dtype(3**-0.5)  # the mean norm of a row drawn from U(-1/√n, 1/√n)
+            params["W_enc"] *= dtype(3**-0.5 * min(1.0, n / m))
         sample = np.ascontiguousarray(x[:_CALIBRATION_ROWS])
-        for start in range(0, m, 1024):
-            part = slice(start, start + 1024)
-            high = np.quantile(sample @ params["W_enc"][part].T, 1 - rate, axis=0)
-            params["b_enc"][part] = self.start_threshold - high
+        pre = _kernels.matmul_nt(sample, params["W_enc"])
+        share = 1 - min(0.5, (self.target_l0 or 32) / m)
+        if self.recipe == "tanh":
+            theta = self.start_threshold or 0.5
+            params["b_enc"][:] = theta - np.quantile(pre, share, axis=0)
+        else:
+            theta = self.start_threshold or max(float(np.quantile(pre + params["b_enc"], share)), 1e-3)
+        params["log_threshold"] = np.full_like(params["b_enc"], np.log(theta))
 
     @staticmethod
     def threshold(params: Params) -> Array:
@@ -171,6 +178,12 @@ class JumpReLU(Penalised):
             result.d_pre = result.d_pre + n_rows * result.outer_enc
         return result
 
+    def end_of_step(self, params: Params, gradients: Gradients, batch: Batch) -> None:
+        """Follow the target: the price slowly, and all thresholds a little at once, which L0 answers immediately."""
+        super().end_of_step(params, gradients, batch)
+        if self.target_l0 is not None:
+            params["log_threshold"] += params["log_threshold"].dtype.type(_FOLLOW) * params["penalty"][1]
+
     def trained(self, params: Params) -> tuple[Penalised, Params]:
         """With `threshold` for log_threshold."""
         params = dict(super().trained(params)[1])
@@ -187,7 +200,10 @@ class JumpReLU(Penalised):
 
     def revive(self, params: Params, latents: Array) -> None:
         """See the base class."""
-        params["log_threshold"][latents] = np.log(self.start_threshold)
+        others = np.delete(params["log_threshold"], latents)
+        params["log_threshold"][latents] = (
+            others.mean() if len(others) else np.log(self.start_threshold or 1.0)
+        )
 
 
 def above(

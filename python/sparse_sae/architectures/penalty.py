@@ -11,7 +11,7 @@ from .base import Architecture, Array, Batch, Gradients, Params, annealed
 
 # Of the control loop, per step: how fast the coefficient follows log(L0 / target), and how much of that ratio
 # acts at once. Codes answer the coefficient with a lag of some hundred steps; these values damp the loop.
-_GAIN, _PROPORTIONAL, _LIMIT = 0.01, 0.7, 1.0
+_GAIN, _PROPORTIONAL, _LIMIT = 0.015, 0.7, 1.0
 _SMOOTHING = 0.1
 
 

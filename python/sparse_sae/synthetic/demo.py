@@ -17,7 +17,7 @@ def run_synthetic(*, features: int = 64, k: int = 3, json_path: Path | None = No
     print(f"The lesson's data: {len(data.x):,} samples of 8 dimensions, 32 true features, 2 to 4 active")
     result = train(data.x, TopK(k=k), d_sae=features, n_tokens=2_000_000, batch_size=1024, lr=4e-3)
     metrics = evaluate(result.sae, data.x)
-    found = match(data.features, result.sae)
+    found = match(result.sae, data.features)
     print(f"TopK SAE, {features} latents, k = {k}\n{metrics}")
     print("One-to-one matches with the truth, beside dictionaries of random directions")
     print(found)

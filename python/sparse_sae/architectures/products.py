@@ -2,7 +2,7 @@
 
 A gathered row costs more than a row that a matrix product streams, so above some share of active latents the
 dense product, zeros and all, is faster. Both give the same numbers up to rounding, and the same for any number
-of threads. `benchmarks/architectures.py --crossover` measures where they meet.
+of threads. `benchmarks/architectures.py crossover` measures where they meet.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .. import _kernels
 if TYPE_CHECKING:
     from .base import Array, Codes
 
-# Share of active latents above which the dense product is the faster one (benchmarks/results/crossover.json).
-DENSE_FORWARD = 0.2
+# Share of active latents above which the dense product is the faster one ("crossover" in benchmarks/results/architectures.json).
+DENSE_FORWARD = 0.25
 DENSE_BACKWARD = 0.45
 _CHUNK_BYTES = 64 << 20  # a dense copy of the codes of some rows
 

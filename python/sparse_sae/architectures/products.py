@@ -16,7 +16,8 @@ from .. import _kernels
 if TYPE_CHECKING:
     from .base import Array, Codes
 
-# Share of active latents above which the dense product is the faster one ("crossover" in benchmarks/results/architectures.json).
+# Share of active latents above which the dense product is the faster one ("crossover" in
+# benchmarks/results/architectures.json).
 DENSE_FORWARD = 0.25
 DENSE_BACKWARD = 0.45
 _CHUNK_BYTES = 64 << 20  # a dense copy of the codes of some rows

@@ -71,7 +71,7 @@ def rows(widths: tuple[int, ...], n: int = 600) -> tuple[Array, ...]:
 def options(**changes: Any) -> dict[str, Any]:
     return {
         "d_sae": M,
-        "n_tokens": 2400,
+        "n_tokens": 1800,
         "batch_size": 60,
         "dead_after": 240,
         "seed": 3,
@@ -215,13 +215,13 @@ def test_gradients(name: str, coder: str, dense: bool, monkeypatch: pytest.Monke
         assert abs(float((grad * direction).sum()) - numeric) < 1e-5 * size + 1e-9, parameter
 
 
-@pytest.mark.parametrize("normalize", TRANSFORMS)
-@pytest.mark.parametrize(("name", "coder"), TABLE)
+@pytest.mark.parametrize(
+    ("name", "coder", "normalize"),
+    [(a, c, t) for a, c in TABLE for t in TRANSFORMS if "_norm" not in t or c in ("sae", "crosscoder")],
+)
 def test_finished_equals_training_and_survives_saving(
     name: str, coder: str, normalize: str, tmp_path: Path
 ) -> None:
-    if coder in ("transcoder", "skip") and normalize in ("token_norm", "layer_norm"):
-        pytest.skip("depends on the token: refused, see test_transforms")
     run, more = trained_run(name, coder, normalize, "float64", steps=5)
     sae = run.finished({"hook_name": "here"})
     x, y = run.transformed(more)
@@ -265,7 +265,7 @@ def test_resume_and_threads(name: str, coder: str, resampling: Resampling | None
     whole = train(data, ARCHITECTURES[name], **arguments, num_threads=3)
 
     def stop(record: dict[str, Any]) -> None:
-        if record["step"] == 20:
+        if record["step"] == 10:
             raise KeyboardInterrupt
 
     out = tmp_path / "run"

@@ -62,7 +62,7 @@ def test_ablation_is_what_steering_does(tiny_lm, tiny_sae, ids):
     found = explain(tiny_lm, tiny_sae, PROMPT, ("refund", "no"), top=5)
     a, b = (tiny_lm.tokenizer.convert_tokens_to_ids(w) for w in ("refund", "no"))
     for effect in found.effects[:5]:
-        with steer(tiny_lm, tiny_sae, [effect.latent], "ablate", exact=True):
+        with steer(tiny_lm, tiny_sae, [effect.latent], "ablate", exact=True, positions=slice(1, None)):
             logits = tiny_lm.model(ids).logits[0, -1]
         assert effect.ablation == pytest.approx(found.value - float(logits[a] - logits[b]), abs=2e-5)
     sizes = [abs(effect.ablation) for effect in found.effects[:5]]
@@ -74,6 +74,7 @@ def test_estimate_is_the_derivative_of_scaling_the_latent(tiny_lm, tiny_sae, ids
     found = explain(tiny_lm, tiny_sae, PROMPT, 7, top=0)
     x = read_hooks(tiny_lm, [HOOK], ids)[HOOK][0].numpy()
     codes = tiny_sae.encode(x).toarray()
+    codes[0] = 0  # the first position does not count
     for effect in found.effects[:3]:
         change = torch.from_numpy(codes[:, [effect.latent]] * tiny_sae.rows["W_dec"][effect.latent])
         ends = []
@@ -94,7 +95,7 @@ def test_estimates_with_error_and_bias_are_gradient_times_activation(tiny_lm, ti
 
     with resolve(tiny_lm, HOOK).attach(leaf):
         next_logprobs(tiny_lm, ids)[-1, 7].backward()
-    total = float((grads[0].grad * grads[0].detach()).sum())
+    total = float((grads[0].grad * grads[0].detach())[:, 1:].sum())
     parts = sum(effect.estimate for effect in found.effects) + found.error_estimate + found.bias_estimate
     assert parts == pytest.approx(total, rel=1e-3, abs=1e-3)
     assert abs(found.error_estimate) > 1e-3 < abs(found.bias_estimate)
@@ -104,6 +105,7 @@ def test_integrated_gradients_are_complete(tiny_lm, tiny_sae, ids):
     """Over all latents they add up to what taking every code away changes; plain gradients do not."""
     x = read_hooks(tiny_lm, [HOOK], ids)[HOOK][0].numpy()
     parts = torch.from_numpy(tiny_sae.encode(x) @ tiny_sae.rows["W_dec"])
+    parts[0] = 0  # the first position does not count
     with resolve(tiny_lm, HOOK).attach(lambda x: x - parts):
         without = float(next_logprobs(tiny_lm, ids)[-1, 7])
     totals = {}
@@ -124,14 +126,33 @@ def test_positions_restrict_and_are_named(tiny_lm, tiny_sae):
     def places(found):
         return {place.position for effect in found.effects for place in effect.places}
 
-    assert places(everywhere) == set(range(9))  # seven of the prompt, two of the continuation
-    assert places(prompt) == set(range(7))
+    assert places(everywhere) == set(range(1, 9))  # six of the prompt, two of the continuation
+    assert places(prompt) == set(range(1, 7))
     assert places(last) == {6}
     assert len(last.effects) == 8  # k of the SAE
     assert everywhere.tokens == [*PROMPT.split(), "refund", "is"]
     for effect in last.effects:
         assert [place.token for place in effect.places] == ["parcel"]
         assert effect.places[0].estimate == pytest.approx(effect.estimate)
+
+
+def test_massive_activations_do_not_count_unless_named(tiny_lm, tiny_sae):
+    def blow_up(x):
+        if x.shape[1] < 7:
+            return None
+        x = x.clone()
+        x[:, 3] *= 1000
+        return x
+
+    def places(**given):
+        found = explain(tiny_lm, tiny_sae, PROMPT, 7, top=3, **given)
+        return {place.position for effect in found.effects for place in effect.places}
+
+    with resolve(tiny_lm, HOOK).attach(blow_up):
+        assert places() == {1, 2, 4, 5, 6}
+        assert places(positions=range(7)) == set(range(7))
+    with pytest.raises(ValueError, match="nothing is left"):
+        explain(tiny_lm, tiny_sae, "parcel", 7)
 
 
 def test_a_planted_cause_is_found(tiny_lm, tiny_sae, ids):

@@ -14,8 +14,7 @@ no change the model is the unedited one, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,10 +24,10 @@ from torch import Tensor, nn
 
 from sparse_sae.lm.explanation import Effect, Explanation, Place
 from sparse_sae.lm.hooks import HookPoint, unwrap
-from sparse_sae.lm.prompts import Model, Prompt, continuation_ids, logits_of, token_ids, tokenizer_for
+from sparse_sae.lm.prompts import Model, Prompt, logits_of, token_ids, tokenizer_for
 from sparse_sae.lm.steer import hook_of, require_own_space
-
-Target: TypeAlias = "str | int | tuple[str | int, str | int] | Callable[[Tensor], Tensor]"
+from sparse_sae.lm.target import Measure, Target, target_measure
+from sparse_sae.store import massive_threshold
 
 
 def explain(
@@ -65,8 +64,9 @@ def explain(
         steps: points of the integral (midpoints), for method="integrated".
         top: latents to ablate; 0 for estimates only.
         positions: positions at which latents count: "all", which includes those of a continuation's tokens
-            (all but the last, which predicts nothing), "prompt", or indices, negative ones from the end of
-            the prompt.
+            (all but the last, which predicts nothing), or "prompt", both without the first position and
+            massive activations, on which SAEs are not trained and whose codes mean nothing; or indices,
+            negative ones from the end of the prompt.
         hook: hook point; by default `sae.metadata["hook_name"]`.
         tokenizer: for a bare transformers model.
         batch_size: rows of one forward pass, for ablations and integration.
@@ -88,9 +88,8 @@ def explain(
         )
     words = tokenizer_for(model, [prompt, *([target] if isinstance(target, str) else [])], tokenizer)
     prompt_ids = token_ids(prompt, words)
-    measure = _measure(target, words)
+    measure = target_measure(target, words)
     ids = prompt_ids + measure.appended
-    at = _positions(positions, len(prompt_ids), len(ids))
     run = _Run(module, point, torch.tensor([ids]), measure)
 
     x = run.activation()
@@ -98,6 +97,7 @@ def explain(
         raise ValueError(
             f"hook {point.name} is {x.shape[1]} wide, the SAE {sae.d_in}: another hook point is meant"
         )
+    at = _positions(positions, len(prompt_ids), x)
     codes: csr_array = sae.encode(x[at])
     decoder = sae.rows["W_dec"]
     parts = np.zeros_like(x)
@@ -146,65 +146,22 @@ def explain(
     )
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """A target as a function of one row of logits (positions, vocabulary).
-
-    `appended`: tokens it reads beyond the prompt; `keep`: how many of the last logits it needs, 0 for all.
-    """
-
-    name: str
-    read: Callable[[Tensor], Tensor]
-    appended: list[int]
-    keep: int
-
-
-def _measure(target: Target, tokenizer: Any) -> _Measure:
-    if isinstance(target, str):
-        wanted = torch.tensor(continuation_ids(target, tokenizer))
-        n = len(wanted)
-
-        def continuation(logits: Tensor) -> Tensor:
-            return logits[-n:].log_softmax(-1).gather(1, wanted[:, None]).sum()
-
-        return _Measure(f"log-probability of {target!r}", continuation, wanted[:-1].tolist(), n)
-    if isinstance(target, int | np.integer):
-        token = int(target)
-        shown = repr(tokenizer.decode([token])) if tokenizer is not None else str(token)
-        return _Measure(
-            f"log-probability of {shown}", lambda logits: logits[-1].log_softmax(-1)[token], [], 1
-        )
-    if isinstance(target, tuple):
-        if len(target) != 2:
-            raise ValueError(f"target: a logit difference is a pair (a, b), got {len(target)} entries")
-        a, b = (_one_token(t, tokenizer) for t in target)
-        return _Measure(
-            f"logit of {target[0]!r} - logit of {target[1]!r}", lambda out: out[-1, a] - out[-1, b], [], 1
-        )
-    if callable(target):
-        return _Measure(getattr(target, "__name__", "target"), target, [], 0)
-    raise TypeError(f"target must be a string, a token id, a pair or a function, got {type(target).__name__}")
-
-
-def _one_token(token: str | int, tokenizer: Any) -> int:
-    if not isinstance(token, str):
-        return int(token)
-    if tokenizer is None:
-        raise ValueError("tokenizer: needed for a target given as text")
-    ids = continuation_ids(token, tokenizer)
-    if len(ids) != 1:
-        raise ValueError(
-            f"target: {token!r} is {len(ids)} tokens; a logit difference needs one token on each side"
-        )
-    return ids[0]
-
-
-def _positions(given: Literal["all", "prompt"] | Sequence[int], prompt: int, total: int) -> NDArray[np.intp]:
+def _positions(
+    given: Literal["all", "prompt"] | Sequence[int], prompt: int, x: NDArray[np.float32]
+) -> NDArray[np.intp]:
     """Positions whose latents count, ascending."""
+    total = len(x)
     if isinstance(given, str):
         if given not in ("all", "prompt"):
             raise ValueError(f"positions must be 'all', 'prompt' or indices, got {given!r}")
-        return np.arange(total if given == "all" else prompt)
+        norms = np.linalg.norm(x, axis=1)
+        ordinary = (np.arange(total) > 0) & (norms <= massive_threshold(norms[1:]))
+        chosen = np.flatnonzero(ordinary[: total if given == "all" else prompt])
+        if not len(chosen):
+            raise ValueError(
+                "prompt: nothing is left of it without its first position; name positions by index"
+            )
+        return chosen
     chosen = np.unique([int(i) + prompt if i < 0 else int(i) for i in given])
     if not len(chosen) or chosen[0] < 0 or chosen[-1] >= total:
         raise ValueError(f"positions must lie in 0 … {total - 1} or -{prompt} … -1, got {list(given)}")
@@ -214,7 +171,7 @@ def _positions(given: Literal["all", "prompt"] | Sequence[int], prompt: int, tot
 class _Run:
     """Forward passes over one token sequence with the activation at one hook point changed."""
 
-    def __init__(self, module: nn.Module, point: HookPoint, ids: Tensor, measure: _Measure) -> None:
+    def __init__(self, module: nn.Module, point: HookPoint, ids: Tensor, measure: Measure) -> None:
         self._module, self._point, self._ids, self._measure = module, point, ids, measure
 
     def _values(self, rows: int, edit: Callable[[Tensor], Tensor | None]) -> list[Tensor]:

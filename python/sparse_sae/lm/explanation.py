@@ -44,7 +44,7 @@ class Explanation:
         tokens: the tokens read, prompt and continuation.
         effects: ablated latents by |ablation|, then the others by |estimate|.
         error_estimate, bias_estimate: the same first-order effect of what the SAE does not reconstruct, and
-            of its b_dec; how much of the answer is not in the latents.
+            of its b_dec, at the positions looked at; how much of the answer is not in the latents.
         agreement: Pearson correlation of estimate and ablation over the ablated latents; None for fewer than
             three.
     """

@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     lm = load_model(args.model)
     out = Path(args.work)
-    say(f"{lm.name}: training an SAE at {HOOK}")
+    say(f"{lm.name}: {'loading' if args.sae else 'training'} an SAE at {HOOK}")
     sae, store, quality = sae_and_store(lm, args, out)
     sae.save(out / "sae")
     # English that is far behind what training read

@@ -36,6 +36,34 @@ def test_train_evaluate_info(tmp_path: Path, data: str, capsys: pytest.CaptureFi
     assert main([*command, "--resume"]) == 0
 
 
+def test_evaluate_warns(tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Gaussian data has no features; other data ten times as large is not reconstructed by this SAE."""
+    from sparse_sae import TopK, train
+
+    x = np.load(data)
+    paths = [str(tmp_path / f"{seed}") for seed in (0, 1)]
+    for seed, path in enumerate(paths):
+        train(x, TopK(k=4), d_sae=16, n_tokens=20_000, batch_size=200, lr=1e-2, seed=seed).sae.save(path)
+    other, truth = str(tmp_path / "other.npy"), str(tmp_path / "truth.npy")
+    np.save(other, np.roll(x, 1, axis=1) ** 3)
+    np.save(truth, np.random.default_rng(1).standard_normal((16, 8)))
+    command = ["evaluate", paths[0], data]
+    assert main(command) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    evidence = ["--other", other, "--seeds", paths[1], "--truth", truth, "--control", paths[1], data]
+    assert main([*command, *evidence, "--json", str(tmp_path / "m.json")]) == 0
+    printed = capsys.readouterr().out
+    measured = json.loads((tmp_path / "m.json").read_text())
+    assert measured["checked"][1:-1] == [
+        "narrow training data",
+        "matches at chance level",
+        "unstable across seeds",
+    ]
+    for warning in measured["warnings"]:
+        assert f"WARNING {warning['name']}: " in printed
+    assert {"matches at chance level", "as good as control"} <= {w["name"] for w in measured["warnings"]}
+
+
 @pytest.mark.parametrize(("arguments", "said"), [
     (["train", "missing.npy", "--out", "o", "--d-sae", "8", "--tokens", "10"], "missing.npy"),
     (["evaluate", "nowhere", "x.npy"], "nowhere does not exist"),

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sae import SAE, TopK, evaluate
+from sparse_sae import SAE, TopK, evaluate, train
 from sparse_sae.metrics import BLOCK_ROWS
 from sparse_sae.probing import auroc, average_precision, best_detector
+from sparse_sae.synthetic import superposition
 
 
 @pytest.fixture
@@ -58,6 +59,51 @@ def test_prints_and_serialises(sae: SAE) -> None:
     m = evaluate(sae, np.random.default_rng(0).standard_normal((50, 8)))
     assert "FVU" in str(m)
     assert len(json.loads(json.dumps(m.to_dict()))["density"]) == 20
+
+
+def trained_on(x: Any, **how: Any) -> SAE:
+    return train(x, TopK(**how), d_sae=24, n_tokens=20_000, batch_size=200, lr=1e-2, seed=0).sae
+
+
+def test_warnings_by_default(sae: SAE) -> None:
+    """Dead latents and too few active ones are seen without being asked for, and stay away where all is well."""
+    world = superposition(24, 32, probability=0.08, noise=0.02, seed=2)
+    x, held_out = world.block(0, 4000).x, world.block(1, 2000).x
+    good = evaluate(trained_on(x, k=6), held_out)
+    assert good.warnings == ()
+    assert good.checked == ("dead latents", "codes too sparse")
+    assert "checked for: dead latents, codes too sparse" in str(good)
+    assert "WARNING" not in str(good)
+    bad = trained_on(x, k=1)
+    bad.params["b_enc"][:12] = -1e6
+    found = evaluate(bad, iter([held_out]))
+    assert [w.name for w in found.warnings] == ["dead latents", "codes too sparse"]
+    assert found.warnings[0].evidence["dead_fraction"] >= 0.5
+    assert "WARNING dead latents: " in str(found)
+    assert found.to_dict()["warnings"][1]["evidence"]["l0"] <= 1
+
+
+def test_what_cannot_be_told_is_not_checked(sae: SAE) -> None:
+    """Too few rows for the latents there are; pursuit that would cost more than the evaluation."""
+    x = np.random.default_rng(0).standard_normal((31, 8)).astype(np.float32)
+    assert evaluate(sae, x).checked == ()
+    assert "checked for: nothing" in str(evaluate(sae, x))
+    assert evaluate(sae, x, dead_before=0.0).checked == ("dead latents",)
+    wide = SAE({name: np.zeros(shape, np.float32) for name, shape in WIDE.items()}, TopK(k=1))
+    wide.params["W_enc"][:, 0] = wide.params["W_dec"][:, 0] = 1
+    assert evaluate(wide, np.ones((256, 2048), np.float32)).checked == ()
+
+
+WIDE = {"W_enc": (4096, 2048), "W_dec": (4096, 2048), "b_enc": (4096,), "b_dec": (2048,)}
+
+
+def test_a_transcoder_is_compared_with_other_pairs() -> None:
+    x = superposition(24, 16, probability=0.1, seed=2).block(0, 3000).x
+    pair = x, x[:, ::-1].copy()
+    sae = train(pair, TopK(k=4), d_sae=48, n_tokens=40_000, batch_size=200, lr=1e-2, coder="transcoder").sae
+    assert evaluate(sae, *pair, other=pair).checked == ("dead latents", "narrow training data")
+    assert evaluate(sae, *pair, other=pair).warnings == ()
+    assert evaluate(sae, *pair, other=(x, x)).warnings[0].name == "narrow training data"
 
 
 def test_errors(sae: SAE) -> None:

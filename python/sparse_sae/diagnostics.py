@@ -1,7 +1,7 @@
 """Warnings with evidence: the classic ways in which an SAE looks better than it is.
 
-Each check returns a `Finding` with the numbers it rests on, or None. `diagnose` runs all those whose evidence
-is given.
+Each check returns a `Finding` with the numbers it rests on, or None. `evaluate` runs all those whose evidence is
+given and keeps what they found as `warnings`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ __all__ = [
     "at_chance",
     "diagnose",
     "dying_latents",
+    "findings",
     "narrow_training_data",
     "shuffled_components",
     "too_sparse",
     "unstable",
 ]
 
+FIRINGS = 10  # of the average latent, before one that never fired is called dead
+MIN_ROWS = 32  # for a comparison of two FVUs
+PURSUIT_ALWAYS = 1 << 30  # multiply-adds that are cheap in any case, under a tenth of a second
 LOW_FVU = 0.3  # "low FVU" in the checks of identifiability: what many would call a good reconstruction
 
 
@@ -99,7 +103,8 @@ def too_sparse(sae: Any, x: Any, *, rows: int = 256, drop: float = 0.1, seed: in
     """The dictionary could explain much more of x if only twice as many of its latents might fire.
 
     Both counts are coded by orthogonal matching pursuit over the same W_dec, so that a weak encoder is not
-    mistaken for too strong a sparsity.
+    mistaken for too strong a sparsity. None where 2 · L0 latents would be more than half as many as there are
+    dimensions: so many explain much whatever they are.
 
     Args:
         sae: anything with `encode`, `W_dec` and `b_dec`, that reads what it writes.
@@ -116,7 +121,7 @@ def too_sparse(sae: Any, x: Any, *, rows: int = 256, drop: float = 0.1, seed: in
     x = x[np.random.default_rng(seed).permutation(len(x))[:rows]]
     l0 = sae.encode(x).nnz / len(x)
     k = max(1, round(l0))
-    if 2 * k > len(sae.W_dec):
+    if 2 * k > min(len(sae.W_dec), x.shape[1] // 2):
         return None
     W, b = np.asarray(sae.W_dec, np.float32), np.asarray(sae.b_dec, np.float32)
     variance = float(((x - x.mean(axis=0)) ** 2).sum())
@@ -212,40 +217,67 @@ def shuffled_components(x: ArrayLike, seed: int = 0) -> NDArray[np.float32]:
     return np.asarray(components @ axes.T + mean, dtype=np.float32)
 
 
-def diagnose(
-    sae: Any,
-    x: Any,
-    *,
-    other: Any = None,
-    seeds: Sequence[Any] = (),
-    truth: Any = None,
-    controls: Mapping[str, tuple[Any, Any]] | None = None,
-    dead_before: float | None = None,
-) -> list[Finding]:
-    """Run every check whose evidence is at hand, on held-out activations.
-
-    Args:
-        sae: the SAE. x: (n, d_in) held-out rows of its training distribution.
-        other: (n, d_in) rows of another distribution, for narrow training data.
-        seeds: SAEs trained alike from other seeds, for stability.
-        truth: the true features, where they are known.
-        controls: name → (SAE trained alike on a control, held-out rows of that control).
-        dead_before: dead fraction earlier in training.
-
-    Returns:
-        The findings, none if all is well as far as could be seen.
-    """
-    from .match import match, stability
+def diagnose(sae: Any, x: Any, y: Any = None, **evidence: Any) -> list[Finding]:
+    """The warnings of `evaluate(sae, x, y, **evidence)`, none if all is well as far as could be seen."""
     from .metrics import evaluate
 
-    quality = evaluate(sae, x)
-    found = [dying_latents(quality.density, quality.n_rows, dead_before), too_sparse(sae, x)]
-    if other is not None:
-        found.append(narrow_training_data(quality.fvu, evaluate(sae, other).fvu))
+    return list(evaluate(sae, x, y, **evidence).warnings)
+
+
+def findings(
+    sae: Any,
+    quality: Any,
+    sample: NDArray[Any],
+    *,
+    fvu_other: float | None = None,
+    seeds: Sequence[Any] = (),
+    truth: Any = None,
+    controls: Mapping[str, float] | None = None,
+    dead_before: float | None = None,
+) -> tuple[list[Finding], list[str]]:
+    """Every check whose evidence is at hand.
+
+    Args:
+        sae: the SAE. quality: its `Metrics`. sample: (n, d_in) some of the rows.
+        fvu_other: its FVU on another distribution. seeds, truth, dead_before: see `evaluate`.
+        controls: name → FVU of an SAE trained alike on a control.
+
+    Returns:
+        What was found, and what was looked for.
+    """
+    from .match import match, stability
+
+    found: list[Finding | None] = []
+    checked = []
+    fired = quality.n_rows * quality.l0
+    if dead_before is not None or fired == 0 or fired >= FIRINGS * len(quality.density):
+        checked.append("dead latents")
+        found.append(dying_latents(quality.density, quality.n_rows, dead_before))
+    if _sparsity_can_be_told(sae, quality, len(sample)) and sae.encode(sample).data.min(initial=0) >= 0:
+        checked.append("codes too sparse")
+        found.append(too_sparse(sae, sample))
+    if fvu_other is not None:
+        checked.append("narrow training data")
+        found.append(narrow_training_data(quality.fvu, fvu_other))
     if truth is not None:
+        checked.append("matches at chance level")
         found.append(at_chance(match(sae, truth), quality.fvu))
     if seeds:
+        checked.append("unstable across seeds")
         found.append(unstable(stability([sae, *seeds]), quality.fvu))
-    for name, (control, rows) in (controls or {}).items():
-        found.append(as_good_as_control(quality.fvu, evaluate(control, rows).fvu, name))
-    return [finding for finding in found if finding is not None]
+    for name, fvu in (controls or {}).items():
+        checked.append(f"as good as control ({name})")
+        found.append(as_good_as_control(quality.fvu, fvu, name))
+    return [finding for finding in found if finding is not None], checked
+
+
+def _sparsity_can_be_told(sae: Any, quality: Any, rows: int) -> bool:
+    """Whether `too_sparse` can say something of this SAE, and costs at most a quarter of having evaluated it."""
+    k = max(1, round(quality.l0))
+    if sae.is_transcoder or not sae.transform.is_identity or rows < MIN_ROWS or not quality.l0:
+        return False
+    if 2 * k > min(sae.d_sae, sae.d_in // 2):
+        return False
+    one_pass = sae.d_sae * sae.d_in
+    cost = 3 * k * rows * one_pass
+    return bool(cost <= max(PURSUIT_ALWAYS, quality.n_rows * one_pass / 4))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import numpy as np
 from . import _kernels
 from ._arrays import Array, as_array, as_rows, to_float
 from ._threads import resolve_threads
+from .diagnostics import Finding, findings
 from .sae import SAE
 
 BLOCK_ROWS = 8192
+KEPT_ROWS = 256  # for the checks that need rows, of the first block
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Metrics:
         relative_bias: Σ⟨x̂, x⟩ / Σ|x̂|²: the factor by which reconstructions should be longer (Rajamanoharan et
             al. 2024, arXiv 2404.16014, eq. 10, inverted: 1 is unbiased, above 1 is shrunk).
         cosine: mean cosine between x̂ and x.
+        warnings: reasons not to trust these numbers yet, each with its evidence (see `diagnostics`).
+        checked: what was looked for. A mistake that is not listed here was not looked for.
     """
 
     n_rows: int
@@ -44,13 +49,16 @@ class Metrics:
     shrinkage: float
     relative_bias: float
     cosine: float
+    warnings: tuple[Finding, ...] = ()
+    checked: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Numbers and lists that JSON can write."""
-        return {
+        """Numbers, texts and lists that JSON can write."""
+        values = {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in vars(self).items()
         }
+        return values | {"warnings": [dict(vars(w)) for w in self.warnings], "checked": list(self.checked)}
 
     def __str__(self) -> str:
         alive = self.density[self.density > 0]
@@ -66,15 +74,45 @@ class Metrics:
             ("relative bias", f"{self.relative_bias:.4f}"),
             ("cosine", f"{self.cosine:.4f}"),
         ]
-        return "\n".join(f"{name:26} {value:>12}" for name, value in rows)
+        lines = [f"{name:26} {value:>12}" for name, value in rows]
+        lines += textwrap.wrap(
+            f"checked for: {', '.join(self.checked) or 'nothing'}", 100, subsequent_indent="  "
+        )
+        for warning in self.warnings:
+            lines += textwrap.wrap(f"WARNING {warning}", 100, subsequent_indent="  ")
+        return "\n".join(lines)
 
 
-def evaluate(sae: SAE, x: Any, y: Any = None, *, num_threads: int | None = None) -> Metrics:
+def evaluate(
+    sae: SAE,
+    x: Any,
+    y: Any = None,
+    *,
+    other: Any = None,
+    seeds: Sequence[Any] = (),
+    truth: Any = None,
+    controls: Mapping[str, tuple[Any, Any]] | None = None,
+    dead_before: float | None = None,
+    num_threads: int | None = None,
+) -> Metrics:
     """Measure an SAE on rows it was not trained on.
 
     Args:
         sae: the SAE. x: (…, d_in) activations, or an ActivationStore, or an iterable of (n, d_in) blocks.
         y: targets of a transcoder, like x; None: x itself.
+        other: rows of another distribution (other text, another language, code), or (inputs, targets) of them, to
+            see whether the training data were too narrow.
+        seeds: SAEs trained alike from other seeds, to see whether they find the same latents.
+        truth: the true features, where they are known: (n, d) directions or an object with `features`.
+        controls: name → (SAE trained alike on a control, held-out rows of that control), to see whether data
+            without features would be reconstructed as well: `diagnostics.shuffled_components(x)`, or activations
+            of the model with random weights.
+        dead_before: dead fraction earlier in training, to see whether latents are dying.
+        num_threads: None: all cores.
+
+    `warnings` of the result hold what was found. Without further evidence two checks run: dead latents, where there
+    are rows enough to tell (10 active latents for each one there is), and codes too sparse, on up to 256 rows and
+    only where that costs at most a quarter of the evaluation.
 
     Raises:
         ValueError: wrong widths, NaN or infinity, or no rows.
@@ -88,16 +126,37 @@ def evaluate(sae: SAE, x: Any, y: Any = None, *, num_threads: int | None = None)
     if sae.is_transcoder and y is None:
         raise ValueError("y: a transcoder is measured against its targets; pass evaluate(sae, x, y)")
     threads = resolve_threads(num_threads)
+    metrics, sample = _measured(sae, x, y, threads)
+    fvu_other = None
+    if other is not None:
+        pair = other if isinstance(other, tuple) else (other, None)
+        fvu_other = _measured(sae, pair[0], pair[1], threads)[0].fvu
+    of_controls = {
+        name: _measured(control, rows, None, threads)[0].fvu
+        for name, (control, rows) in (controls or {}).items()
+    }
+    found, checked = findings(
+        sae, metrics, sample, fvu_other=fvu_other, seeds=seeds, truth=truth, controls=of_controls,
+        dead_before=dead_before,
+    )  # fmt: skip
+    return replace(metrics, warnings=tuple(found), checked=tuple(checked))
+
+
+def _measured(sae: SAE, x: Any, y: Any, threads: int) -> tuple[Metrics, Array]:
+    """The numbers, and a sample of the rows."""
     n = nnz = 0
     fired = np.zeros(sae.d_sae, np.int64)
     total = np.zeros(sae.d_out)
     squared_error = squared = norm_out = norm_in = inner = squared_out = cosines = 0.0
+    sample = np.empty((0, sae.d_in), np.float32)
     shift: Array | None = None  # sums of squares are taken around the first block's mean, to lose no digits
     for rows, targets in _paired(x, y, sae, threads):
         codes = sae.encode(rows, num_threads=threads)
         out = sae.reconstruct(rows, num_threads=threads).astype(np.float64)
         target = to_float(targets, np.float64)
-        shift = target.mean(axis=0) if shift is None else shift
+        if shift is None:
+            shift = target.mean(axis=0)
+            sample = to_float(rows[np.random.default_rng(0).permutation(len(rows))[:KEPT_ROWS]])
         fired += np.bincount(codes.indices, minlength=sae.d_sae)
         n, nnz = n + len(target), nnz + codes.nnz
         total += (target - shift).sum(axis=0)
@@ -112,7 +171,7 @@ def evaluate(sae: SAE, x: Any, y: Any = None, *, num_threads: int | None = None)
         raise ValueError("x: no rows to evaluate")
     variance = squared - (total**2).sum() / n
     fvu = float(squared_error / variance) if variance > 0 else (0.0 if squared_error == 0 else float("inf"))
-    return Metrics(
+    metrics = Metrics(
         n_rows=n,
         l0=nnz / n,
         mse=float(squared_error) / (n * sae.d_out),
@@ -124,6 +183,7 @@ def evaluate(sae: SAE, x: Any, y: Any = None, *, num_threads: int | None = None)
         relative_bias=float(inner / squared_out) if squared_out else 1.0,
         cosine=float(cosines / n),
     )
+    return metrics, sample
 
 
 def _blocks(x: Any, width: int, name: str, threads: int) -> Iterator[Array]:

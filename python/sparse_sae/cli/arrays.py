@@ -51,6 +51,22 @@ def add_evaluate(add: AddCommand) -> None:
     score.add_argument(
         "data", nargs="+", help="file.npy or store directory; a transcoder needs input and output"
     )
+    score.add_argument(
+        "--other", nargs="+", metavar="DATA", help="data of another kind: were the training data too narrow?"
+    )
+    score.add_argument(
+        "--seeds",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="SAE",
+        help="SAEs of other seeds: are latents stable?",
+    )
+    score.add_argument("--truth", metavar="FILE", help="true features (n, d) as .npy: are they found?")
+    score.add_argument(
+        "--control", nargs=2, action="append", default=[], metavar=("SAE", "DATA"),
+        help="an SAE trained alike on data without features, and its held-out data: is it as good?",
+    )  # fmt: skip
     score.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
 
 
@@ -117,14 +133,25 @@ def _print_profile(history: list[dict[str, Any]]) -> None:
         print(f"{name:24} {seconds:9.2f} s {seconds / whole:6.1%}")
 
 
+def _rows(path: str) -> Any:
+    """The array or the store of a path."""
+    if path.endswith(".npy"):
+        return _open([path])
+    from ..store import ActivationStore
+
+    return ActivationStore(path)
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     sae = load(options.sae)
-    data = [_open([p]) for p in options.data]
-    if any(isinstance(d, str) for d in data):
-        from ..store import ActivationStore
-
-        data = [ActivationStore(d) if isinstance(d, str) else d for d in data]
-    metrics = evaluate(sae, *data)
+    other = [_rows(p) for p in options.other or []]
+    metrics = evaluate(
+        sae, *(_rows(p) for p in options.data),
+        other=tuple(other) if len(other) > 1 else (other or [None])[0],
+        seeds=[load(p) for p in options.seeds],
+        truth=None if options.truth is None else _rows(options.truth),
+        controls={data: (load(control), _rows(data)) for control, data in options.control},
+    )  # fmt: skip
     print(metrics)
     if options.json:
         write_json(options.json, metrics.to_dict())

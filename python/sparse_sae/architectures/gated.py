@@ -10,7 +10,7 @@ import numpy as np
 from .. import _kernels
 from .auxiliary import auxiliary
 from .base import Array, Batch, Block, Codes, Gradients, Params, gradients, reconstruction
-from .penalty import Penalised, along, decoder_norms
+from .penalty import Penalised, along, decoder_norms, starting_bias
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,10 @@ class Gated(Penalised):
     name: ClassVar[str] = "gated"
 
     def init(self, params: Params, x: Array) -> None:
-        """r_mag 0, and b_mag = b_enc: gate and magnitude agree."""
+        """r_mag 0, and b_mag = b_enc: gate and magnitude agree. With a target, b_enc from a sample of inputs."""
         super().init(params, x)
+        if self.target_l0 is not None:
+            params["b_enc"][:] = starting_bias(params, x, self.target_l0)
         params["r_mag"] = np.zeros_like(params["b_enc"])
         params["b_mag"] = params["b_enc"].copy()
 

@@ -10,10 +10,9 @@ import numpy as np
 from .. import _kernels
 from .auxiliary import auxiliary
 from .base import Array, Batch, Block, Codes, Gradients, Params, gradients, reconstruction
-from .penalty import Penalised, along, decoder_norms
+from .penalty import SAMPLE_ROWS, Penalised, along, decoder_norms, starting_bias
 
 RECIPES = ("step", "tanh")
-_CALIBRATION_ROWS = 2048
 _FOLLOW = 0.02  # of log(L0 / target), per step, added to log θ
 
 
@@ -42,9 +41,11 @@ class JumpReLU(Penalised):
             coefficient · 32 / target_l0, since the fewer there are the more each is worth.
         bandwidth: ε. Published: 0.001 √d_in (step), 2 (tanh), for runs of billions of tokens.
         start_threshold: θ at the start; None: for "step" so high that target_l0 latents of a row are active (32
-            without a target), for "tanh" 0.5. Published: 0.001 √d_in (step), from where L0 has to fall for most of a
+            without a target), for "tanh" 1. Published: 0.001 √d_in (step), from where L0 has to fall for most of a
             short run, and 0.1 (tanh).
-        tanh_scale, preact_coefficient: see above. Published: 4, and 3e-6 beside |x - x̂|², that is 3e-6 / Var.
+        tanh_scale, preact_coefficient: see above. Published: 4, and 3e-6 beside |x - x̂|², that is 3e-6 / Var. A
+            latent that fires no more has only this gradient, and for about 1,000 steps Adam weighs it against the
+            larger ones it had before; a short run needs more of it.
 
     For target_l0, warmup, aux_k and aux_coefficient see `Penalised`.
 
@@ -58,7 +59,7 @@ class JumpReLU(Penalised):
     bandwidth: float = 1.0
     start_threshold: float | None = None
     tanh_scale: float = 4.0
-    preact_coefficient: float = 3e-6
+    preact_coefficient: float = 3e-5
 
     name: ClassVar[str] = "jumprelu"
 
@@ -81,23 +82,22 @@ class JumpReLU(Penalised):
             )
 
     def init(self, params: Params, x: Array) -> None:
-        """log_threshold; for "tanh" also the scale of the weights, and b_enc from a sample of inputs."""
+        """log_threshold; for "tanh" also the scale of W_dec, and b_enc from a sample of inputs.
+
+        The published W_enc, d_in / d_sae times W_dec, is as small as one short run's learning rate: the first steps
+        overwrite it, all rows in much the same direction, and most latents never fire again.
+        """
         super().init(params, x)
         if self.target_l0 is not None:
             params["penalty"][0] *= 32 / self.target_l0
-        m, n = params["W_enc"].shape
-        dtype = params["W_enc"].dtype.type
+        active = self.target_l0 or 32
         if self.recipe == "tanh":
-            params["W_dec"] *= dtype(3**-0.5)  # the mean norm of a row drawn from U(-1/√n, 1/√n)
-            params["W_enc"] *= dtype(3**-0.5 * min(1.0, n / m))
-        sample = np.ascontiguousarray(x[:_CALIBRATION_ROWS])
-        pre = _kernels.matmul_nt(sample, params["W_enc"])
-        share = 1 - min(0.5, (self.target_l0 or 32) / m)
-        if self.recipe == "tanh":
-            theta = self.start_threshold or 0.5
-            params["b_enc"][:] = theta - np.quantile(pre, share, axis=0)
+            # the mean norm of a row drawn from U(-1/√n, 1/√n)
+            params["W_dec"] *= params["W_dec"].dtype.type(3**-0.5)
+            theta = self.start_threshold or 1.0
+            params["b_enc"][:] = theta + starting_bias(params, x, active)
         else:
-            theta = self.start_threshold or max(float(np.quantile(pre + params["b_enc"], share)), 1e-3)
+            theta = self.start_threshold or starting_threshold(params, x, active)
         params["log_threshold"] = np.full_like(params["b_enc"], np.log(theta))
 
     @staticmethod
@@ -204,6 +204,12 @@ class JumpReLU(Penalised):
         params["log_threshold"][latents] = (
             others.mean() if len(others) else np.log(self.start_threshold or 1.0)
         )
+
+
+def starting_threshold(params: Params, x: Array, active: float) -> float:
+    """The threshold, one for all, above which `active` latents (at most half) of a row of a sample are."""
+    pre = _kernels.matmul_nt(np.ascontiguousarray(x[:SAMPLE_ROWS]), params["W_enc"]) + params["b_enc"]
+    return max(float(np.quantile(pre, 1 - min(0.5, active / pre.shape[1]))), 1e-3)
 
 
 def above(

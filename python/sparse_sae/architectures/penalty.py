@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import _kernels
 from .base import Architecture, Array, Batch, Gradients, Params, annealed
 
 # Of the control loop, per step: how fast the coefficient follows log(L0 / target), and how much of that ratio
 # acts at once. Codes answer the coefficient with a lag of some hundred steps; these values damp the loop.
 _GAIN, _PROPORTIONAL, _LIMIT = 0.015, 0.7, 1.0
 _SMOOTHING = 0.1
+SAMPLE_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Penalised(Architecture):
         coefficient: weight of the penalty beside the reconstruction loss |x - x̂|² / Var; with target_l0, the
             weight to begin with.
         target_l0: raise or lower the coefficient during training until this many latents are active on
-            average; None keeps it.
+            average; None keeps it. With a target, biases start where each latent fires on the same share of
+            rows, target_l0 of them on each; the papers start with half of all active, and in a short run the
+            penalty that must bring L0 down from there shrinks features before they have formed.
         warmup: share of the run over which the penalty rises from zero.
         aux_k, aux_coefficient: AuxK for dead latents, as in `TopK`; 0 switches it off.
     """
@@ -74,6 +78,19 @@ class Penalised(Architecture):
     def trained(self, params: Params) -> tuple[Architecture, Params]:
         """Without the state of the control."""
         return self, {name: value for name, value in params.items() if name != "penalty"}
+
+
+def starting_bias(params: Params, x: Array, active: float) -> Array:
+    """(d_sae,) biases with which each latent is positive on the same share of rows of a sample of inputs, `active`
+    of them on each (at most half).
+    """
+    sample, w = np.ascontiguousarray(x[:SAMPLE_ROWS]), params["W_enc"]
+    share = min(0.5, active / len(w))
+    bias = np.empty(len(w), w.dtype)
+    for first in range(0, len(w), 4096):  # (rows, d_sae) may be too large to hold
+        pre = _kernels.matmul_nt(sample, w[first : first + 4096])
+        bias[first : first + 4096] = -np.quantile(pre, 1 - share, axis=0)
+    return bias
 
 
 def decoder_norms(w: Array, sources: tuple[int, ...]) -> Array:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from .. import _kernels
 from .auxiliary import auxiliary
 from .base import Array, Batch, Block, Codes, Gradients, Params, gradients, reconstruction
-from .penalty import Penalised, along, decoder_norms
+from .penalty import Penalised, along, decoder_norms, starting_bias
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,12 @@ class L1(Penalised):
     def unit_norm(self) -> bool:
         """See the base class."""
         return not self.free_norms
+
+    def init(self, params: Params, x: Array) -> None:
+        """With a target, b_enc from a sample of inputs."""
+        super().init(params, x)
+        if self.target_l0 is not None:
+            params["b_enc"][:] = starting_bias(params, x, self.target_l0)
 
     def encode(
         self,

@@ -13,6 +13,7 @@ from scipy import stats
 
 from sparse_sae.lm.dose import dose_response
 from sparse_sae.lm.experiment import decisions, experiment
+from sparse_sae.lm.hooks import resolve
 from sparse_sae.lm.score import choice_logprobs, score_texts
 from sparse_sae.lm.statistics import benjamini_hochberg, bootstrap_mean, holm, mcnemar, sign_flip, wilson
 from sparse_sae.lm.steer import steer
@@ -54,6 +55,28 @@ def test_choice_logprobs_under_steering(tiny_lm, tiny_sae):
     with steer(tiny_lm, tiny_sae, {3: 20.0}, positions="prompt"):
         prompt_only = choice_logprobs(tiny_lm, PROMPTS[:3], ["no refund available"])
     assert np.abs(prompt_only - got).min() > 1e-4  # the choice's own tokens count as generated
+
+
+@pytest.mark.parametrize("choices", [["refund", "no"], ["refund", "no refund available"]])
+def test_a_shared_prefix_is_read_once_and_changes_nothing(tiny_lm, tiny_sae, choices):
+    prompts = [f"sorry we are late please {prompt}" for prompt in PROMPTS]
+    read = []
+
+    def count(x):
+        read.append(x.shape[0] * x.shape[1])
+
+    for value in (0.0, 20.0):
+        with steer(tiny_lm, tiny_sae, {3: value}):
+            expected = choice_logprobs(tiny_lm, prompts, choices, batch_size=3)
+            with resolve(tiny_lm, "blocks.0.hook_resid_pre").attach(count):
+                got = choice_logprobs(tiny_lm, prompts, choices, batch_size=3, share_prefix=True)
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    if len(choices[1].split()) == 1:
+        assert sum(read[: len(read) // 2]) < sum(len(p.split()) for p in prompts)
+    # nothing in common, one prompt, and a prompt that is the beginning of the others
+    for some in (PROMPTS[:2], prompts[:1], [prompts[0], prompts[0] + " late"]):
+        plain, shared = (choice_logprobs(tiny_lm, some, choices, share_prefix=s) for s in (False, True))
+        np.testing.assert_allclose(shared, plain, atol=1e-5)
 
 
 def test_text_scores_are_cross_entropy_and_kl(tiny_lm, tiny_sae):

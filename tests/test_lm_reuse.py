@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -31,6 +32,30 @@ def test_results_are_bit_identical(tiny_lm, tiny_sae):
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
     assert not torch.equal(got[0], got[2])
     assert counts == {"full": 4, "skipped": 8}
+
+
+def test_with_a_shared_prefix_too(tiny_lm, tiny_sae):
+    """The activations of one prefix are never taken for those of another, though the rest is the same."""
+
+    def measured():
+        found = []
+        for start in ("sorry we are late", "please no money back", "sorry we are late"):
+            for value in (0.0, 30.0):
+                with steer(tiny_lm, tiny_sae, {3: value}):
+                    prompts = [f"{start} {prompt}" for prompt in PROMPTS]
+                    found.append(
+                        choice_logprobs(tiny_lm, prompts, ["yes", "no"], batch_size=2, share_prefix=True)
+                    )
+        return found
+
+    expected = measured()
+    with reuse_below(tiny_lm, HOOK) as counts:
+        got = measured()
+    for a, b in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.abs(expected[0] - expected[2]).min() > 1e-4
+    # six prefixes are read in full, and two batches after each of the two different ones
+    assert counts == {"full": 6 + 4, "skipped": 8}
 
 
 def test_lower_layers_are_not_run_and_all_is_undone(tiny_lm):

@@ -31,6 +31,7 @@ def decisions(
     prior: Mapping[str, float] | None = None,
     tokenizer: Any = None,
     batch_size: int = 16,
+    share_prefix: bool = False,
 ) -> Outcome:
     """An outcome: which of several answers the model would give, from one forward pass a prompt.
 
@@ -38,7 +39,8 @@ def decisions(
         choices: decision -> the text, or texts, that express it; their probabilities are added. The texts
             should be about equally long, as a longer one is always less probable.
         prior: decision -> log-probability to subtract before decisions are compared, for a model that prefers
-            an answer whatever the prompt (contextual calibration, Zhao et al. 2021). See `mean_logprobs`.
+            an answer whatever the prompt (contextual calibration, Zhao et al. 2021).
+        batch_size, share_prefix: as in `choice_logprobs`.
 
     Returns:
         A function (model, prompts) -> values of each prompt: for every decision its name, 1 where it is the
@@ -57,7 +59,9 @@ def decisions(
 
     def measure(model: Model, prompts: Sequence[Prompt]) -> Values:
         flat = [text for group in texts.values() for text in group]
-        each = choice_logprobs(model, prompts, flat, tokenizer=tokenizer, batch_size=batch_size)
+        each = choice_logprobs(
+            model, prompts, flat, tokenizer=tokenizer, batch_size=batch_size, share_prefix=share_prefix
+        )
         ends = np.cumsum([len(group) for group in texts.values()])
         parts = np.split(each, ends[:-1], axis=1)
         logp = np.stack([logsumexp(part, axis=1) for part in parts], 1) - shift

@@ -25,8 +25,8 @@ def reuse_below(model: Model, hook: str | HookPoint, max_bytes: int = 1 << 30) -
 
     The result is bit for bit that of the whole model, provided that whatever is attached to the model
     meanwhile is attached inside this context and at `hook` or above: an edit further down would not be seen
-    when layers are skipped. Passes with a key-value cache, with inputs other than token ids, or with
-    gradients run in full.
+    when layers are skipped. Passes with inputs other than token ids, with gradients, or after which a
+    key-value cache is needed (use_cache is not False) run in full.
 
     Args:
         model: a `LanguageModel` or a transformers model of a known family.
@@ -85,16 +85,17 @@ class _Memory:
         given = dict(self._signature.bind_partial(*args, **kwargs).arguments)
         given.update(given.pop("kwargs", {}))
         tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-        plain = given.get("past_key_values") is None and given.get("use_cache") is False
+        before = _contents(given.get("past_key_values"))
         if (
-            not plain
+            before is None
+            or given.get("use_cache") is not False
             or torch.is_grad_enabled()
             or not set(tensors) <= {"input_ids", "attention_mask", "position_ids"}
         ):
             self._key = None
         else:
             self._key = tuple(name.encode() + tensors[name].numpy().tobytes() for name in sorted(tensors))
-            self._key += (str(tensors["input_ids"].shape).encode(),)
+            self._key += (str(tensors["input_ids"].shape).encode(), before)
         self.counts["skipped" if self._key in self._known else "full"] += 1
 
     def skipping(self, block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,3 +121,14 @@ class _Memory:
                 self._known[self._key] = x.clone()
             return None
         return self._known[self._key]
+
+
+def _contents(cache: Any) -> bytes | None:
+    """What a key-value cache says of the tokens before: the keys of the first layer. None: it cannot be told."""
+    if cache is None:
+        return b""
+    layers = getattr(cache, "layers", None)
+    if type(cache).__name__ != "DynamicCache" or layers is None:
+        return None
+    keys = layers[0].keys if layers else None
+    return b"" if keys is None else bytes(keys.contiguous().view(torch.uint8).numpy().tobytes())

@@ -6,6 +6,7 @@ time (`sparse_sae.lm.steer`), so one function measures the model with and withou
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ def choice_logprobs(
     *,
     tokenizer: Any = None,
     batch_size: int = 16,
+    share_prefix: bool = False,
 ) -> Floats:
     """Log-probability of each of several continuations after each prompt.
 
@@ -51,6 +53,9 @@ def choice_logprobs(
             tokens.
         tokenizer: needed for a bare transformers model and texts.
         batch_size: prompts in one pass.
+        share_prefix: read the tokens that all prompts begin with, such as a system prompt, once a call, and go on
+            from them; the same to rounding, and sooner by their share of the tokens. Only for edits whose effect
+            on a position does not depend on where the prompt ends: `positions="all"`, or none.
 
     Returns:
         (n, m) float64, natural logarithms.
@@ -68,17 +73,45 @@ def choice_logprobs(
     sequences = [token_ids(p, words) for p in prompts]
     result = np.empty((len(sequences), len(wanted)))
     longer = any(len(ids) > 1 for ids in wanted)
-    for batch in batches(sequences, batch_size, side="left"):
-        with torch.inference_mode():
-            result[batch.index] = _score_choices(module, batch, wanted, longer)
+    n = _shared(sequences) if share_prefix else 0
+    with torch.inference_mode():
+        prefix = _read(module, sequences[0][:n]) if n else None
+        for batch in batches([ids[n:] for ids in sequences], batch_size, side="left"):
+            result[batch.index] = _score_choices(module, batch, wanted, longer, prefix)
     return result
 
 
-def _score_choices(module: nn.Module, batch: Batch, choices: list[list[int]], longer: bool) -> Floats:
+def _shared(sequences: list[list[int]]) -> int:
+    """Tokens that all begin with; one of each sequence at least is left to go on with."""
+    if len(sequences) < 2:
+        return 0
+    pairs = zip(min(sequences), max(sequences), strict=False)  # first and last differ where any two do
+    n = next((i for i, (a, b) in enumerate(pairs) if a != b), len(min(sequences)))
+    return min(n, min(map(len, sequences)) - 1)
+
+
+def _read(module: nn.Module, ids: list[int]) -> Any:
+    """The key-value cache after these tokens, for one row."""
+    cache = _new_cache()
+    base = getattr(module, "base_model", module)
+    base(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True)
+    return cache
+
+
+def _score_choices(
+    module: nn.Module, batch: Batch, choices: list[list[int]], longer: bool, prefix: Any = None
+) -> Floats:
     rows = len(batch.ids)
+    mask, positions, cache = batch.mask, batch.positions, _new_cache() if longer else None
+    if prefix is not None:
+        n = prefix.get_seq_length()
+        mask = torch.cat([torch.ones(rows, n, dtype=torch.long), mask], 1)
+        positions = positions + n
+        cache = copy.deepcopy(prefix)
+        cache.batch_repeat_interleave(rows)
     out = logits_of(
-        module, batch.ids, keep=1, attention_mask=batch.mask, position_ids=batch.positions, use_cache=longer,
-        **({"past_key_values": _new_cache(module)} if longer else {}),
+        module, batch.ids, keep=1, attention_mask=mask, position_ids=positions, use_cache=longer,
+        **({} if cache is None else {"past_key_values": cache}),
     )  # fmt: skip
     first = out.logits[:, -1].float().log_softmax(-1)
     scores = torch.stack([first[:, ids[0]] for ids in choices], 1).double()
@@ -87,10 +120,9 @@ def _score_choices(module: nn.Module, batch: Batch, choices: list[list[int]], lo
             continue
         rest = torch.tensor(ids).expand(rows, -1)
         n = len(ids) - 1
-        positions = batch.positions[:, -1:] + 1 + torch.arange(n)
-        mask = torch.cat([batch.mask, torch.ones(rows, n, dtype=torch.long)], 1)
         more = logits_of(
-            module, rest[:, :-1], attention_mask=mask, position_ids=positions,
+            module, rest[:, :-1], attention_mask=torch.cat([mask, torch.ones(rows, n, dtype=torch.long)], 1),
+            position_ids=positions[:, -1:] + 1 + torch.arange(n),
             past_key_values=out.past_key_values, use_cache=True,
         )  # fmt: skip
         logprobs = more.logits.float().log_softmax(-1)
@@ -100,7 +132,7 @@ def _score_choices(module: nn.Module, batch: Batch, choices: list[list[int]], lo
     return result
 
 
-def _new_cache(module: nn.Module) -> Any:
+def _new_cache() -> Any:
     from transformers import DynamicCache
 
     # without the configuration every layer keeps all positions, so that the cache can be cut back to the

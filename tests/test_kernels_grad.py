@@ -60,10 +60,10 @@ def test_sparse_products_equal_the_reference(kernels: Any, dtype: Any, problem: 
                 np.testing.assert_array_equal(a, b)
 
 
-def gaussian(dtype: Any, seed: int = 0) -> dict[str, Any]:
+def gaussian(dtype: Any, seed: int = 0, density: float = 0.1) -> dict[str, Any]:
     """Codes of 40 stacked rows over 20 dense ones (so that rows wrap around), unit weight rows, moments."""
     rng = np.random.default_rng(seed)
-    kept = rng.random((40, 70)) < 0.1
+    kept = rng.random((40, 70)) < density
     w = rng.standard_normal((70, 45))
     w /= np.linalg.norm(w, axis=1, keepdims=True)
     return {
@@ -78,6 +78,29 @@ def gaussian(dtype: Any, seed: int = 0) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@compiled
+@dtype
+def test_many_codes_a_row_decode_to_the_bits_of_each_row_alone(kernels: Any, dtype: Any) -> None:
+    """A batch of these goes by panels and ranges of latents, a single row does not."""
+    g = gaussian(dtype, density=0.9)
+    indptr, indices, values = g["indptr"], g["indices"], g["values"]
+    target = np.random.default_rng(1).standard_normal((40, 45)).astype(dtype)
+    for threads in (1, 2, 7):
+        decoded = kernels.decode(indptr, indices, values, g["w"], g["common"], num_threads=threads)
+        gradient = kernels.code_grad(indptr, indices, target, g["w"], num_threads=threads)
+        both = kernels.decode_residual(indptr, indices, values, g["w"], target, num_threads=threads)
+        for n in range(40):
+            own = slice(indptr[n], indptr[n + 1])
+            row = (np.array([0, own.stop - own.start], np.int32), indices[own])
+            np.testing.assert_array_equal(
+                kernels.decode(*row, values[own], g["w"], g["common"])[0], decoded[n]
+            )
+            np.testing.assert_array_equal(kernels.code_grad(*row, target[n : n + 1], g["w"]), gradient[own])
+            alone = kernels.decode_residual(*row, values[own], g["w"], target[n : n + 1])
+            for a, b in zip(alone, (both[0][n : n + 1], both[1][own], both[2][n : n + 1]), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
 def update(g: dict[str, Any], *extra: str, unit_norm: bool) -> dict[str, Any]:
     state = {name: g[name].copy() for name in ("w", "m", "v")}
     state |= {name: g[name] for name in ("values", "dense", *extra)}
@@ -86,9 +109,12 @@ def update(g: dict[str, Any], *extra: str, unit_norm: bool) -> dict[str, Any]:
 
 @compiled
 @dtype
+@pytest.mark.parametrize("density", [0.1, 0.9])  # few and many entries a latent: rows of dense, or its panels
 @pytest.mark.parametrize("unit_norm", [False, True])
-def test_update_rows_is_weight_grad_then_adam_rows(kernels: Any, dtype: Any, unit_norm: bool) -> None:
-    g = gaussian(dtype)
+def test_update_rows_is_weight_grad_then_adam_rows(
+    kernels: Any, dtype: Any, unit_norm: bool, density: float
+) -> None:
+    g = gaussian(dtype, density=density)
     grad = kernels.weight_grad(g["indptr"], g["indices"], g["values"], g["dense"], 70)
     want = update(g, unit_norm=unit_norm)
     kernels.adam_rows(want["w"], want["m"], want["v"], grad, unit_norm=unit_norm, scale=0.5, **ADAM)

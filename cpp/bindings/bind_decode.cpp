@@ -20,7 +20,7 @@ void bind(py::module_& m) {
             array<T> out({codes.n_rows, D});
             T* to = out.mutable_data();
             py::gil_scoped_release release;
-            decode(to, codes, w.data(), b, D, num_threads);
+            decode(to, codes, w.data(), b, w.shape(0), D, num_threads);
             return out;
         },
         py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("values").noconvert(),
@@ -35,7 +35,7 @@ void bind(py::module_& m) {
             const T* g = view("grad", grad, {codes.n_rows, D});
             T* to = out.mutable_data();
             py::gil_scoped_release release;
-            code_grad(to, codes, g, w.data(), D, num_threads);
+            code_grad(to, codes, g, w.data(), w.shape(0), D, num_threads);
             return out;
         },
         py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("grad").noconvert(),
@@ -52,7 +52,7 @@ void bind(py::module_& m) {
             T *r = residual.mutable_data(), *p = projected.mutable_data(), *s = squared.mutable_data();
             {
                 py::gil_scoped_release release;
-                decode_residual(r, p, s, codes, w.data(), y, D, num_threads);
+                decode_residual(r, p, s, codes, w.data(), y, w.shape(0), D, num_threads);
             }
             return py::make_tuple(residual, projected, squared);
         },

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
-#include "kernels/parallel.h"
-#include "kernels/simd.h"
+#include "kernels/panels.h"
 
 namespace sparse_sae {
 namespace {
@@ -49,22 +49,53 @@ void normalise(T* w, int64_t D) {
     for (int64_t d = 0; d < D; ++d) w[d] *= inverse;
 }
 
+// Sums for the latents [j0, j1) of what u.dense contributes, into grad (j1 - j0, D).
 template <class T>
-void row_gradient(T* grad, const RowUpdate<T>& u, const ByLatent& order, int64_t j) {
-    std::fill_n(grad, u.D, T(0));
-    add_weight_grad(grad, order, order.start[j], order.start[j + 1], u.values, u.dense, u.n_dense, u.D);
-    if (u.along)
-        for (int64_t d = 0; d < u.D; ++d) grad[d] += u.along[j] * u.w[j * u.D + d];
-    if (u.outer)
-        for (int64_t d = 0; d < u.D; ++d) grad[d] += u.outer[j] * u.common[d];
-    if (u.unit_norm) remove_parallel(grad, u.w + j * u.D, u.D);
+void dense_part(T* grad, const RowUpdate<T>& u, const ByLatent& order, int64_t j0, int64_t j1,
+                const Panels<T>* panels) {
+    std::fill_n(grad, (j1 - j0) * u.D, T(0));
+    if (!panels) {
+        for (int64_t j = j0; j < j1; ++j)
+            add_weight_grad(grad + (j - j0) * u.D, order, order.start[j], order.start[j + 1], u.values, u.dense,
+                            u.n_dense, u.D);
+        return;
+    }
+    const int32_t e0 = order.start[j0], count = order.start[j1] - e0;
+    std::vector<int32_t> start(static_cast<std::size_t>(j1 - j0) + 1);
+    for (int64_t j = j0; j <= j1; ++j) start[j - j0] = order.start[j] - e0;
+    const Sums<T> sums{start.data(), buffer<Term<T>>(count)};
+    for (int32_t e = 0; e < count; ++e)
+        sums.terms[e] = {panel_row<T>(order.row[e0 + e] % u.n_dense), u.values[order.entry[e0 + e]]};
+    for (int64_t p = 0; p < panel_count<T>(u.D); ++p)
+        add_panel(grad, u.D, p * kPanelCols<T>, sums, 0, j1 - j0, panels->panel(p));
 }
 
-template <class T>
-int64_t widest(const RowUpdate<T>* updates, int count) {
-    int64_t D = 0;
-    for (int i = 0; i < count; ++i) D = std::max(D, updates[i].D);
-    return D;
+// use(j, grad) gets the gradient (D) of every latent.
+template <class T, class Use>
+void for_gradients(const RowUpdate<T>& u, const ByLatent& order, int64_t M, int num_threads, Use use) {
+    const int64_t D = u.D;
+    const bool wide = static_cast<int64_t>(order.row.size()) >= kPanelReuse * std::max(M, u.n_dense);
+    std::optional<Panels<T>> panels;
+    if (wide) panels.emplace(u.dense, u.n_dense, D, num_threads);
+    // Every block of latents reads all panels, so with panels it is as large as the cache lets it be.
+    const int64_t at_once = wide ? 16 * kLatentBlock : 1, block = std::max(kLatentBlock, at_once);
+    parallel_for((M + block - 1) / block, num_threads, [&](int64_t task) {
+        std::vector<T> grads(static_cast<std::size_t>(at_once * D));
+        const int64_t end = std::min(M, (task + 1) * block);
+        for (int64_t j0 = task * block; j0 < end; j0 += at_once) {
+            const int64_t j1 = std::min(end, j0 + at_once);
+            dense_part(grads.data(), u, order, j0, j1, panels ? &*panels : nullptr);
+            for (int64_t j = j0; j < j1; ++j) {
+                T* grad = grads.data() + (j - j0) * D;
+                if (u.along)
+                    for (int64_t d = 0; d < D; ++d) grad[d] += u.along[j] * u.w[j * D + d];
+                if (u.outer)
+                    for (int64_t d = 0; d < D; ++d) grad[d] += u.outer[j] * u.common[d];
+                if (u.unit_norm) remove_parallel(grad, u.w + j * D, D);
+                use(j, grad);
+            }
+        }
+    });
 }
 
 }  // namespace
@@ -89,31 +120,20 @@ template <class T>
 void update_rows(const RowUpdate<T>* updates, int count, const ByLatent& order, const Adam& how, int64_t M,
                  int num_threads) {
     const Constants<T> c(how);
-    const int64_t D = widest(updates, count);
-    parallel_for((M + kLatentBlock - 1) / kLatentBlock, num_threads, [&](int64_t block) {
-        std::vector<T> g(static_cast<std::size_t>(D));
-        for (int64_t j = block * kLatentBlock; j < std::min(M, (block + 1) * kLatentBlock); ++j)
-            for (const RowUpdate<T>* u = updates; u != updates + count; ++u) {
-                const int64_t at = j * u->D;
-                row_gradient(g.data(), *u, order, j);
-                adam_row(u->w + at, u->m + at, u->v + at, g.data(), c, u->D);
-                if (u->unit_norm) normalise(u->w + at, u->D);
-            }
-    });
+    for (const RowUpdate<T>* u = updates; u != updates + count; ++u)
+        for_gradients(*u, order, M, num_threads, [&](int64_t j, const T* grad) {
+            const int64_t at = j * u->D;
+            adam_row(u->w + at, u->m + at, u->v + at, grad, c, u->D);
+            if (u->unit_norm) normalise(u->w + at, u->D);
+        });
 }
 
 template <class T>
 double grad_squared_norm(const RowUpdate<T>* updates, int count, const ByLatent& order, int64_t M, int num_threads) {
-    const int64_t D = widest(updates, count);
     std::vector<double> row_sum(static_cast<std::size_t>(M), 0.0);
-    parallel_for((M + kLatentBlock - 1) / kLatentBlock, num_threads, [&](int64_t block) {
-        std::vector<T> g(static_cast<std::size_t>(D));
-        for (int64_t j = block * kLatentBlock; j < std::min(M, (block + 1) * kLatentBlock); ++j)
-            for (const RowUpdate<T>* u = updates; u != updates + count; ++u) {
-                row_gradient(g.data(), *u, order, j);
-                row_sum[j] += static_cast<double>(dot(g.data(), g.data(), u->D));
-            }
-    });
+    for (const RowUpdate<T>* u = updates; u != updates + count; ++u)
+        for_gradients(*u, order, M, num_threads,
+                      [&](int64_t j, const T* grad) { row_sum[j] += static_cast<double>(dot(grad, grad, u->D)); });
     double sum = 0;
     for (const double s : row_sum) sum += s;
     return sum;

@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/parallel.h"
-#include "kernels/simd.h"
+#include "kernels/panels.h"
 
 namespace sparse_sae {
 namespace {
@@ -22,13 +21,6 @@ void add_codes(T* out, const CodesView<T>& codes, int64_t n, const T* w, int64_t
     }
 }
 
-template <class T>
-void project(T* out, const CodesView<T>& codes, int64_t n, const T* grad, const T* w, int64_t D) {
-    const int64_t first = codes.indptr[n];
-    dot_many(out + first, grad, codes.indptr[n + 1] - first, D,
-             [&](int64_t i) { return w + codes.indices[first + i] * D; });
-}
-
 template <class Task>
 void for_rows(int64_t N, int num_threads, Task task) {
     parallel_for((N + kRowBlock - 1) / kRowBlock, num_threads, [&](int64_t block) {
@@ -36,41 +28,102 @@ void for_rows(int64_t N, int num_threads, Task task) {
     });
 }
 
+template <class T>
+void project(T* out, const CodesView<T>& codes, int64_t n, const T* grad, const T* w, int64_t D) {
+    const int64_t first = codes.indptr[n];
+    dot_many(out + first, grad, codes.indptr[n + 1] - first, D,
+             [&](int64_t i) { return w + codes.indices[first + i] * D; });
+}
+
+// With many codes a row: through the latents in ranges that stay in the cache while a block of rows visits them.
+template <class T>
+void project_by_range(T* out, const CodesView<T>& codes, const T* grad, const T* w, int64_t M, int64_t D,
+                      int num_threads) {
+    constexpr int64_t kRows = 128, kRange = 64;
+    parallel_for((codes.n_rows + kRows - 1) / kRows, num_threads, [&](int64_t block) {
+        const int64_t n0 = block * kRows, n1 = std::min(codes.n_rows, n0 + kRows);
+        std::vector<int32_t> at(codes.indptr + n0, codes.indptr + n1);
+        for (int64_t j1 = kRange; j1 < M + kRange; j1 += kRange)
+            for (int64_t n = n0; n < n1; ++n) {
+                const int32_t from = at[n - n0];
+                int32_t& to = at[n - n0];
+                while (to < codes.indptr[n + 1] && codes.indices[to] < j1) ++to;
+                dot_many(out + from, grad + n * D, to - from, D,
+                         [&](int64_t i) { return w + codes.indices[from + i] * D; });
+            }
+    });
+}
+
+// out (N, D) += codes . w, with many codes for each latent that occurs; only these enter the panels.
+template <class T>
+void add_codes_by_panel(T* out, const CodesView<T>& codes, const T* w, int64_t M, int64_t D, int num_threads) {
+    const int64_t nnz = codes.indptr[codes.n_rows];
+    std::vector<int32_t> place(static_cast<std::size_t>(M), 0), occurring;
+    for (int64_t e = 0; e < nnz; ++e) place[codes.indices[e]] = 1;
+    for (int64_t j = 0; j < M; ++j)
+        if (place[j]) {
+            place[j] = static_cast<int32_t>(occurring.size());
+            occurring.push_back(static_cast<int32_t>(j));
+        }
+    const int64_t rows = static_cast<int64_t>(occurring.size());
+    const Sums<T> sums{codes.indptr, buffer<Term<T>>(nnz)};
+    for (int64_t e = 0; e < nnz; ++e) sums.terms[e] = {panel_row<T>(place[codes.indices[e]]), codes.values[e]};
+    parallel_for(panel_count<T>(D), num_threads, [&](int64_t p) {
+        const Buffer<T> panel = buffer<T>(rows * kPanelCols<T>);
+        pack_panel(panel.get(), w, occurring.data(), rows, D, p * kPanelCols<T>);
+        add_panel(out, D, p * kPanelCols<T>, sums, 0, codes.n_rows, panel.get());
+    });
+}
+
+template <class T>
+bool many(const CodesView<T>& codes, int64_t M) {
+    return codes.indptr[codes.n_rows] >= kPanelReuse * std::max(M, codes.n_rows);
+}
+
 }  // namespace
 
 template <class T>
-void decode(T* out, const CodesView<T>& codes, const T* w, const T* bias, int64_t D, int num_threads) {
+void decode(T* out, const CodesView<T>& codes, const T* w, const T* bias, int64_t M, int64_t D, int num_threads) {
+    const bool by_panel = many(codes, M);
     for_rows(codes.n_rows, num_threads, [&](int64_t n) {
         T* row = out + n * D;
         if (bias)
             std::copy_n(bias, D, row);
         else
             std::fill_n(row, D, T(0));
-        add_codes(row, codes, n, w, D);
+        if (!by_panel) add_codes(row, codes, n, w, D);
     });
+    if (by_panel) add_codes_by_panel(out, codes, w, M, D, num_threads);
 }
 
 template <class T>
-void code_grad(T* out, const CodesView<T>& codes, const T* grad, const T* w, int64_t D, int num_threads) {
+void code_grad(T* out, const CodesView<T>& codes, const T* grad, const T* w, int64_t M, int64_t D, int num_threads) {
+    if (many(codes, M)) return project_by_range(out, codes, grad, w, M, D, num_threads);
     for_rows(codes.n_rows, num_threads, [&](int64_t n) { project(out, codes, n, grad + n * D, w, D); });
 }
 
 template <class T>
 void decode_residual(T* residual, T* projected, T* squared, const CodesView<T>& codes, const T* w, const T* target,
-                     int64_t D, int num_threads) {
+                     int64_t M, int64_t D, int num_threads) {
+    const bool by_panel = many(codes, M);
     for_rows(codes.n_rows, num_threads, [&](int64_t n) {
         T* row = residual + n * D;
         for (int64_t d = 0; d < D; ++d) row[d] = -target[n * D + d];
+        if (by_panel) return;
         add_codes(row, codes, n, w, D);
         squared[n] = dot(row, row, D);
         project(projected, codes, n, row, w, D);
     });
+    if (!by_panel) return;
+    add_codes_by_panel(residual, codes, w, M, D, num_threads);
+    for_rows(codes.n_rows, num_threads, [&](int64_t n) { squared[n] = dot(residual + n * D, residual + n * D, D); });
+    project_by_range(projected, codes, residual, w, M, D, num_threads);
 }
 
-#define INSTANTIATE(T)                                                                  \
-    template void decode(T*, const CodesView<T>&, const T*, const T*, int64_t, int);    \
-    template void code_grad(T*, const CodesView<T>&, const T*, const T*, int64_t, int); \
-    template void decode_residual(T*, T*, T*, const CodesView<T>&, const T*, const T*, int64_t, int);
+#define INSTANTIATE(T)                                                                           \
+    template void decode(T*, const CodesView<T>&, const T*, const T*, int64_t, int64_t, int);    \
+    template void code_grad(T*, const CodesView<T>&, const T*, const T*, int64_t, int64_t, int); \
+    template void decode_residual(T*, T*, T*, const CodesView<T>&, const T*, const T*, int64_t, int64_t, int);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

@@ -1,6 +1,6 @@
 #include "kernels/encode_topk.h"
 
-#include "kernels/candidates.h"
+#include "kernels/settle.h"
 
 namespace sparse_sae {
 namespace {
@@ -14,7 +14,7 @@ void check(const Dictionary<T>& dict, TopK select) {
 // Rows swept at once: as many as the packing allows, with candidates in at most kBlockBytes.
 template <class T>
 int64_t rows_at_once(const Dictionary<T>& dict, int64_t room) {
-    const int64_t fit = kBlockBytes / (room * static_cast<int64_t>(sizeof(Entry<T>)));
+    const int64_t fit = kBlockBytes / (room * Candidates<T>::entry_bytes());
     return std::min(block_rows(dict.D, sizeof(T)), std::max<int64_t>(16, fit / kTileRows) * kTileRows);
 }
 
@@ -40,16 +40,16 @@ Codes<T> encode_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select
 
 namespace {
 
-// Both selections look at the same tile. dead holds 0 or 1 for each latent.
+// Both selections look at the same tile. dead holds bits, a word for each tile.
 template <class T>
 struct BothCandidates {
     Candidates<T> main, aux;
-    const char* dead;
+    std::vector<std::uint32_t> dead;
 
     T threshold(int64_t n) const { return std::min(main.threshold(n), aux.threshold(n)); }
     void offer(int64_t n, int64_t j0, const T* s, int64_t count) {
-        if (main.select.absolute || any_reaches(s, main.cut[n])) main.offer(n, j0, s, count);
-        aux.offer(n, j0, s, count, [here = dead + j0](int64_t i) { return here[i] != 0; });
+        main.offer(n, j0, s, count);
+        aux.offer(n, j0, s, count, dead[j0 / kTileCols<T>]);
     }
     void chunk_done(int64_t) {}
 };
@@ -77,12 +77,15 @@ std::pair<Codes<T>, Codes<T>> encode_topk_aux(const Rows<T>& rows, const Diction
     }
     const DictionaryScale scale = dictionary_scale(dict, num_threads);
     Selected<T> selected(rows.N, select.k), revived(rows.N, select_aux.k);
+    std::vector<std::uint32_t> dead_bits(static_cast<std::size_t>((dict.M + kTileCols<T> - 1) / kTileCols<T>), 0);
+    for (int64_t j = 0; j < dict.M; ++j)
+        dead_bits[j / kTileCols<T>] |= static_cast<std::uint32_t>(dead[j]) << j % kTileCols<T>;
     const int64_t step =
         rows_at_once(dict, Candidates<T>::room(select.k, dict.M) + Candidates<T>::room(select_aux.k, n_dead));
     for (int64_t n0 = 0; n0 < rows.N; n0 += step) {
         const PackedRows<T> packed(rows, n0, std::min(step, rows.N - n0), num_threads);
         BothCandidates<T> found{
-            {select, dict.M, packed, scale, dict.D}, {select_aux, n_dead, packed, scale, dict.D}, dead};
+            {select, dict.M, packed, scale, dict.D}, {select_aux, n_dead, packed, scale, dict.D}, dead_bits};
         sweep(packed, dict, dict.M, num_threads, found);
         selected.settle(found.main, rows, n0, packed.count, dict, num_threads, [](int64_t) { return true; });
         revived.settle(found.aux, rows, n0, packed.count, dict, num_threads, [&](int64_t j) { return dead[j] != 0; });

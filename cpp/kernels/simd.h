@@ -52,29 +52,31 @@ inline void store(T* p, vec<T> v) {
     std::memcpy(p, &v, sizeof v);
 }
 
-// Whether every lane of a and of b is below t. NaN is below nothing.
+// Bit i is set where lane i is below t. NaN is below nothing.
 template <class T>
-inline bool all_below(vec<T> a, vec<T> b, T t) {
+inline std::uint32_t lanes_below(vec<T> v, T t) {
     const vec<T> limit = t - vec<T>{};
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4)
-        return (_mm512_cmp_ps_mask((__m512)a, (__m512)limit, _CMP_LT_OQ) &
-                _mm512_cmp_ps_mask((__m512)b, (__m512)limit, _CMP_LT_OQ)) == 0xffff;
+        return _mm512_cmp_ps_mask((__m512)v, (__m512)limit, _CMP_LT_OQ);
     else
-        return (_mm512_cmp_pd_mask((__m512d)a, (__m512d)limit, _CMP_LT_OQ) &
-                _mm512_cmp_pd_mask((__m512d)b, (__m512d)limit, _CMP_LT_OQ)) == 0xff;
-#else
-    const auto below = (a < limit) & (b < limit);
-#if defined(__AVX__)
-    return _mm256_movemask_ps((__m256)below) == 0xff;
+        return _mm512_cmp_pd_mask((__m512d)v, (__m512d)limit, _CMP_LT_OQ);
+#elif defined(__AVX__)
+    const auto below = v < limit;
+    if constexpr (sizeof(T) == 4)
+        return static_cast<std::uint32_t>(_mm256_movemask_ps((__m256)below));
+    else
+        return static_cast<std::uint32_t>(_mm256_movemask_pd((__m256d)below));
 #elif defined(__SSE2__)
-    return _mm_movemask_epi8((__m128i)below) == 0xffff;
+    const auto below = v < limit;
+    if constexpr (sizeof(T) == 4)
+        return static_cast<std::uint32_t>(_mm_movemask_ps((__m128)below));
+    else
+        return static_cast<std::uint32_t>(_mm_movemask_pd((__m128d)below));
 #else
-    std::uint64_t word[sizeof below / 8], all = ~std::uint64_t{0};
-    std::memcpy(word, &below, sizeof below);
-    for (const std::uint64_t w : word) all &= w;
-    return all == ~std::uint64_t{0};
-#endif
+    std::uint32_t bits = 0;
+    for (int i = 0; i < kLanes<T>; ++i) bits |= static_cast<std::uint32_t>(v[i] < t) << i;
+    return bits;
 #endif
 }
 

@@ -15,8 +15,8 @@
 
 #include <cmath>
 #include <limits>
-#include <memory>
 
+#include "kernels/buffer.h"
 #include "kernels/parallel.h"
 #include "kernels/tile.h"
 
@@ -66,14 +66,14 @@ T error_bound(double row_norm, const DictionaryScale& scale, int64_t D) {
 template <class T>
 struct PackedRows {
     int64_t n0, count, tiles, tiles_per_task;
-    std::unique_ptr<T[]> data;  // uninitialised: packing writes all of it
+    Buffer<T> data;
     std::vector<T> norms;
 
     PackedRows(const Rows<T>& rows, int64_t first, int64_t n, int num_threads)
         : n0(first),
           count(n),
           tiles((n + kTileRows - 1) / kTileRows),
-          data(new T[static_cast<std::size_t>(tiles * kTileRows * rows.D)]),
+          data(buffer<T>(tiles * kTileRows * rows.D)),
           norms(static_cast<std::size_t>(tiles * kTileRows)) {
         const int64_t tile_bytes = kTileRows * rows.D * static_cast<int64_t>(sizeof(T));
         // At least eight tasks where the rows allow it, so that a small batch still uses several threads.
@@ -106,7 +106,7 @@ void sweep(const PackedRows<T>& rows, const Dictionary<T>& dict, int64_t first_c
     const int64_t panels = (dict.M + C - 1) / C;
     const int64_t most = std::clamp<int64_t>(kChunkBytes / (C * D * static_cast<int64_t>(sizeof(T))), 1, panels);
     int64_t chunk = std::clamp<int64_t>((first_chunk + C - 1) / C, 1, most);
-    std::unique_ptr<T[]> packed(new T[static_cast<std::size_t>(most * C * D)]);
+    const Buffer<T> packed = buffer<T>(most * C * D);
     std::vector<T> bias(static_cast<std::size_t>(most * C));
     for (int64_t p0 = 0; p0 < panels; p0 += chunk, chunk = std::min(most, 2 * chunk)) {
         const int64_t n_panels = std::min(chunk, panels - p0);

@@ -47,6 +47,16 @@ void pack_latents(T* out, const Dictionary<T>& dict, int64_t j0) {
     }
 }
 
+inline std::uint32_t first_lanes(int64_t count) { return count >= 32 ? ~0u : (1u << count) - 1; }
+
+// Bit i is set where s[i] of kTileCols values reaches t, or is NaN.
+template <class T>
+inline std::uint32_t lanes_reaching(const T* s, T t) {
+    constexpr int L = kLanes<T>;
+    const std::uint32_t below = lanes_below<T>(load(s), t) | lanes_below<T>(load(s + L), t) << L;
+    return ~below & first_lanes(2 * L);
+}
+
 // s (kTileRows, kTileCols) = rows . latents + bias (kTileCols). Bit r of the result is set where any value of row r
 // reaches threshold[r], or is NaN.
 // A function of its own, not inlined: in the middle of a larger one GCC keeps an accumulator in memory.
@@ -72,15 +82,11 @@ __attribute__((noinline)) unsigned tile_product(T* s, const T* x, const T* w, co
         const vec<T> s0 = acc[r][0] + b0, s1 = acc[r][1] + b1;
         store(s + 2 * L * r, s0);
         store(s + 2 * L * r + L, s1);
-        reached |= static_cast<unsigned>(!all_below<T>(s0, s1, threshold[r])) << r;
+        constexpr std::uint32_t all = L == 32 ? ~0u : (1u << L) - 1;
+        reached |= static_cast<unsigned>((lanes_below<T>(s0, threshold[r]) & lanes_below<T>(s1, threshold[r])) != all)
+                   << r;
     }
     return reached;
-}
-
-// True when any of the kTileCols approximations reaches the threshold, or is NaN.
-template <class T>
-inline bool any_reaches(const T* s, T threshold) {
-    return !all_below<T>(load(s), load(s + kLanes<T>), threshold);
 }
 
 }  // namespace sparse_sae

@@ -53,11 +53,11 @@ void products(int64_t N, int64_t D, int64_t M, double density) {
     for (const int threads : kThreads) {
         std::vector<T> out(decoded.size()), values(nnz), squared(static_cast<std::size_t>(N)), sums(summed.size()),
             wide(p.w.size());
-        decode(out.data(), view, p.w.data(), static_cast<const T*>(nullptr), D, threads);
+        decode(out.data(), view, p.w.data(), static_cast<const T*>(nullptr), p.M, D, threads);
         CHECK(close(out, decoded));
-        code_grad(values.data(), view, p.x.data(), p.w.data(), D, threads);
+        code_grad(values.data(), view, p.x.data(), p.w.data(), p.M, D, threads);
         CHECK(close(values, projected));
-        decode_residual(out.data(), values.data(), squared.data(), view, p.w.data(), p.x.data(), D, threads);
+        decode_residual(out.data(), values.data(), squared.data(), view, p.w.data(), p.x.data(), p.M, D, threads);
         for (std::size_t i = 0; i < out.size(); ++i) CHECK(std::abs(out[i] - (decoded[i] - p.x[i])) < T(1e-3));
         const ByLatent order = by_latent(codes.indptr.data(), codes.indices.data(), N, M, threads);
         weight_grad(wide.data(), order, codes.values.data(), p.x.data(), std::max<int64_t>(1, N), M, D, threads);

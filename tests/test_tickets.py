@@ -8,14 +8,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sparse_sae.lm._ticket_wordings import (
-    ENDINGS,
-    GREETINGS,
-    HIGH_AMOUNTS,
-    INTRODUCTIONS,
-    LOW_AMOUNTS,
-    WORDINGS,
-)
+from sparse_sae.lm._ticket_frames import ENDINGS, GREETINGS, HIGH_AMOUNTS, INTRODUCTIONS, LOW_AMOUNTS
+from sparse_sae.lm._ticket_wordings import WORDINGS
 from sparse_sae.lm.tickets import LABELS, label_matrix, tickets
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparse_sae.lm.experiment import Change, Edit, Outcome, adjusted, experiment
-from sparse_sae.lm.hooks import HookPoint
+from sparse_sae.lm.hook_point import HookPoint
 from sparse_sae.lm.positions import Positions
 from sparse_sae.lm.prompts import Model, Prompt
 from sparse_sae.lm.reuse import layers_below, reuse_below

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
-from sparse_sae.lm.hooks import HookPoint
+from sparse_sae.lm.hook_point import HookPoint
 from sparse_sae.lm.prompts import Model, Prompt
 from sparse_sae.lm.reuse import reuse_below
 from sparse_sae.lm.score import choice_logprobs

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparse_sae.lm.hooks import HookPoint, read_hooks, unwrap
+from sparse_sae.lm.hook_point import HookPoint
+from sparse_sae.lm.hooks import read_hooks, unwrap
 from sparse_sae.lm.models import LanguageModel
 from sparse_sae.lm.prompts import Model, Prompt, batches, token_ids, tokenizer_for
 from sparse_sae.lm.reuse import layers_below, reuse_below

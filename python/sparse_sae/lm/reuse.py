@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from sparse_sae.lm.families import FAMILIES
-from sparse_sae.lm.hooks import HookPoint, resolve, unwrap
+from sparse_sae.lm.hook_point import HookPoint
+from sparse_sae.lm.hooks import resolve, unwrap
 from sparse_sae.lm.prompts import Model
 
 

@@ -26,7 +26,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from sparse_sae.lm.hooks import HookPoint, resolve, unwrap
+from sparse_sae.lm.hook_point import HookPoint
+from sparse_sae.lm.hooks import resolve, unwrap
 from sparse_sae.lm.models import LanguageModel
 from sparse_sae.lm.positions import Positions, Where
 

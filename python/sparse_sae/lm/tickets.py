@@ -12,15 +12,15 @@ from typing import Literal
 
 import numpy as np
 
-from sparse_sae.lm._ticket_wordings import (
+from sparse_sae.lm._ticket_frames import (
     ENDINGS,
     GREETINGS,
     HIGH_AMOUNTS,
     INTRODUCTIONS,
     LOW_AMOUNTS,
     PRODUCTS,
-    WORDINGS,
 )
+from sparse_sae.lm._ticket_wordings import WORDINGS
 
 Split = Literal["train", "held_out"]
 LABELS = ("refund_asked", "angry_tone", "high_value_order", "shipping_delay", "price_complaint")

@@ -1,9 +1,10 @@
 """How fast activations are harvested and read back, and what each storage dtype costs.
 
     python benchmarks/harvest.py                # about five minutes on two cores; --tokens for a shorter run
+    python benchmarks/harvest.py --write-only   # the tables again from the result on disk
 
 Capture is set beside a plain float32 transformers forward stopped at the same layer, in the same run.
-Writes benchmarks/results/harvest.json.
+Writes benchmarks/results/harvest.json and its tables into docs/language-models.md.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from sparse_sae.store import ActivationStore, StoreWriter
 LAYER = 15
 HOOK = f"blocks.{LAYER}.hook_resid_post"
 RESULT = Path(__file__).parent / "results" / "harvest.json"
+PAGE = Path(__file__).parents[1] / "docs" / "language-models.md"
+BEGIN, END = "<!-- harvest:begin -->", "<!-- harvest:end -->"
 
 
 class Stop(Exception):
@@ -108,17 +111,48 @@ def reading(store, scratch, repeats=10):
     return out
 
 
+def tables(result):
+    """The result in Markdown."""
+    c = result["capture"]
+    excluded = ", ".join(f"{count} {kind}" for kind, count in c["excluded"].items())
+    lines = [
+        f"`python benchmarks/harvest.py --tokens {result['asked']}` on {result['threads']} thread(s), "
+        f"{result['cpu_capability']}: capture at `{result['hook']}` reads {c['capture_tokens_per_second']:,.0f} "
+        f"tokens/s (computing in {c['compute_dtype']}), the plain float32 forward "
+        f"{c['plain_float32_tokens_per_second']:,.0f}, a ratio of {c['ratio']:.2f}. Of {c['tokens']:,} tokens "
+        f"left out of training: {excluded}.",
+        "",
+        "| stored as | rows/s, a shuffled epoch | MB a million rows | variance lost (FVU) |",
+        "|---|---|---|---|",
+    ]
+    for dtype, r in result["reading"].items():
+        size, lost = r["megabytes_per_million_rows"], r["storage_fvu"]
+        lines.append(f"| {dtype} | {r['rows_per_second']:,.0f} | {size:,.0f} | {lost:.1e} |")
+    return "\n".join(lines)
+
+
+def fill(result):
+    """Put the tables into the page."""
+    head, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    PAGE.write_text(f"{head}{BEGIN}\n{tables(result)}\n{END}{tail}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--model", default=None, help="a path; by default the demo's model")
+    parser.add_argument("--write-only", action="store_true", help="only fill the page from the result")
     options = parser.parse_args()
+    if options.write_only:
+        return fill(json.loads(RESULT.read_text()))
     lm = load_model(options.model)
     with tempfile.TemporaryDirectory() as scratch:
         store, captured = harvest(lm, options.tokens, Path(scratch))
         result = {
             "model": lm.name,
             "hook": HOOK,
+            "asked": options.tokens,
             "threads": torch.get_num_threads(),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "capture": captured,
@@ -127,6 +161,8 @@ def main():
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
+    fill(result)
+    return None
 
 
 if __name__ == "__main__":

@@ -115,12 +115,13 @@ def tables(result):
     """The result in Markdown."""
     c = result["capture"]
     excluded = ", ".join(f"{count} {kind}" for kind, count in c["excluded"].items())
+    threads = f"{result['threads']} thread" + "s" * (result["threads"] != 1)
     lines = [
-        f"`python benchmarks/harvest.py --tokens {result['asked']}` on {result['threads']} thread(s), "
+        f"`python benchmarks/harvest.py --tokens {result['asked']}` on {threads}, "
         f"{result['cpu_capability']}: capture at `{result['hook']}` reads {c['capture_tokens_per_second']:,.0f} "
         f"tokens/s (computing in {c['compute_dtype']}), the plain float32 forward "
-        f"{c['plain_float32_tokens_per_second']:,.0f}, a ratio of {c['ratio']:.2f}. Of {c['tokens']:,} tokens "
-        f"left out of training: {excluded}.",
+        f"{c['plain_float32_tokens_per_second']:,.0f}, a ratio of {c['ratio']:.2f}. "
+        f"{c['tokens']:,} tokens; left out of training: {excluded}.",
         "",
         "| stored as | rows/s, a shuffled epoch | MB a million rows | variance lost (FVU) |",
         "|---|---|---|---|",

@@ -7,8 +7,8 @@
 
 namespace {
 
-// The levels of the x86-64 psABI. __builtin_cpu_supports also asks the operating system whether it saves the
-// wide registers, which reading CPUID alone would not tell.
+// The levels of the x86-64 psABI, and the fourth with 8-bit dot products. __builtin_cpu_supports also asks the
+// operating system whether it saves the wide registers, which reading CPUID alone would not tell.
 std::vector<std::string> levels() {
     std::vector<std::string> names;
 #if defined(__x86_64__)
@@ -20,6 +20,7 @@ std::vector<std::string> levels() {
     const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                     __builtin_cpu_supports("avx512cd");
+    if (v4 && __builtin_cpu_supports("avx512vnni")) names.push_back("x86_64_v4_vnni");
     if (v4) names.push_back("x86_64_v4");
     if (v3) names.push_back("x86_64_v3");
     if (v2) names.push_back("x86_64_v2");

@@ -7,6 +7,7 @@ against the simple one of the same level, where rounding is real.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -118,12 +119,47 @@ def test_fast_equals_simple_and_threads_do_not_matter(
     want = kernels.encode_topk(*args, p["k"], simple=True, **topk)
     above = kernels.encode_threshold(*args, p["threshold"], **options)
     batch = kernels.encode_batch_topk(*args, p["total"], center=options["center"])
-    for threads in (1, 2, 7):
-        same(kernels.encode_topk(*args, p["k"], num_threads=threads, **topk), want)
-        same(kernels.encode_threshold(*args, p["threshold"], num_threads=threads, **options), above)
-        same(
-            kernels.encode_batch_topk(*args, p["total"], center=options["center"], num_threads=threads), batch
-        )
+    for screen, threads in product(screens(dtype), (1, 2, 7)):
+        how = {"screen": screen, "num_threads": threads}
+        if screen == "float" or not p["absolute"]:
+            same(kernels.encode_topk(*args, p["k"], **how, **topk), want)
+        same(kernels.encode_threshold(*args, p["threshold"], **how, **options), above)
+        same(kernels.encode_batch_topk(*args, p["total"], center=options["center"], **how), batch)
+
+
+def screens(dtype: Any, absolute: bool = False) -> tuple[str, ...]:
+    """The ways to find candidates that there are."""
+    return ("float", "int8") if dtype == np.float32 and not absolute else ("float",)
+
+
+@compiled
+def test_screens_that_cannot_be_are_refused(kernels: Any) -> None:
+    x, w, b = np.ones((20, 40), np.float32), np.ones((80, 40), np.float32), np.zeros(80, np.float32)
+    for wrong in ({"screen": "int4"}, {"screen": "int8", "absolute": True}):
+        with pytest.raises(ValueError, match="screen: got"):
+            kernels.encode_topk(x, w, b, 3, **wrong)
+    with pytest.raises(ValueError, match="float32"):
+        kernels.encode_topk(x.astype(float), w.astype(float), b.astype(float), 3, screen="int8")
+
+
+@compiled
+def test_bytes_decide_on_activations_like_those_of_a_model(kernels: Any) -> None:
+    """A mean, two dimensions far larger than the rest, unequal spreads: the bound still tells most rows apart."""
+    rng = np.random.default_rng(2)
+    features = rng.standard_normal((600, 160))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    codes = (rng.random((200, 600)) < 0.02) * rng.exponential(8, (200, 600))
+    x = codes @ features + 0.5 * rng.standard_normal((200, 160)) * np.exp(rng.standard_normal(160) / 2)
+    x += 3 * rng.standard_normal(160)
+    x[:, 17] += 60 + 30 * rng.standard_normal(200)
+    x[:, 90] -= 200 + 10 * rng.standard_normal(200)
+    center = x.mean(axis=0).astype(np.float32)
+    x, w = x.astype(np.float32), features.astype(np.float32)
+    want = kernels.encode_topk(x, w, None, 8, center=center, screen="float")
+    got = kernels.encode_topk(x, w, None, 8, center=center, screen="int8", num_threads=2)
+    same(got, want)
+    assert got[3] == 0
+    np.testing.assert_array_equal(want[3], 0)
 
 
 def separately(kernels: Any, x: Any, w: Any, b: Any, k: int, dead: Any, aux_k: int, **options: Any) -> Any:
@@ -147,8 +183,8 @@ def test_both_selections_from_one_sweep(kernels: Any, dtype: Any, problem: dict[
     args = (p["x"], p["w"], p["b"], p["k"], p["dead"], p["aux_k"])
     options = {"center": p["options"]["center"], "absolute": p["absolute"], "relu": p["relu"]}
     main, aux = separately(kernels, *args, **options)
-    for threads in (1, 2, 7):
-        got = kernels.encode_topk_aux(*args, **options, num_threads=threads)
+    for screen, threads in product(screens(dtype, p["absolute"]), (1, 2, 7)):
+        got = kernels.encode_topk_aux(*args, **options, screen=screen, num_threads=threads)
         same(got[:3], main)
         same(got[3:6], aux)
     want = reference.encode_topk_aux(*args, **options)
@@ -197,12 +233,19 @@ CASES = adversaries(np.random.default_rng(0))
 @pytest.mark.parametrize("absolute", [False, True])
 def test_screening_never_changes_the_answer(kernels: Any, name: str, absolute: bool) -> None:
     x, w, b = (np.ascontiguousarray(a, np.float32) for a in CASES[name])
-    for k in (1, 16, 64):
+    for screen, k in product(screens(np.float32, absolute), (1, 16, 64)):
         want = kernels.encode_topk(x, w, b, k, absolute=absolute, relu=not absolute, simple=True)
-        same(kernels.encode_topk(x, w, b, k, absolute=absolute, relu=not absolute, num_threads=2), want)
+        same(
+            kernels.encode_topk(
+                x, w, b, k, absolute=absolute, relu=not absolute, screen=screen, num_threads=2
+            ),
+            want,
+        )
         dead = np.arange(len(w)) % 3 > 0
         main, aux = separately(kernels, x, w, b, k, dead, 2 * k, absolute=absolute, relu=not absolute)
-        got = kernels.encode_topk_aux(x, w, b, k, dead, 2 * k, absolute=absolute, relu=not absolute)
+        got = kernels.encode_topk_aux(
+            x, w, b, k, dead, 2 * k, absolute=absolute, relu=not absolute, screen=screen
+        )
         same(got[:3], main)
         same(got[3:6], aux)
         counts = np.diff(want[0])

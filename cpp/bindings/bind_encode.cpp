@@ -2,6 +2,7 @@
 #include "bindings/module.h"
 #include "kernels/encode_threshold.h"
 #include "kernels/encode_topk.h"
+#include "kernels/screening.h"
 
 namespace sparse_sae {
 namespace {
@@ -28,6 +29,14 @@ Dictionary<T> view_dictionary(const array<T>& w, const Optional<T>& b, const Lat
 }
 
 template <class T>
+Screening view_screen(const std::string& screen, bool absolute = false) {
+    if (screen == "auto") return Screening::automatic;
+    if (screen == "float") return Screening::floats;
+    if (screen == "int8" && std::is_same_v<T, float> && !absolute) return Screening::bytes;
+    throw py::value_error("screen: got " + screen + ", expected auto, float or (float32, without absolute) int8");
+}
+
+template <class T>
 py::tuple give_codes(Codes<T>&& codes) {
     return py::make_tuple(give(std::move(codes.indptr)), give(std::move(codes.indices)), give(std::move(codes.values)));
 }
@@ -37,7 +46,8 @@ void bind(py::module_& m) {
     m.def(
         "encode_topk",
         [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t k, const Optional<T>& center,
-           const Latents& latents, bool absolute, bool relu, bool simple, int num_threads) {
+           const Latents& latents, bool absolute, bool relu, bool simple, const std::string& screen, int num_threads) {
+            const Screening how = view_screen<T>(screen, absolute);
             const Dictionary<T> dict = view_dictionary(w, b, latents);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             Codes<T> codes;
@@ -45,18 +55,21 @@ void bind(py::module_& m) {
                 py::gil_scoped_release release;
                 const TopK select{k, absolute, relu};
                 codes = simple ? encode_topk_simple(rows, dict, select, num_threads)
-                               : encode_topk(rows, dict, select, num_threads);
+                               : encode_topk(rows, dict, select, num_threads, how);
             }
             const int64_t fallbacks = codes.fallbacks;
             return give_codes(std::move(codes)) + py::make_tuple(fallbacks);
         },
         py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("k"), py::kw_only(),
         py::arg("center").noconvert() = py::none(), py::arg("latents").noconvert() = py::none(),
-        py::arg("absolute") = false, py::arg("relu") = true, py::arg("simple") = false, py::arg("num_threads") = 1);
+        py::arg("absolute") = false, py::arg("relu") = true, py::arg("simple") = false, py::arg("screen") = "auto",
+        py::arg("num_threads") = 1);
     m.def(
         "encode_topk_aux",
         [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t k, const array<bool>& dead,
-           int64_t aux_k, const Optional<T>& center, bool absolute, bool relu, int num_threads) {
+           int64_t aux_k, const Optional<T>& center, bool absolute, bool relu, const std::string& screen,
+           int num_threads) {
+            const Screening how = view_screen<T>(screen, absolute);
             const Dictionary<T> dict = view_dictionary(w, b, std::nullopt);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             static_assert(sizeof(bool) == 1, "NumPy's bool is one byte, 0 or 1");
@@ -64,46 +77,48 @@ void bind(py::module_& m) {
             std::pair<Codes<T>, Codes<T>> both;
             {
                 py::gil_scoped_release release;
-                both = encode_topk_aux(rows, dict, TopK{k, absolute, relu}, mask, aux_k, num_threads);
+                both = encode_topk_aux(rows, dict, TopK{k, absolute, relu}, mask, aux_k, num_threads, how);
             }
             const int64_t fallbacks = both.first.fallbacks + both.second.fallbacks;
             return give_codes(std::move(both.first)) + give_codes(std::move(both.second)) + py::make_tuple(fallbacks);
         },
         py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("k"), py::arg("dead").noconvert(),
         py::arg("aux_k"), py::kw_only(), py::arg("center").noconvert() = py::none(), py::arg("absolute") = false,
-        py::arg("relu") = true, py::arg("num_threads") = 1);
+        py::arg("relu") = true, py::arg("screen") = "auto", py::arg("num_threads") = 1);
     m.def(
         "encode_threshold",
         [](const py::array& x, const array<T>& w, const Optional<T>& b, const Optional<T>& threshold,
-           const Optional<T>& center, const Latents& latents, int num_threads) {
+           const Optional<T>& center, const Latents& latents, const std::string& screen, int num_threads) {
+            const Screening how = view_screen<T>(screen);
             const Dictionary<T> dict = view_dictionary(w, b, latents);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             const T* limit = view_optional("threshold", threshold, {w.shape(0)});
             Codes<T> codes;
             {
                 py::gil_scoped_release release;
-                codes = encode_threshold(rows, dict, limit, num_threads);
+                codes = encode_threshold(rows, dict, limit, num_threads, how);
             }
             return give_codes(std::move(codes));
         },
         py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("threshold").noconvert(),
         py::kw_only(), py::arg("center").noconvert() = py::none(), py::arg("latents").noconvert() = py::none(),
-        py::arg("num_threads") = 1);
+        py::arg("screen") = "auto", py::arg("num_threads") = 1);
     m.def(
         "encode_batch_topk",
         [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t total, const Optional<T>& center,
-           int num_threads) {
+           const std::string& screen, int num_threads) {
+            const Screening how = view_screen<T>(screen);
             const Dictionary<T> dict = view_dictionary(w, b, std::nullopt);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             Codes<T> codes;
             {
                 py::gil_scoped_release release;
-                codes = encode_batch_topk(rows, dict, total, num_threads);
+                codes = encode_batch_topk(rows, dict, total, num_threads, how);
             }
             return give_codes(std::move(codes));
         },
         py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("total"), py::kw_only(),
-        py::arg("center").noconvert() = py::none(), py::arg("num_threads") = 1);
+        py::arg("center").noconvert() = py::none(), py::arg("screen") = "auto", py::arg("num_threads") = 1);
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
 #include "kernels/encode_threshold.h"
 
 #include "kernels/entries.h"
-#include "kernels/sweep.h"
+#include "kernels/screen_byte.h"
 
 namespace sparse_sae {
 namespace {
@@ -18,14 +18,14 @@ struct AboveThreshold {
     std::vector<T> margin;
     RowEntries<T> found;
 
-    AboveThreshold(const Dictionary<T>& d, const T* threshold, const PackedRows<T>& rows, const DictionaryScale& scale)
-        : dict(d), limit(threshold), lowest(0), margin(rows.count), found(rows.count) {
+    template <class Screen>
+    AboveThreshold(const Dictionary<T>& d, const T* threshold, const Screen& screen)
+        : dict(d), limit(threshold), lowest(0), margin(screen.count), found(screen.count) {
         if (limit) {
             lowest = std::numeric_limits<T>::infinity();
             for (int64_t j = 0; j < d.M; ++j) lowest = std::min(lowest, limit[d.at(j)]);
         }
-        for (int64_t n = 0; n < rows.count; ++n)
-            margin[n] = error_bound<T>(static_cast<double>(rows.norms[n]), scale, d.D);
+        for (int64_t n = 0; n < screen.count; ++n) margin[n] = screen.bound(n);
     }
     T at(int64_t j) const { return limit ? limit[dict.at(j)] : T(0); }
     T threshold(int64_t n) const { return lowest - margin[n]; }
@@ -37,18 +37,19 @@ struct AboveThreshold {
 };
 
 // Candidates for the `total` largest of the whole block of rows. After each chunk the total-th largest lower
-// bound (approximation minus margin) becomes the cut for all rows. The values kept are upper bounds.
+// bound (approximation minus margin and spread) becomes the cut for all rows. The values kept are upper bounds.
 template <class T>
 struct AboveCommonCut {
     int64_t total;
     T cut = 0;  // on canonical values: only positive ones are wanted
+    Spread<T> spread;
     std::vector<T> margin;
     RowEntries<T> found;
 
-    AboveCommonCut(int64_t most, const Dictionary<T>& d, const PackedRows<T>& rows, const DictionaryScale& scale)
-        : total(most), margin(rows.count), found(rows.count) {
-        for (int64_t n = 0; n < rows.count; ++n)
-            margin[n] = error_bound<T>(static_cast<double>(rows.norms[n]), scale, d.D);
+    template <class Screen>
+    AboveCommonCut(int64_t most, const Screen& screen)
+        : total(most), spread(screen.spread()), margin(screen.count), found(screen.count) {
+        for (int64_t n = 0; n < screen.count; ++n) margin[n] = screen.bound(n);
     }
     T threshold(int64_t n) const { return cut - margin[n]; }
     void offer(int64_t n, int64_t j0, const T* s, int64_t count) {
@@ -59,7 +60,8 @@ struct AboveCommonCut {
         std::vector<T> lower;
         for (std::size_t n = 0; n < found.size(); ++n)
             for (const auto& e : found[n])
-                if (e.value == e.value) lower.push_back(e.value - 2 * margin[n]);
+                if (const T least = e.value - 2 * margin[n] - (spread ? spread(n, e.latent) : T(0)); least == least)
+                    lower.push_back(least);
         if (static_cast<int64_t>(lower.size()) <= total) return;
         std::nth_element(lower.begin(), lower.begin() + (total - 1), lower.end(), std::greater<T>());
         cut = std::max(cut, lower[total - 1]);
@@ -107,32 +109,38 @@ Codes<T> encode_threshold_few(const Rows<T>& rows, const Dictionary<T>& dict, co
 }  // namespace
 
 template <class T>
-Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const T* threshold, int num_threads) {
+Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const T* threshold, int num_threads,
+                          Screening how) {
     if (few_rows(rows.N)) return encode_threshold_few(rows, dict, threshold, num_threads);
-    const DictionaryScale scale = dictionary_scale(dict, num_threads);
     RowEntries<T> all(static_cast<std::size_t>(rows.N));
-    const int64_t step = block_rows(dict.D, sizeof(T));
-    for (int64_t n0 = 0; n0 < rows.N; n0 += step) {
-        const PackedRows<T> packed(rows, n0, std::min(step, rows.N - n0), num_threads);
-        AboveThreshold<T> found(dict, threshold, packed, scale);
-        sweep(packed, dict, dict.M, num_threads, found);
-        score_rows(found.found, rows, n0, dict, num_threads,
-                   [&](const Entry<T>& e) { return e.value > found.at(e.latent) && e.value != 0; });
-        std::move(found.found.begin(), found.found.end(), all.begin() + n0);
-    }
+    with_screen(how, dict, rows, num_threads, [&](auto kind, const auto& weights) {
+        using Screen = typename decltype(kind)::type;
+        const int64_t step = block_rows(Screen::Weights::row_bytes(dict.D));
+        for (int64_t n0 = 0; n0 < rows.N; n0 += step) {
+            Screen screen(weights, rows, n0, std::min(step, rows.N - n0), num_threads);
+            AboveThreshold<T> found(dict, threshold, screen);
+            sweep<T>(screen, dict.M, dict.M, num_threads, found);
+            score_rows(found.found, rows, n0, dict, num_threads,
+                       [&](const Entry<T>& e) { return e.value > found.at(e.latent) && e.value != 0; });
+            std::move(found.found.begin(), found.found.end(), all.begin() + n0);
+        }
+    });
     return to_codes(all, num_threads);
 }
 
 template <class T>
-Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads) {
+Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads,
+                           Screening how) {
     if (total < 1) throw std::invalid_argument("total: must be at least 1");
-    const DictionaryScale scale = dictionary_scale(dict, num_threads);
-    // All rows compete, so all are packed at once: this is a kernel for training batches.
-    const PackedRows<T> packed(rows, 0, rows.N, num_threads);
-    AboveCommonCut<T> found(total, dict, packed, scale);
-    const int64_t per_row = (total + rows.N - 1) / std::max<int64_t>(1, rows.N);
-    sweep(packed, dict, 2 * per_row, num_threads, found);
-    RowEntries<T>& all = found.found;
+    RowEntries<T> all;
+    with_screen(how, dict, rows, num_threads, [&](auto kind, const auto& weights) {
+        // All rows compete, so all are packed at once: this is a kernel for training batches.
+        typename decltype(kind)::type screen(weights, rows, 0, rows.N, num_threads);
+        AboveCommonCut<T> found(total, screen);
+        const int64_t per_row = (total + rows.N - 1) / std::max<int64_t>(1, rows.N);
+        sweep<T>(screen, dict.M, 2 * per_row, num_threads, found);
+        all = std::move(found.found);
+    });
     score_rows(all, rows, 0, dict, num_threads, [](const Entry<T>& e) { return e.value > 0; });
 
     struct Place {
@@ -160,9 +168,9 @@ Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64
     return to_codes(all, num_threads);
 }
 
-template Codes<float> encode_threshold(const Rows<float>&, const Dictionary<float>&, const float*, int);
-template Codes<double> encode_threshold(const Rows<double>&, const Dictionary<double>&, const double*, int);
-template Codes<float> encode_batch_topk(const Rows<float>&, const Dictionary<float>&, int64_t, int);
-template Codes<double> encode_batch_topk(const Rows<double>&, const Dictionary<double>&, int64_t, int);
+template Codes<float> encode_threshold(const Rows<float>&, const Dictionary<float>&, const float*, int, Screening);
+template Codes<double> encode_threshold(const Rows<double>&, const Dictionary<double>&, const double*, int, Screening);
+template Codes<float> encode_batch_topk(const Rows<float>&, const Dictionary<float>&, int64_t, int, Screening);
+template Codes<double> encode_batch_topk(const Rows<double>&, const Dictionary<double>&, int64_t, int, Screening);
 
 }  // namespace sparse_sae

@@ -5,6 +5,7 @@
 
 #include "kernels/dictionary.h"
 #include "kernels/rows.h"
+#include "kernels/screening.h"
 
 namespace sparse_sae {
 
@@ -16,17 +17,19 @@ struct TopK {
 
 // Pre-activation (n, j) = dot(x[n] - center, w[j]) + b[j], canonical (simd.h). Ties: the lower index first.
 // The result is that of sorting every row's pre-activations, for any input: screening only finds candidates,
-// sweep.h bounds how far an approximation may be off, and a row whose candidates overflow is sorted in full
+// a screen bounds how far its approximations may be off, and a row whose candidates overflow is sorted in full
 // (counted in `fallbacks`). Memory: O(N K), never O(N M). A NaN pre-activation is never selected.
 template <class T>
-Codes<T> encode_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads);
+Codes<T> encode_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads,
+                     Screening how = Screening::automatic);
 
 // AuxK (arXiv 2406.04093, section 2.3): two selections from one sweep. The first is encode_topk's; the second the
 // aux_k largest, positive or not, among the latents with dead[j] == 1 (M bytes, each 0 or 1). Both are bit for bit
 // what two separate encodes give. Memory: O(N (K + aux_k)).
 template <class T>
 std::pair<Codes<T>, Codes<T>> encode_topk_aux(const Rows<T>& rows, const Dictionary<T>& dict, TopK select,
-                                              const char* dead, int64_t aux_k, int num_threads);
+                                              const char* dead, int64_t aux_k, int num_threads,
+                                              Screening how = Screening::automatic);
 
 // The simple version: all pre-activations of a row, then a partial sort. Fastest for a handful of rows.
 template <class T>

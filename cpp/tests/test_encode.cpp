@@ -13,7 +13,9 @@ namespace {
 template <class T>
 void check_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select) {
     const Codes<T> want = encode_topk_simple(rows, dict, select, 1);
-    for (const int threads : kThreads) CHECK(same(encode_topk(rows, dict, select, threads), want));
+    for (const int threads : kThreads)
+        for (const Screening how : {Screening::floats, Screening::bytes})
+            CHECK(same(encode_topk(rows, dict, select, threads, how), want));
     CHECK(static_cast<int64_t>(want.indptr.size()) == rows.N + 1);
     for (int64_t n = 0; n < rows.N; ++n) CHECK(want.indptr[n + 1] - want.indptr[n] <= select.k);
 }
@@ -31,9 +33,11 @@ void check_aux(const Problem<T>& p, int64_t k, int64_t aux_k) {
     Codes<T> want = encode_topk(p.rows(), only, TopK{std::min<int64_t>(aux_k, only.M), false, false}, 2);
     for (int32_t& j : want.indices) j = listed[j];
     for (const int threads : kThreads) {
-        const auto both = encode_topk_aux(p.rows(), p.dictionary(), select, dead.data(), aux_k, threads);
-        CHECK(same(both.first, encode_topk(p.rows(), p.dictionary(), select, 1)));
-        CHECK(same(both.second, want));
+        for (const Screening how : {Screening::floats, Screening::bytes}) {
+            const auto both = encode_topk_aux(p.rows(), p.dictionary(), select, dead.data(), aux_k, threads, how);
+            CHECK(same(both.first, encode_topk(p.rows(), p.dictionary(), select, 1)));
+            CHECK(same(both.second, want));
+        }
     }
 }
 
@@ -55,12 +59,14 @@ void check_threshold(const Problem<T>& p) {
             kept.indptr.push_back(static_cast<int32_t>(kept.indices.size()));
         }
         CHECK(same(want, kept));
-        CHECK(same(encode_threshold(p.rows(), p.dictionary(), threshold, 7), want));
+        for (const Screening how : {Screening::floats, Screening::bytes})
+            CHECK(same(encode_threshold(p.rows(), p.dictionary(), threshold, 7, how), want));
     }
     for (const int64_t total : {int64_t{1}, p.N, 3 * p.N * p.M}) {
         const Codes<T> want = encode_batch_topk(p.rows(), p.dictionary(), std::max<int64_t>(1, total), 1);
         CHECK(static_cast<int64_t>(want.indices.size()) <= std::max<int64_t>(1, total));
-        CHECK(same(encode_batch_topk(p.rows(), p.dictionary(), std::max<int64_t>(1, total), 7), want));
+        for (const Screening how : {Screening::floats, Screening::bytes})
+            CHECK(same(encode_batch_topk(p.rows(), p.dictionary(), std::max<int64_t>(1, total), 7, how), want));
     }
 }
 

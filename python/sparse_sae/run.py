@@ -54,6 +54,7 @@ class Run:
     tokens: int = 0
     history: list[Record] = field(default_factory=list)
     phases: Phases = field(default_factory=Phases)
+    counts: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -125,6 +126,7 @@ class Run:
         with self.phases("forward and backward"):
             batch = self.batch(x, y)
             g, vectors = self.gradients(batch)
+            self.counts = dict(batch.counts)
         if not math.isfinite(g.loss):
             raise TrainingDiverged(f"loss is {g.loss} at step {self.steps_done + 1}")
         with self.phases("gradients and Adam"):
@@ -158,6 +160,7 @@ class Run:
             "fvu": float(g.squared.mean(dtype=np.float64)) / self.variance if self.variance > 0 else 0.0,
             "l0": len(g.codes.indices) / len(g.squared),
             "dead_fraction": float((self.tokens_since_fired >= self.options.dead_after).mean()),
+            **self.counts,
             "lr": self.options.plan.at(self.steps_done - 1, self.options.steps),
             "tokens_per_second": (self.tokens - last) / max(sum(seconds.values()), 1e-9),
             "seconds": {name: round(value, 6) for name, value in seconds.items()},

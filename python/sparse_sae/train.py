@@ -30,7 +30,8 @@ class TrainResult:
     Attributes:
         sae: the trained SAE, in the units of the data.
         history: one record every `log_every` steps: step, tokens, loss and its terms, fvu, l0, dead_fraction, lr,
-            tokens_per_second, seconds by phase.
+            tokens_per_second, seconds by phase; with TopK screen_fallbacks, the rows of that step whose latents
+            screening could not decide, so that they were computed in full.
         stop_reason: "n_tokens" (done), "data" (a finite source ended) or "interrupt" (Ctrl-C).
         tokens: rows trained on.
     """

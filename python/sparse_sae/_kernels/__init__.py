@@ -6,7 +6,7 @@ The only file that names CPU levels. `SPARSE_SAE_KERNELS=<level>` forces one; "r
 import importlib
 import os
 
-LEVELS = ("x86_64_v4", "x86_64_v3", "x86_64_v2", "generic")
+LEVELS = ("x86_64_v4_vnni", "x86_64_v4", "x86_64_v3", "x86_64_v2", "generic")
 FUNCTIONS = (
     "adam_rows",
     "code_grad",

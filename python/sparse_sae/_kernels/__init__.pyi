@@ -4,7 +4,8 @@ Letters: N rows, D inputs, M latents, K active latents of a row, L named latents
 same for every array of a call. Arrays are C-contiguous; x alone may have any row stride and any float type
 (float16, float32, float64, or bfloat16 bits in uint16). Codes are CSR arrays (indptr (N + 1) int32,
 indices (nnz) int32 ascending within a row, values (nnz) T). Every function gives bit-identical results for any
-num_threads. `reference.py` holds the same functions in NumPy.
+num_threads. screen says how candidates are found, "float" or (float32 only) "int8"; no result depends on it, and
+"auto" takes what is faster at this level. `reference.py` holds the same functions in NumPy.
 """
 
 from types import ModuleType
@@ -34,6 +35,7 @@ def encode_topk(
     absolute: bool = False,
     relu: bool = True,
     simple: bool = False,
+    screen: str = "auto",
     num_threads: int = 1,
 ) -> tuple[Ints, Ints, npt.NDArray[T], int]:
     """The k largest of (x (N, D) - center (D)) . w (M, D)^T + b (M) in each row; ties go to the lower latent.
@@ -55,6 +57,7 @@ def encode_topk_aux(
     center: npt.NDArray[T] | None = None,
     absolute: bool = False,
     relu: bool = True,
+    screen: str = "auto",
     num_threads: int = 1,
 ) -> tuple[Ints, Ints, npt.NDArray[T], Ints, Ints, npt.NDArray[T], int]:
     """encode_topk, and from the same sweep the aux_k largest, of either sign, among latents with dead (M) true.
@@ -71,6 +74,7 @@ def encode_threshold(
     *,
     center: npt.NDArray[T] | None = None,
     latents: Ints | None = None,
+    screen: str = "auto",
     num_threads: int = 1,
 ) -> tuple[Ints, Ints, npt.NDArray[T]]:
     """Every pre-activation strictly above threshold (M), or above zero; zeros are dropped."""
@@ -82,6 +86,7 @@ def encode_batch_topk(
     total: int,
     *,
     center: npt.NDArray[T] | None = None,
+    screen: str = "auto",
     num_threads: int = 1,
 ) -> tuple[Ints, Ints, npt.NDArray[T]]:
     """The `total` largest positive pre-activations of the whole batch; ties go to the lower row, then latent."""

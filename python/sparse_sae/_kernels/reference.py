@@ -43,7 +43,7 @@ def _csr(kept: Array, values: Array) -> tuple[Array, Array, Array]:
 
 def encode_topk(
     x: Array, w: Array, b: Array | None, k: int, *, center: Array | None = None, latents: Array | None = None,
-    absolute: bool = False, relu: bool = True, simple: bool = False, num_threads: int = 1,
+    absolute: bool = False, relu: bool = True, simple: bool = False, screen: str = "auto", num_threads: int = 1,
 ) -> tuple[Array, Array, Array, int]:  # fmt: skip
     """Sort every row."""
     pre = _pre(x, w, b, center, latents)
@@ -58,7 +58,7 @@ def encode_topk(
 
 def encode_topk_aux(
     x: Array, w: Array, b: Array | None, k: int, dead: Array, aux_k: int, *, center: Array | None = None,
-    absolute: bool = False, relu: bool = True, num_threads: int = 1,
+    absolute: bool = False, relu: bool = True, screen: str = "auto", num_threads: int = 1,
 ) -> tuple[Array, Array, Array, Array, Array, Array, int]:  # fmt: skip
     """Two calls."""
     main = encode_topk(x, w, b, k, center=center, absolute=absolute, relu=relu)
@@ -69,7 +69,7 @@ def encode_topk_aux(
 
 def encode_threshold(
     x: Array, w: Array, b: Array | None, threshold: Array | None, *, center: Array | None = None,
-    latents: Array | None = None, num_threads: int = 1,
+    latents: Array | None = None, screen: str = "auto", num_threads: int = 1,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Compare every pre-activation."""
     pre = _pre(x, w, b, center, latents)
@@ -79,7 +79,14 @@ def encode_threshold(
 
 
 def encode_batch_topk(
-    x: Array, w: Array, b: Array | None, total: int, *, center: Array | None = None, num_threads: int = 1
+    x: Array,
+    w: Array,
+    b: Array | None,
+    total: int,
+    *,
+    center: Array | None = None,
+    screen: str = "auto",
+    num_threads: int = 1,
 ) -> tuple[Array, Array, Array]:
     """Sort the whole batch."""
     pre = _pre(x, w, b, center, None)

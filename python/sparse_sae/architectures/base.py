@@ -8,6 +8,7 @@ arrive as what the decoder rows should add up to.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -51,6 +52,7 @@ class Batch:
         progress: tokens seen over tokens to see, in [0, 1).
         num_threads: for the kernels.
         sources: widths of a crosscoder's parts of y; () where y is one.
+        counts: what a step counts on the way, for the history; the step adds to it.
     """
 
     x: Array
@@ -60,6 +62,7 @@ class Batch:
     progress: float = 0.0
     num_threads: int = 1
     sources: tuple[int, ...] = ()
+    counts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass

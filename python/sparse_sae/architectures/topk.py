@@ -92,20 +92,23 @@ class TopK(Architecture):
                     x, w, b, None, center=center, latents=latents, num_threads=num_threads
                 )
             )
-        return self._top(params, x, self.k if latents is None else len(latents), center, latents, num_threads)
+        k = self.k if latents is None else len(latents)
+        return self._top(params, x, k, center, latents, num_threads)[0]
 
     def _top(
         self, params: Params, x: Array, k: int, center: Array | None, latents: Array | None, num_threads: int
-    ) -> Codes:
+    ) -> tuple[Codes, int]:
+        """Codes, and the number of rows that screening could not decide."""
         found = _kernels.encode_topk(
             x, params["W_enc"], params["b_enc"], k, center=center, latents=latents,
             absolute=self.absolute, relu=not self.absolute, num_threads=num_threads,
         )  # fmt: skip
-        return Codes(*found[:3])
+        return Codes(*found[:3]), found[3]
 
     def select(self, params: Params, batch: Batch, k: int) -> Codes:
         """The codes of a training batch, k a row."""
-        return self._top(params, batch.x, k, None, None, batch.num_threads)
+        codes, batch.counts["screen_fallbacks"] = self._top(params, batch.x, k, None, None, batch.num_threads)
+        return codes
 
     def _select_with_dead(self, params: Params, batch: Batch, k: int) -> tuple[Codes, Codes | None]:
         """The codes, and those of dead latents for AuxK where one pass over the dictionary gives both."""
@@ -115,6 +118,7 @@ class TopK(Architecture):
         found = _kernels.encode_topk_aux(
             batch.x, params["W_enc"], params["b_enc"], k, batch.dead, aux_k, num_threads=batch.num_threads
         )
+        batch.counts["screen_fallbacks"] = found[6]
         return Codes(*found[:3]), Codes(*found[3:6])
 
     def k_now(self, batch: Batch) -> int:

@@ -1,7 +1,8 @@
 """Every architecture at equal L0, dead latents with and without a remedy, and where dense products win.
 
-    python benchmarks/architectures.py planted | real STORE | sweep | dead | crossover | tables
-`real` takes a directory of captured activations; training and held-out rows are split by document. Each part
+    python benchmarks/architectures.py planted | sweep | dead | crossover | tables
+    python benchmarks/architectures.py real STORE | steps STORE | many STORE | starts [STORE]
+STORE is a directory of captured activations; training and held-out rows are split by document. Each part
 replaces its section of benchmarks/results/architectures.json as it goes; `tables` writes the sections into
 docs/architectures.md and draws docs/figures/architectures.svg. Seconds are CPU seconds.
 """
@@ -17,6 +18,7 @@ import numpy as np
 
 import sparse_sae
 from sparse_sae import L1, AbsTopK, BatchTopK, Gated, JumpReLU, Matryoshka, Resampling, TopK
+from sparse_sae.architectures.penalty import Penalised
 from sparse_sae.data import open_source
 from sparse_sae.match import match
 from sparse_sae.optim import default_lr
@@ -101,33 +103,28 @@ PLANTED = {"d_sae": 512, "n_tokens": 200_000, "batch_size": 512}
 RATE = default_lr(512, 200_000 // 512)
 
 
-def others(section, names):
-    """Rows of a section that are of other architectures, to be kept."""
+def others(section, names, targets=TARGETS):
+    """Rows of a section that are of other architectures or targets, to be kept."""
     results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    return [r for r in results.get(section, []) if r["architecture"] not in names]
+    return [
+        r for r in results.get(section, []) if r["architecture"] not in names or r["target"] not in targets
+    ]
 
 
 def planted(options):
     world, x, held_out, codes = world_of()
-    chosen = {name: NAMES[name] for name in options.only or NAMES}
-    rates = others("rates", chosen)
-    for name, make in chosen.items():
+    for name in options.only or NAMES:
+        make, rates, rows = NAMES[name], others("rates", [name]), others("planted", [name])
         for rate in RATES:
             row = fit(x, held_out, make(16), world, codes, lr=rate * RATE, **PLANTED)
             rates.append({"architecture": name, "target": 16, "rate": rate, **row})
             keep("rates", rates)
-    best = {
-        n: min((r for r in rates if r["architecture"] == n), key=lambda r: r["fvu"])["rate"] for n in NAMES
-    }
-    rows = []
-    for name, make in NAMES.items():
-        for target in TARGETS:
-            if target == 16:
-                rows.append(next(r for r in rates if (r["architecture"], r["rate"]) == (name, best[name])))
-                continue
-            row = fit(x, held_out, make(target), world, codes, lr=best[name] * RATE, **PLANTED)
-            rows.append({"architecture": name, "target": target, "rate": best[name], **row})
-            keep("planted", rows)
+        best = min((r for r in rates if r["architecture"] == name), key=lambda r: r["fvu"])
+        rows.append(best)
+        for target in TARGETS[1:]:
+            row = fit(x, held_out, make(target), world, codes, lr=best["rate"] * RATE, **PLANTED)
+            rows.append({"architecture": name, "target": target, "rate": best["rate"], **row})
+        keep("planted", rows)
 
 
 def real(options):
@@ -135,10 +132,10 @@ def real(options):
 
     train, held = ActivationStore(options.store).split(0.1)
     x, held_out = train.rows(), held.rows()[:8192]
-    rows = others(options.section, options.only or NAMES)
+    rows = others(options.section, options.only or NAMES, options.target or TARGETS)
     n_tokens = options.tokens or 2 * len(x)
     for name in options.only or NAMES:
-        for target in TARGETS if not options.target else (options.target,):
+        for target in options.target or TARGETS:
             row = fit(
                 x, held_out, NAMES[name](target), d_sae=options.d_sae, n_tokens=n_tokens, num_threads=options.threads,
                 batch_size=options.batch_size,
@@ -149,20 +146,70 @@ def real(options):
             keep(options.section, rows)
 
 
-def sweep(_):
+def steps(options):
+    """Seconds of a training step beside one product of its batch with the encoder, in the same process."""
+    from sparse_sae.store import ActivationStore
+
+    x = ActivationStore(options.store).split(0.1)[0].rows(slice(60_000))
+    rows = others("steps", options.only or NAMES)
+    for name in options.only or NAMES:
+        how = Options(options.d_sae, 400_000, 512, lr=default_lr(options.d_sae, 780), dead_after=40_000)
+        run = Run.start(x[:16384], NAMES[name](32), sparse_sae.Coder(), how, x.shape[1:], 1)
+        seconds, products, active = [], [], []
+        for step in range(120):
+            batch = run.transformed(x[np.random.default_rng([1, step]).integers(0, len(x), 512)])
+            started = time.process_time()
+            gradients = run.step(*batch)
+            seconds.append(time.process_time() - started)
+            active.append(len(gradients.codes.indices) / 512)
+            if step >= 90:
+                started = time.process_time()
+                batch[0] @ run.params["W_enc"].T
+                products.append(time.process_time() - started)
+        step, product = float(np.median(seconds[90:])), float(np.median(products))
+        row = {"seconds": step, "product_seconds": product, "l0": float(np.mean(active[90:]))}
+        rows.append({"architecture": name, "target": 32, "d_sae": options.d_sae, "batch_size": 512, **row})
+        keep("steps", rows)
+
+
+def many(options):
+    """Four SAEs from one pass over a store, and one after another."""
+    from sparse_sae.store import ActivationStore
+
+    data = ActivationStore(options.store).split(0.1)[0]
+    common = {"n_tokens": options.tokens or 50_000, "progress": False, "num_threads": 1}
+    runs = {
+        f"k {k}, {d_sae} latents": {"architecture": TopK(k=k), "d_sae": d_sae}
+        for d_sae in (1152, 2304) for k in (16, 32)
+    }  # fmt: skip
+    started = time.process_time()
+    together = sparse_sae.train_many(data, runs, **common)
+    result = {"n_tokens": common["n_tokens"], "together": time.process_time() - started, "alone": {}}
+    for name, run in runs.items():
+        started = time.process_time()
+        alone = sparse_sae.train(data, **run, **common)
+        result["alone"][name] = time.process_time() - started
+        assert np.array_equal(alone.sae.W_dec, together[name].sae.W_dec)
+    keep("many", result)
+
+
+def sweep(options):
     """The one knob of each, half to twice and more: how L0 and FVU answer."""
     _, x, held_out, _ = world_of()
     knobs = {
         "TopK: k": lambda f: TopK(k=round(16 * f)),
         "BatchTopK: k": lambda f: BatchTopK(k=round(16 * f)),
+        "AbsTopK: k": lambda f: AbsTopK(k=round(16 * f)),
         "JumpReLU (step): coefficient": lambda f: JumpReLU(coefficient=0.005 * f),
+        "JumpReLU (tanh): coefficient": lambda f: JumpReLU(coefficient=0.005 * f, recipe="tanh"),
         "Gated: coefficient": lambda f: Gated(coefficient=0.1 * f),
         "L1, free norms: coefficient": lambda f: L1(coefficient=0.1 * f),
     }
-    rows = []
-    for knob, make in knobs.items():
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    rows = [r for r in results.get("sweep", []) if r["knob"] not in (options.only or knobs)]
+    for knob in options.only or knobs:
         for factor in (0.25, 0.5, 1, 2, 4):
-            row = fit(x, held_out, make(factor), **PLANTED)
+            row = fit(x, held_out, knobs[knob](factor), **PLANTED)
             rows.append({"knob": knob, "factor": factor, **row})
             keep("sweep", rows)
 
@@ -214,6 +261,55 @@ def dead(_):
                 {"remedy": name, "bias": -depth, "alive": float((found.density > 0).mean()), "fvu": found.fvu}
             )
             keep("dead", rows)
+
+
+class DenseL1(L1):
+    """L1 from half of all latents active, as published."""
+
+    def init(self, params, x):
+        Penalised.init(self, params, x)
+
+
+class DenseGated(Gated):
+    """Gated from half of all latents active, as published."""
+
+    def init(self, params, x):
+        super().init(params, x)
+        params["b_enc"][:] = params["b_mag"][:] = 0
+
+
+class SmallJumpReLU(JumpReLU):
+    """The published W_enc of the tanh recipe: W_dec, d_in / d_sae times."""
+
+    def init(self, params, x):
+        super().init(params, x)
+        small = params["W_dec"].dtype.type(3**-0.5 * x.shape[1] / len(params["W_enc"]))
+        params["W_enc"] *= small
+        params["b_enc"][:] = 1.0 + small * (params["b_enc"] - 1.0)  # as many active as before
+
+
+def starts(options):
+    """Where a penalty's run begins: as published, and as here; with a store, on its rows too."""
+    tanh = {"recipe": "tanh", "target_l0": 16}
+    _, x, held_out, _ = world_of()
+    where = {
+        "L1, free norms": (DenseL1(target_l0=16), L1(target_l0=16)),
+        "Gated": (DenseGated(target_l0=16), Gated(target_l0=16)),
+        "JumpReLU (tanh)": (SmallJumpReLU(**tanh), JumpReLU(**tanh)),
+    }
+    pairs = [(name, "planted", pair, (x, held_out), PLANTED) for name, pair in where.items()]
+    if options.store:
+        from sparse_sae.store import ActivationStore
+
+        train, held = ActivationStore(options.store).split(0.1)
+        tanh["target_l0"] = 32
+        pair, how = (SmallJumpReLU(**tanh), JumpReLU(**tanh)), {"d_sae": 4608, "n_tokens": 100_000}
+        pairs.append(("JumpReLU (tanh)", "real", pair, (train.rows(), held.rows()[:8192]), how))
+    rows = []
+    for name, data, pair, given, how in pairs:
+        found = [fit(*given, architecture, **how) for architecture in pair]
+        rows.append({"architecture": name, "data": data, "published": found[0], "here": found[1]})
+        keep("starts", rows)
 
 
 def crossover(_):
@@ -336,6 +432,42 @@ def tables(_):
                 for n in remedies
             ],
         )
+    if "steps" in results:
+        made["steps"] = table(
+            ["", "step, in encoder products", "CPU ms", "L0 meanwhile"],
+            [
+                [
+                    r["architecture"], f"{r['seconds'] / r['product_seconds']:.2f}", f"{1000 * r['seconds']:.0f}",
+                    f"{r['l0']:.0f}",
+                ]
+                for r in sorted(results["steps"], key=lambda r: list(NAMES).index(r["architecture"]))
+            ],
+        )  # fmt: skip
+    if "many" in results:
+        r = results["many"]
+        alone = sum(r["alone"].values())
+        made["many"] = table(
+            ["", "CPU s"],
+            [
+                *([f"alone: {name}", f"{seconds:.1f}"] for name, seconds in r["alone"].items()),
+                ["sum", f"{alone:.1f}"],
+                ["together, `train_many`", f"{r['together']:.1f} ({r['together'] / alone:.0%} of the sum)"],
+            ],
+        )
+    if "starts" in results:
+        made["starts"] = table(
+            ["L0 · FVU · dead, started", "as published", "as here"],
+            [
+                [
+                    f"{r['architecture']}, {r['data']}",
+                    *(
+                        f"{f['l0']:.1f} · {f['fvu']:.3f} · {f['dead']:.1%}"
+                        for f in (r["published"], r["here"])
+                    ),
+                ]
+                for r in results["starts"]
+            ],
+        )
     if "crossover" in results:
         made["crossover"] = table(
             ["active share", "forward: sparse", "dense", "update: sparse", "dense"],
@@ -379,13 +511,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("planted", "real", "sweep", "dead", "crossover", "tables"))
+    parser.add_argument(
+        "part", choices=("planted", "real", "steps", "many", "sweep", "starts", "dead", "crossover", "tables")
+    )
     parser.add_argument("store", nargs="?")
     parser.add_argument("--d-sae", type=int, default=2304)
     parser.add_argument("--tokens", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--target", type=int)
+    parser.add_argument("--target", type=int, nargs="*")
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--section", default="real")
     chosen = parser.parse_args()

@@ -18,6 +18,7 @@ def results():
     """The result files, by name."""
     return {
         "lesson": json.loads((ROOT / "benchmarks/results/lesson.json").read_text()),
+        "synthsaebench": json.loads((ROOT / "benchmarks/results/synthsaebench.json").read_text()),
         "matching": json.loads((ROOT / "benchmarks/results/matching.json").read_text()),
         "toy": json.loads((ROOT / "docs/results/toy_models.json").read_text()),
     }
@@ -90,7 +91,11 @@ def inference(r):
         ]
         for x in r["lesson"]["inference_at_the_true_dictionary"]
     ]  # fmt: skip
-    return table(["codes", "L0", "FVU", "precision", "recall", "µs a sample, one core"], rows)
+    cost = [x["microseconds_per_sample"] for x in r["lesson"]["inference_at_the_true_dictionary"]]
+    return (
+        table(["codes", "L0", "FVU", "precision", "recall", "µs a sample, one core"], rows)
+        + f"\n\nBetter codes cost more, the last row {cost[-1] / cost[0]:.0f} times the linear one."
+    )
 
 
 def growth(r):
@@ -150,8 +155,93 @@ def matching(r):
     return table(["rows", "method", "mean score", "proven gap", "true gap", "CPU seconds", "extra MB"], rows)
 
 
+def _trained_by(x):
+    if x["library"] == "sparse_sae":
+        return "sparse_sae, defaults"
+    return "SAELens, published recipe" if x["lr"] == 3e-4 else f"SAELens at {x['lr']:g}"
+
+
+def _benchmark_runs(r):
+    """Runs of both libraries: the large world first, then by samples."""
+    runs = [x for x in r["synthsaebench"] if "library" in x]
+    return sorted(runs, key=lambda x: (-x["world"][0], x["samples"], x["library"] != "sparse_sae", x["lr"]))
+
+
+def synthsaebench(r):
+    """Scores, with what random directions reach below those of each world."""
+    scores = ("mcc", "uniqueness", "precision", "recall", "f1", "best_f1")
+    rows = []
+    for features in sorted({x["world"][0] for x in _benchmark_runs(r)}, reverse=True):
+        runs = [x for x in _benchmark_runs(r) if x["world"][0] == features]
+        rows += [
+            [
+                f"{features:,}", f"{x['samples']:,}", _trained_by(x), f"{x['explained_variance']:.3f}",
+                f"{x['l0']:.1f}", *(f"{x[name]:.3f}" for name in scores), f"{x['dead_fraction']:.1%}",
+            ]
+            for x in runs
+        ]  # fmt: skip
+        m, chance = runs[0]["d_sae"], max(x["mcc_chance"] for x in runs)
+        unique = features * (1 - (1 - 1 / features) ** m) / m
+        rows.append([
+            f"{features:,}", "", "random directions", "", "", f"{chance:.3f}", f"{unique:.3f}", "", "", "", "", "",
+        ])  # fmt: skip
+    head = [
+        "features", "samples", "", "explained variance", "L0", "MCC", "uniqueness", "precision", "recall", "F1",
+        "F1, best threshold", "dead",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def synthsaebench_cost(r):
+    """CPU seconds and milliseconds of a step."""
+    rows, seconds = [], {}
+    for x in _benchmark_runs(r):
+        steps = x["samples"] // 1024
+        if x["library"] == "sparse_sae" or x["lr"] == 3e-4:
+            seconds[x["library"], x["world"][0], x["samples"]] = x["cpu_seconds"]
+        rows.append([
+            f"{x['world'][0]:,}", f"{x['samples']:,}", _trained_by(x), f"{x['lr']:.1e}",
+            f"{x['cpu_seconds']:,.0f}", f"{1e3 * x['cpu_seconds'] / steps:,.0f}",
+            f"{1e3 * x['data_cpu_seconds'] / steps:,.0f}",
+        ])  # fmt: skip
+    both = [(n, m) for name, n, m in seconds if name == "saelens"]
+    ratios = [f"{seconds['saelens', n, m] / seconds['sparse_sae', n, m]:.1f}" for n, m in both]
+    head = [
+        "features", "samples", "", "learning rate", "CPU seconds of training", "ms a step of 1,024 samples",
+        "ms to make them",
+    ]  # fmt: skip
+    return (
+        table(head, rows)
+        + f"\n\nIn CPU seconds SAELens takes {', '.join(ratios)} times as long, in this order."
+    )
+
+
+def pursuit_cost(r):
+    rows = [
+        [
+            x["codes"], f"{x['l0']:.1f}", f"{x['fvu']:.3f}", f"{x['precision']:.2f}", f"{x['recall']:.2f}",
+            f"{x['microseconds_per_sample']:,.0f}",
+        ]
+        for x in r["inference"]["rows"]
+    ]  # fmt: skip
+    return table(["codes", "L0", "FVU", "precision", "recall", "µs a sample, one core"], rows)
+
+
 BLOCKS = {
-    f.__name__: f for f in (recovered, settings, topk, inference, growth, plateaus, phases, undone, matching)
+    f.__name__: f
+    for f in (
+        recovered,
+        settings,
+        topk,
+        inference,
+        growth,
+        plateaus,
+        phases,
+        undone,
+        matching,
+        synthsaebench,
+        synthsaebench_cost,
+    )
 }
 
 

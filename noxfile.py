@@ -61,20 +61,30 @@ def levels(session: nox.Session) -> None:
 @nox.parametrize("sanitizers", ["address,undefined", "thread"], ids=["address", "thread"])
 def sanitize(session: nox.Session, sanitizers: str) -> None:
     """The C++ kernel tests, without Python, under sanitizers: address and undefined behaviour; data races."""
-    session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")
-    build = Path(session.create_tmp()) / "build"
-    session.run(
-        "cmake", "-S", ".", "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-        "-DSPARSE_SAE_CPP_TESTS=ON", f"-DSPARSE_SAE_SANITIZE={sanitizers}",
-        f"-DPython_EXECUTABLE={session.virtualenv.bin}/python",
-    )  # fmt: skip
-    session.run("cmake", "--build", str(build))
     options = {
         "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1",
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "TSAN_OPTIONS": "halt_on_error=1",
     }
-    session.run("ctest", "--test-dir", str(build), "--output-on-failure", "--no-tests=error", env=options)
+    kernel_tests(session, f"-DSPARSE_SAE_SANITIZE={sanitizers}", env=options)
+
+
+@nox.session
+def emulate(session: nox.Session) -> None:
+    """The C++ kernel tests with the AVX-512 and VNNI code, on any CPU; needs SIMDe's headers (libsimde-dev)."""
+    kernel_tests(session, "-DSPARSE_SAE_EMULATE_AVX512=ON")
+
+
+def kernel_tests(session: nox.Session, option: str, env: dict[str, str] | None = None) -> None:
+    """Build and run them with an option of cpp/tests/CMakeLists.txt."""
+    session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")
+    build = Path(session.create_tmp()) / "build"
+    session.run(
+        "cmake", "-S", ".", "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+        "-DSPARSE_SAE_CPP_TESTS=ON", option, f"-DPython_EXECUTABLE={session.virtualenv.bin}/python",
+    )  # fmt: skip
+    session.run("cmake", "--build", str(build))
+    session.run("ctest", "--test-dir", str(build), "--output-on-failure", "--no-tests=error", env=env)
 
 
 @nox.session

@@ -72,8 +72,9 @@ inline constexpr bool kFastBytes = true;
 #else
 inline constexpr bool kFastBytes = false;
 #endif
-// Shorter rows spend their time around the product; longer ones could overflow its 32-bit sums.
-inline constexpr int64_t kByteMin = 128, kByteMax = 1 << 15;
+// Shorter rows spend their time around the product; longer ones could overflow its 32-bit sums. Fewer rows than
+// kByteRows do not repay measuring and packing the weights.
+inline constexpr int64_t kByteMin = 128, kByteMax = 1 << 15, kByteRows = 512;
 
 template <class Screen>
 struct Of {
@@ -84,8 +85,8 @@ struct Of {
 template <class T, class Run>
 auto with_screen(Screening how, const Dictionary<T>& dict, const Rows<T>& rows, int num_threads, Run run) {
     if constexpr (sizeof(T) == sizeof(float)) {
-        const bool wanted =
-            how == Screening::bytes || (how == Screening::automatic && kFastBytes && dict.D >= kByteMin);
+        const bool pays = kFastBytes && dict.D >= kByteMin && rows.N >= kByteRows;
+        const bool wanted = how == Screening::bytes || (how == Screening::automatic && pays);
         if (wanted && dict.D <= kByteMax) {
             const ByteScreen::Weights weights(dict, rows, num_threads);
             if (weights.usable()) return run(Of<ByteScreen>{}, weights);

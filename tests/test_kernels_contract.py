@@ -77,6 +77,11 @@ def test_every_kernel_says_what_it_does(name: str) -> None:
     assert ast.get_docstring(node)
 
 
+def test_a_kernel_older_than_the_sources_says_so() -> None:
+    with pytest.raises(ImportError, match="encode_new: the compiled kernels are older"):
+        getattr(_kernels, "_stale")("encode_new")(1, k=2)  # noqa: B009 (not in the stub)
+
+
 CHOSEN = "from sparse_sae import _kernels; print(_kernels.level, _kernels.encode_topk.__module__)"
 
 

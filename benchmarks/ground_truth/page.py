@@ -18,6 +18,7 @@ def results():
     """The result files, by name."""
     return {
         "lesson": json.loads((ROOT / "benchmarks/results/lesson.json").read_text()),
+        "inference": json.loads((ROOT / "benchmarks/results/inference.json").read_text()),
         "synthsaebench": json.loads((ROOT / "benchmarks/results/synthsaebench.json").read_text()),
         "matching": json.loads((ROOT / "benchmarks/results/matching.json").read_text()),
         "toy": json.loads((ROOT / "docs/results/toy_models.json").read_text()),
@@ -219,12 +220,16 @@ def synthsaebench_cost(r):
 def pursuit_cost(r):
     rows = [
         [
-            x["codes"], f"{x['l0']:.1f}", f"{x['fvu']:.3f}", f"{x['precision']:.2f}", f"{x['recall']:.2f}",
+            x["codes"], f"{x['l0']:.1f}", f"{x['fvu']:.3f}", f"{x['precision']:.3f}", f"{x['recall']:.3f}",
             f"{x['microseconds_per_sample']:,.0f}",
+            f"{x['microseconds_per_sample'] / r['inference']['rows'][0]['microseconds_per_sample']:.1f}",
         ]
         for x in r["inference"]["rows"]
     ]  # fmt: skip
-    return table(["codes", "L0", "FVU", "precision", "recall", "µs a sample, one core"], rows)
+    return table(
+        ["codes", "L0", "FVU", "precision", "recall", "µs a sample, one core", "times the linear encoder"],
+        rows,
+    )
 
 
 BLOCKS = {
@@ -241,6 +246,7 @@ BLOCKS = {
         matching,
         synthsaebench,
         synthsaebench_cost,
+        pursuit_cost,
     )
 }
 

@@ -12,5 +12,6 @@ PYBIND11_MODULE(SPARSE_SAE_MODULE, m) {
     m.attr("eigen") = sparse_sae::eigen_version();
     sparse_sae::bind_encode(m);
     sparse_sae::bind_decode(m);
+    sparse_sae::bind_pursuit(m);
     sparse_sae::bind_update(m);
 }

@@ -61,5 +61,6 @@ bool same(const Codes<T>& a, const Codes<T>& b) {
 
 void test_encode();
 void test_grad();
+void test_pursuit();
 
 }  // namespace sparse_sae::test

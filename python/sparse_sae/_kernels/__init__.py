@@ -13,6 +13,7 @@ FUNCTIONS = (
     "decode",
     "decode_residual",
     "encode_batch_topk",
+    "encode_omp",
     "encode_threshold",
     "encode_topk",
     "encode_topk_aux",
@@ -59,7 +60,18 @@ def _choose():
     return available[0]
 
 
+def _stale(name):
+    """In place of a kernel that a build in place, older than these sources, does not have."""
+
+    def missing(*args, **kwargs):
+        raise ImportError(
+            f"{name}: the compiled kernels are older than these sources; build again (CONTRIBUTING.md)"
+        )
+
+    return missing
+
+
 level = _choose()
 _module = load(level)
-globals().update({name: getattr(_module, name) for name in FUNCTIONS})
+globals().update({name: getattr(_module, name, None) or _stale(name) for name in FUNCTIONS})
 build_info = {name: getattr(_module, name, None) for name in ("version", "openmp", "compiler", "eigen")}

@@ -91,6 +91,23 @@ def encode_batch_topk(
 ) -> tuple[Ints, Ints, npt.NDArray[T]]:
     """The `total` largest positive pre-activations of the whole batch; ties go to the lower row, then latent."""
 
+def encode_omp(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[T],
+    k: int,
+    *,
+    center: npt.NDArray[T] | None = None,
+    simple: bool = False,
+    num_threads: int = 1,
+) -> tuple[Ints, Ints, npt.NDArray[T]]:
+    """Orthogonal matching pursuit of x - center over rows of w (M, D), all of norm 1 or 0, with codes >= 0.
+
+    Up to k times the unused latent with the largest inner product with what is left joins, if that is positive
+    (ties: the lower latent), and all codes are refitted by least squares over z >= 0. Zeros are dropped. A row
+    whose squared norm is not finite gets no codes. simple multiplies every residual with all of w (the version
+    the fast one, which keeps w w^T where that is at most 2^26 entries, is held against: the same bits).
+    """
+
 def decode(
     indptr: Ints,
     indices: Ints,

@@ -55,11 +55,16 @@ class Pursuit(Architecture):
     ) -> Codes:
         """See `sparse_sae.pursuit.encode`. Latents compete, so naming some saves nothing: all are computed.
 
-        num_threads is not used: NumPy's matrix products choose their own.
+        num_threads is for omp; the other methods run on NumPy's matrix products, which choose their own.
         """
         penalty = float(params["penalty"][0]) if "penalty" in params else self.penalty
-        how = {"method": self.method, "penalty": penalty, "k": self.k, "n_steps": self.n_steps}
-        codes = inference.encode(to_float(x), params["W_dec"], center, **how)  # type: ignore[arg-type]
+        how: dict[str, Any] = {
+            "method": self.method,
+            "penalty": penalty,
+            "k": self.k,
+            "n_steps": self.n_steps,
+        }
+        codes = inference.encode(to_float(x), params["W_dec"], center, **how, num_threads=num_threads)
         if latents is not None:
             codes = codes[:, latents].sorted_indices()
         return Codes(

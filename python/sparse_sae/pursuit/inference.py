@@ -5,7 +5,8 @@ Four methods, for N samples, D dimensions, M latents and K active ones:
 - lasso: min 1/2 |x - z W|^2 + penalty sum_j |W_j| z_j, by FISTA; n_steps times two products with W.
 - reweighted: the same with penalty w sum_j log(1 + |W_j| z_j / w), w = penalty / 4, which shrinks less; 2.5
 times that.
-- omp: the latent that fits the residual best, K times, all refitted each time; K products and K small solves.
+- omp: the latent that fits the residual best, K times, all refitted each time; one product with W and K smaller
+ones with W Wᵀ where that has at most 2^26 entries and is worth its making (N K > M), else K products. In C++.
 - iht: K latents by projected gradient steps, refitted at the end; n_steps times two products.
 
 Sources: FISTA, Beck & Teboulle 2009; reweighting, Candes, Wakin & Boyd 2008; OMP, Pati et al. 1993, with
@@ -20,6 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
+
+from .. import _kernels
+from .._threads import resolve_threads
 
 __all__ = ["encode"]
 
@@ -37,6 +41,7 @@ def encode(
     penalty: float | None = None,
     k: int | None = None,
     n_steps: int | None = None,
+    num_threads: int | None = None,
 ) -> csr_array:
     """Non-negative codes of `x` over the dictionary `W_dec`, found by pursuit.
 
@@ -49,6 +54,8 @@ def encode(
             more than this.
         k: for omp and iht, the most active latents of a sample.
         n_steps: gradient steps (of each round, for reweighted), default 60; not for omp, which takes k.
+        num_threads: of omp, None for all cores. The others run on NumPy's matrix products, which choose their
+            own.
 
     Returns:
         (n, d_sae) float32 codes, sorted rows, no stored zeros.
@@ -68,7 +75,9 @@ def encode(
         return csr_array((0, len(W_dec)), dtype=np.float32)
     norms = np.linalg.norm(W_dec, axis=1)
     unit = W_dec / np.where(norms > 0, norms, 1)[:, None]
-    steps, step_size = n_steps or 60, 0.99 / max(_largest_eigenvalue(unit), 1e-12) if method != "omp" else 0.0
+    if method == "omp":
+        return _omp(x, unit, norms, b_dec, int(k or 0), resolve_threads(num_threads))
+    steps, step_size = n_steps or 60, 0.99 / max(_largest_eigenvalue(unit), 1e-12)
     parts = []
     rows = max(1, BLOCK // len(W_dec))
     for start in range(0, len(x), rows):
@@ -77,8 +86,6 @@ def encode(
             codes = fista(part, unit, np.float32(penalty or 0), step_size, steps)
         elif method == "reweighted":
             codes = reweighted(part, unit, float(penalty or 0), step_size, steps)
-        elif method == "omp":
-            codes = omp(part, unit, int(k or 0))
         else:
             codes = iht(part, unit, int(k or 0), step_size, steps)
         codes /= np.where(norms > 0, norms, np.inf)
@@ -136,23 +143,11 @@ def reweighted(x: F32, W: F32, penalty: float, step: float, n_steps: int, rounds
     return z
 
 
-def omp(x: F32, W: F32, k: int) -> F32:
-    """Orthogonal matching pursuit with non-negative refits, all samples at once. W has unit or zero rows."""
-    n = len(x)
-    rows = np.arange(n)
-    codes = np.zeros((n, len(W)), np.float32)
-    support = np.empty((n, 0), np.intp)
-    residual, used = x, np.zeros((n, len(W)), bool)
-    for _ in range(k):
-        gain = residual @ W.T
-        gain[used] = -np.inf
-        best = gain.argmax(axis=1)
-        used[rows, best] = True
-        support = np.column_stack([support, best])
-        z = _refit(x, W, support)
-        residual = x - np.einsum("nk,nkd->nd", z, W[support])
-    np.put_along_axis(codes, support, z, axis=1)
-    return codes
+def _omp(x: F32, unit: F32, norms: F32, b_dec: F32, k: int, threads: int) -> csr_array:
+    indptr, indices, values = _kernels.encode_omp(
+        x, np.ascontiguousarray(unit), k, center=np.ascontiguousarray(b_dec), num_threads=threads
+    )
+    return csr_array((values / norms[indices], indices, indptr), shape=(len(x), len(unit)))
 
 
 def iht(x: F32, W: F32, k: int, step: float, n_steps: int) -> F32:

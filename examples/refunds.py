@@ -180,7 +180,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     say("the model's own leaning, on training tickets")
     own = choice_logprobs(lm, prompts["train"][:80], list(CHOICES.values())).mean(0)
     prior = dict(zip(CHOICES, own.tolist(), strict=True))
-    outcome = decisions(CHOICES, prior=prior)
+    outcome = decisions(CHOICES, prior=prior, share_prefix=True)
 
     norm = float(np.median(np.linalg.norm(store.sample(4000), axis=1)))
     strengths = [share * norm for share in SHARES]
@@ -193,6 +193,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "progress": say,
     }
     say(f"steering on {args.tickets} held-out tickets")
+    steering = time.process_time()
     responses = {
         "drives the refusal": dose_response(
             lm, sae, refuse, strengths, prompts["held_out"], outcome,
@@ -202,6 +203,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             lm, sae, refund, strengths, prompts["held_out"], outcome, n_directions=0, n_latents=0, **common,
         ),
     }  # fmt: skip
+    steering = time.process_time() - steering
     write_figure(responses)
     return {
         "arguments": {k: v for k, v in vars(args).items() if k in RECORDED},
@@ -213,7 +215,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "prior": prior, "median_norm": norm,
         "own_decisions": own_decisions(lm, prompts["held_out"][:400], labels["held_out"][:400], outcome),
         "changes": summary(responses), "random_weights": control(lm, args, out) if args.random_weights else None,
-        "seconds": round(time.perf_counter() - began),
+        "seconds": round(time.perf_counter() - began), "steering_cpu_seconds": round(steering),
     }  # fmt: skip
 
 

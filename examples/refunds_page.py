@@ -56,11 +56,17 @@ def setup(r: Result) -> str:
 
 def command(r: Result) -> str:
     """The command line of this result."""
-    given = r["arguments"].items()
     options = [
-        f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}") for k, v in given if v is not False
+        f"--{k.replace('_', '-')}" + ("" if v is True else f" {v}")
+        for k, v in r["arguments"].items()
+        if v is not None and v is not False
     ]
-    return f"```\npython examples/refunds.py {' '.join(options)}\n```\n\nIt took {r['seconds'] / 60:.0f} minutes."
+    steering = r["steering_cpu_seconds"]
+    return (
+        f"```\npython examples/refunds.py {' '.join(options)}\n```\n\n"
+        f"Steering on {r['tickets']:,} held-out tickets, side effects included, took {steering / 60:.0f} CPU minutes; "
+        f"at that rate 10,000 tickets would take {steering / r['tickets'] * 10_000 / 3600:.0f} CPU hours."
+    )
 
 
 def quality(r: Result) -> str:
@@ -132,7 +138,8 @@ def refusal(r: Result) -> str:
             f"{e['ablation']:+.3f}",
             f"{e['estimate']:+.3f}",
             ", ".join(
-                f"`{p['token'].strip()}` at {p['position']}: {p['activation']:.0f}" for p in e["places"]
+                f"`{p['token'].strip() or repr(p['token'])[1:-1]}` at {p['position']}: {p['activation']:.0f}"
+                for p in e["places"]
             ),
         ]
         for e in found["effects"][:8]

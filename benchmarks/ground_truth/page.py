@@ -158,7 +158,8 @@ def matching(r):
 
 def _trained_by(x):
     if x["library"] == "sparse_sae":
-        return "sparse_sae, defaults"
+        momentum = x.get("beta1", 0.9)
+        return "sparse_sae, defaults" if momentum == 0.9 else f"sparse_sae, no momentum, at {x['lr']:.2g}"
     return "SAELens, published recipe" if x["lr"] == 3e-4 else f"SAELens at {x['lr']:g}"
 
 
@@ -198,7 +199,7 @@ def synthsaebench_cost(r):
     rows, seconds = [], {}
     for x in _benchmark_runs(r):
         steps = x["samples"] // 1024
-        if x["library"] == "sparse_sae" or x["lr"] == 3e-4:
+        if x["lr"] == 3e-4 if x["library"] == "saelens" else x.get("beta1", 0.9) == 0.9:
             seconds[x["library"], x["world"][0], x["samples"]] = x["cpu_seconds"]
         rows.append([
             f"{x['world'][0]:,}", f"{x['samples']:,}", _trained_by(x), f"{x['lr']:.1e}",

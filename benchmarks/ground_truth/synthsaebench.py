@@ -73,7 +73,8 @@ def train_sparse_sae(world, args):
         clock = Clock()
         result = sparse_sae.train(
             clock.away(world.stream(block_size=1024)), BatchTopK(k=args.k), d_sae=args.d_sae, n_tokens=n,
-            batch_size=1024, lr=args.lr, seed=args.seed, num_threads=args.threads, progress=False,
+            batch_size=1024, lr=args.lr, betas=(args.beta1, 0.999), seed=args.seed, num_threads=args.threads,
+            progress=False,
         )  # fmt: skip
         seconds, sae = clock.read(), result.sae
         yield n, seconds, sae.encode, sae.W_dec, sae.b_dec, max(record["lr"] for record in result.history)
@@ -183,6 +184,9 @@ def main():
     parser.add_argument("--d-sae", type=int, default=4096)
     parser.add_argument("--k", type=int, default=25)
     parser.add_argument("--lr", type=float, help="of this package, in place of its default")
+    parser.add_argument(
+        "--beta1", type=float, default=0.9, help="of this package; 0 is Adam without momentum"
+    )
     parser.add_argument("--saelens-lr", type=float, default=3e-4, help="the published rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -205,7 +209,7 @@ def main():
         for n, seconds, encode, W_dec, b_dec, lr in train(world, args) if args.samples else []:
             row = {
                 "library": library, "samples": n, "scale_by_parent": args.scale_by_parent, "d_sae": args.d_sae,
-                "k": args.k, "lr": lr, "seed": args.seed, "threads": args.threads,
+                "k": args.k, "lr": lr, "beta1": args.beta1, "seed": args.seed, "threads": args.threads,
                 "world": list(world.features.shape), **seconds, **scores(world, encode, W_dec, b_dec),
             }  # fmt: skip
             rows.append(row)

@@ -71,6 +71,9 @@ def test_levels_equal_the_reference(kernels: Any, problem: Any) -> None:
     if w.shape[1] == 1:
         return  # all atoms are alike: every choice is a tie
     want, got = (m.encode_omp(x, w, k, center=center) for m in (reference, kernels))
+    if k >= w.shape[1]:  # the residual can vanish before k atoms: rounding then chooses, the sum stays
+        np.testing.assert_allclose(dense(got, len(w)) @ w, dense(want, len(w)) @ w, atol=1e-7)
+        return
     for a, b in zip(got[:2], want[:2], strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)

@@ -132,8 +132,10 @@ ByteScreen::ByteScreen(const Weights& weights, const Rows<float>& rows, int64_t 
             }
             error_[i] = found.error;
             length_[i] = found.norm + found.error;
+            // Each of the terms enters product()'s sum through at most a dozen float operations of its own and eleven
+            // additions, and the error term is at most twice the first: 64 covers them.
             const double rounding =
-                16 * kRoundoff * (length_[i] * weights.u + weights.bias + (length + weights.center_norm) * weights.w);
+                64 * kRoundoff * (length_[i] * weights.u + weights.bias + (length + weights.center_norm) * weights.w);
             bound_[i] = static_cast<float>(1.001 * rounding) + error_bound<float>(length, largest, D);
             if (!(bound_[i] < 1e30f)) bound_[i] = std::numeric_limits<float>::infinity();
         }
@@ -167,6 +169,7 @@ void ByteScreen::pack(int64_t slot, int64_t j0) {
             direct_[(slot * kDirect + e) * C + c] = has ? dict.row(j)[weights_.direct[e]] : 0;
         }
         if (j >= dict.M) continue;
+        // Once more, rather than keeping M * D bytes from when the norms were measured.
         for (int64_t d = 0; d < dict.D; ++d) v[d] = dict.row(j)[d] * weights_.scale[d];
         quantise(p.data(), v.data(), dict.D);
         for (int64_t d = 0; d < dict.D; ++d) panel[(d / 4 * C + c) * 4 + d % 4] = static_cast<std::uint8_t>(p[d] + 128);

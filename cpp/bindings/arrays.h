@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 
@@ -89,10 +90,11 @@ CodesView<T> view_codes(const array<int32_t>& indptr, const array<int32_t>& indi
     for (int64_t n = 0; n < N; ++n) ok = ok && p[n] <= p[n + 1];
     if (!ok) throw py::value_error("indptr: must start at 0, never fall, and end at the number of entries");
     const int32_t* j = indices.data();
-    for (int64_t e = 0; e < nnz; ++e)
-        if (j[e] < 0 || j[e] >= M)
-            throw py::value_error("indices: latent " + std::to_string(j[e]) + ", expected 0 to " +
-                                  std::to_string(M - 1));
+    std::uint32_t largest = 0;  // a negative one is larger than any; without a way out, the loop is vector code
+    for (int64_t e = 0; e < nnz; ++e) largest = std::max(largest, static_cast<std::uint32_t>(j[e]));
+    if (nnz && largest >= M)
+        throw py::value_error("indices: latent " + std::to_string(static_cast<int32_t>(largest)) + ", expected 0 to " +
+                              std::to_string(M - 1));
     return {p, j, values.data(), N};
 }
 

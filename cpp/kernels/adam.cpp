@@ -60,14 +60,11 @@ void dense_part(T* grad, const RowUpdate<T>& u, const ByLatent& order, int64_t j
                             u.n_dense, u.D);
         return;
     }
-    const int32_t e0 = order.start[j0], count = order.start[j1] - e0;
-    std::vector<int32_t> start(static_cast<std::size_t>(j1 - j0) + 1);
-    for (int64_t j = j0; j <= j1; ++j) start[j - j0] = order.start[j] - e0;
-    const Sums<T> sums{start.data(), buffer<Term<T>>(count)};
-    for (int32_t e = 0; e < count; ++e)
-        sums.terms[e] = {panel_row<T>(order.row[e0 + e] % u.n_dense), u.values[order.entry[e0 + e]]};
-    for (int64_t p = 0; p < panel_count<T>(u.D); ++p)
-        add_panel(grad, u.D, p * kPanelCols<T>, sums, 0, j1 - j0, panels->panel(p));
+    // The second and later times round u.dense are positions of their own.
+    const Sums<T> sums(order.start.data() + j0, j1 - j0, order.n_rows, 1, [&](int32_t e) {
+        return Term<T>{order.row[e], dense_row(order.row[e], u.n_dense), u.values[order.entry[e]]};
+    });
+    for (int64_t p = 0; p < panel_count<T>(u.D); ++p) sums.add(grad, u.D, p * kPanelCols<T>, panels->panel(p));
 }
 
 // use(j, grad) gets the gradient (D) of every latent.

@@ -3,20 +3,25 @@
 #include <algorithm>
 
 #include "kernels/panels.h"
+#include "kernels/visits.h"
 
 namespace sparse_sae {
 namespace {
 
 constexpr int64_t kRowBlock = 16;
 
+// While one group of rows is added, the beginnings of the next are on their way, and the hardware goes on from there.
 template <class T>
 void add_codes(T* out, const CodesView<T>& codes, int64_t n, const T* w, int64_t D) {
-    constexpr int64_t kGroup = 16;
+    constexpr int64_t kGroup = 8, kLine = 64 / sizeof(T), kLines = 8;
     const T* rows[kGroup];
-    const int64_t end = codes.indptr[n + 1];
+    const int64_t end = codes.indptr[n + 1], last = codes.indptr[codes.n_rows];
     for (int64_t e = codes.indptr[n]; e < end; e += kGroup) {
         const int64_t count = std::min(kGroup, end - e);
         for (int64_t i = 0; i < count; ++i) rows[i] = w + codes.indices[e + i] * D;
+        for (int64_t next = e + kGroup; next < std::min(last, e + 2 * kGroup); ++next)
+            for (int64_t d = 0; d < std::min(D, kLines * kLine); d += kLine)
+                __builtin_prefetch(w + codes.indices[next] * D + d);
         add_rows(out, codes.values + e, rows, count, D);
     }
 }
@@ -39,11 +44,11 @@ void project(T* out, const CodesView<T>& codes, int64_t n, const T* grad, const 
 template <class T>
 void project_by_range(T* out, const CodesView<T>& codes, const T* grad, const T* w, int64_t M, int64_t D,
                       int num_threads) {
-    constexpr int64_t kRows = 128, kRange = 64;
-    parallel_for((codes.n_rows + kRows - 1) / kRows, num_threads, [&](int64_t block) {
-        const int64_t n0 = block * kRows, n1 = std::min(codes.n_rows, n0 + kRows);
+    const int64_t rows = visiting_rows(codes.n_rows);
+    parallel_for((codes.n_rows + rows - 1) / rows, num_threads, [&](int64_t block) {
+        const int64_t n0 = block * rows, n1 = std::min(codes.n_rows, n0 + rows);
         std::vector<int32_t> at(codes.indptr + n0, codes.indptr + n1);
-        for (int64_t j1 = kRange; j1 < M + kRange; j1 += kRange)
+        for (int64_t j1 = kVisitedLatents; j1 < M + kVisitedLatents; j1 += kVisitedLatents)
             for (int64_t n = n0; n < n1; ++n) {
                 const int32_t from = at[n - n0];
                 int32_t& to = at[n - n0];
@@ -66,12 +71,14 @@ void add_codes_by_panel(T* out, const CodesView<T>& codes, const T* w, int64_t M
             occurring.push_back(static_cast<int32_t>(j));
         }
     const int64_t rows = static_cast<int64_t>(occurring.size());
-    const Sums<T> sums{codes.indptr, buffer<Term<T>>(nnz)};
-    for (int64_t e = 0; e < nnz; ++e) sums.terms[e] = {panel_row<T>(place[codes.indices[e]]), codes.values[e]};
+    const Sums<T> sums(codes.indptr, codes.n_rows, rows, num_threads, [&](int32_t e) {
+        const int64_t row = place[codes.indices[e]];
+        return Term<T>{row, row, codes.values[e]};
+    });
     parallel_for(panel_count<T>(D), num_threads, [&](int64_t p) {
         const Buffer<T> panel = buffer<T>(rows * kPanelCols<T>);
         pack_panel(panel.get(), w, occurring.data(), rows, D, p * kPanelCols<T>);
-        add_panel(out, D, p * kPanelCols<T>, sums, 0, codes.n_rows, panel.get());
+        sums.add(out, D, p * kPanelCols<T>, panel.get());
     });
 }
 

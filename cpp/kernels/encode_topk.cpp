@@ -81,7 +81,9 @@ std::pair<Codes<T>, Codes<T>> screened_aux(const typename Screen::Weights& weigh
         BothCandidates<T> found{{select, dict.M, screen}, {select_aux, n_dead, screen}, dead_bits};
         sweep<T>(screen, dict.M, dict.M, num_threads, found);
         selected.settle(found.main, rows, n0, screen.count, dict, num_threads, [](int64_t) { return true; });
-        revived.settle(found.aux, rows, n0, screen.count, dict, num_threads, [&](int64_t j) { return dead[j] != 0; });
+        revived.settle(
+            found.aux, rows, n0, screen.count, dict, num_threads, [&](int64_t j) { return dead[j] != 0; },
+            Screen::kValues);
     }
     return {selected.codes(num_threads), revived.codes(num_threads)};
 }
@@ -119,9 +121,8 @@ Codes<T> encode_topk_simple(const Rows<T>& rows, const Dictionary<T>& dict, TopK
     check(dict, select);
     std::vector<std::vector<Entry<T>>> selected(static_cast<std::size_t>(rows.N));
     const auto keep = [&](int64_t n, std::vector<Entry<T>>& all) {
-        std::vector<Entry<T>> scratch;
-        all.resize(static_cast<std::size_t>(select_exact(all.data(), dict.M, select, scratch)));
-        selected[n].assign(all.begin(), all.end());
+        thread_local std::vector<Entry<T>> scratch;
+        selected[n].assign(all.begin(), all.begin() + select_exact(all.data(), dict.M, select, scratch));
     };
     if (few_rows(rows.N)) {  // the threads share the latents
         score_few_rows(rows, dict, num_threads, keep);

@@ -8,6 +8,7 @@
 #include "kernels/parallel.h"
 #include "kernels/rows.h"
 #include "kernels/tile.h"
+#include "kernels/visits.h"
 
 namespace sparse_sae {
 
@@ -23,13 +24,16 @@ inline bool ranks_before(const Entry<T>& a, const Entry<T>& b) {
     return a.value > b.value || (a.value == b.value && a.latent < b.latent);
 }
 
+// Latents scored at a time: a multiple of kDotRows on every level, so that none is left for a dot product alone.
+inline constexpr int64_t kScored = 48;
+
 // Canonical pre-activations of the named latents for one row.
 template <class T>
 void score(Entry<T>* entries, int64_t count, const T* x, const Dictionary<T>& dict) {
-    constexpr int64_t kGroup = 64;
-    T out[kGroup];
-    for (int64_t i = 0; i < count; i += kGroup) {
-        const int64_t n = std::min(kGroup, count - i);
+    static_assert(kScored % kDotRows<T> == 0);
+    T out[kScored];
+    for (int64_t i = 0; i < count; i += kScored) {
+        const int64_t n = std::min(kScored, count - i);
         dot_many(out, x, n, dict.D, [&](int64_t e) { return dict.row(entries[i + e].latent); });
         for (int64_t e = 0; e < n; ++e) entries[i + e].value = out[e] + dict.bias(entries[i + e].latent);
     }
@@ -39,10 +43,9 @@ void score(Entry<T>* entries, int64_t count, const T* x, const Dictionary<T>& di
 // latents in ranges that stay in the cache while all rows visit them, where a row has several in each.
 template <class T>
 void score_block(Entry<T>* const* entries, const int64_t* count, const T* x, int64_t n, const Dictionary<T>& dict) {
-    constexpr int64_t kRange = 64;
     int64_t total = 0;
     for (int64_t i = 0; i < n; ++i) total += count[i];
-    const int64_t range = total * kRange >= 2 * n * dict.M ? kRange : dict.M;
+    const int64_t range = total * kVisitedLatents >= 2 * n * dict.M ? kVisitedLatents : dict.M;
     std::vector<int64_t> at(static_cast<std::size_t>(n), 0);
     for (int64_t j1 = range, left = n; left > 0; j1 += range) {
         left = 0;
@@ -58,20 +61,24 @@ void score_block(Entry<T>* const* entries, const int64_t* count, const T* x, int
 // So few that tiles would be mostly padding: then latents are scored one by one, shared out to the threads.
 inline bool few_rows(int64_t N) { return N <= kTileRows / 2; }
 
-// use(n, entries) gets all pre-activations of row n, in the order of the latents.
+// use(n, entries) gets all pre-activations of row n, in the order of the latents, in memory of the calling thread that
+// stays for the next call: a row at a time, allocating would cost as much as selecting.
 template <class T, class Use>
 void score_few_rows(const Rows<T>& rows, const Dictionary<T>& dict, int num_threads, Use use) {
     constexpr int64_t kBlockBytes = 256 << 10;  // of weights in a task: enough to be worth waking a thread
-    const int64_t block = std::max<int64_t>(1, kBlockBytes / (dict.D * static_cast<int64_t>(sizeof(T))));
-    std::vector<T> x(static_cast<std::size_t>(dict.D));
-    std::vector<Entry<T>> all;
+    const int64_t fit = kBlockBytes / (dict.D * static_cast<int64_t>(sizeof(T))), block = (fit / kScored + 1) * kScored;
+    thread_local std::vector<T> x;
+    thread_local std::vector<Entry<T>> all;
+    x.resize(static_cast<std::size_t>(dict.D));
     for (int64_t n = 0; n < rows.N; ++n) {
         rows.read(x.data(), n);
         all.resize(static_cast<std::size_t>(dict.M));
-        parallel_for((dict.M + block - 1) / block, num_threads, [&](int64_t task) {
+        const T* row = x.data();
+        Entry<T>* entries = all.data();
+        parallel_for((dict.M + block - 1) / block, num_threads, [&, row, entries](int64_t task) {
             const int64_t j0 = task * block, j1 = std::min(dict.M, j0 + block);
-            for (int64_t j = j0; j < j1; ++j) all[j].latent = static_cast<int32_t>(j);
-            score(all.data() + j0, j1 - j0, x.data(), dict);
+            for (int64_t j = j0; j < j1; ++j) entries[j].latent = static_cast<int32_t>(j);
+            score(entries + j0, j1 - j0, row, dict);
         });
         use(n, all);
     }

@@ -10,7 +10,7 @@ namespace sparse_sae {
 constexpr int64_t kLatentBlock = 32;
 
 ByLatent by_latent(const int32_t* indptr, const int32_t* indices, int64_t n_rows, int64_t M, int num_threads) {
-    ByLatent order;
+    ByLatent order{n_rows, {}, {}, {}};
     const int64_t nnz = indptr[n_rows];
     order.start.assign(static_cast<std::size_t>(M) + 1, 0);
     order.row.resize(static_cast<std::size_t>(nnz));
@@ -54,7 +54,7 @@ void add_weight_grad(T* out, const ByLatent& order, int64_t begin, int64_t end, 
     for (int64_t at = begin; at < end; at += kGroup) {
         const int64_t count = std::min<int64_t>(kGroup, end - at);
         for (int64_t i = 0; i < count; ++i) {
-            rows[i] = dense + (order.row[at + i] % n_dense) * D;
+            rows[i] = dense + dense_row(order.row[at + i], n_dense) * D;
             a[i] = values[order.entry[at + i]];
         }
         add_rows(out, a, rows, count, D);

@@ -8,6 +8,7 @@ namespace sparse_sae {
 // CSR -> CSC by counting sort. Entries [start[j], start[j + 1]) belong to latent j, in ascending order of rows;
 // row (nnz) is the row of each, entry (nnz) its position in the CSR arrays.
 struct ByLatent {
+    int64_t n_rows;
     std::vector<int32_t> start, row, entry;
 };
 ByLatent by_latent(const int32_t* indptr, const int32_t* indices, int64_t n_rows, int64_t M, int num_threads);
@@ -17,6 +18,12 @@ ByLatent by_latent(const int32_t* indptr, const int32_t* indices, int64_t n_rows
 template <class T>
 void weight_grad(T* out, const ByLatent& order, const T* values, const T* dense, int64_t n_dense, int64_t M, int64_t D,
                  int num_threads);
+
+// row mod n_dense, for a row that is a few times n_dense at most: division is slow.
+inline int64_t dense_row(int64_t row, int64_t n_dense) {
+    while (row >= n_dense) row -= n_dense;
+    return row;
+}
 
 // The same for entries [begin, end) of one latent, added to out (D).
 template <class T>

@@ -1,82 +1,158 @@
 // Sums of many rows of a matrix, panel by panel: for when every row is wanted many times.
 //
 // Added row by row, each term of a sum is read from whatever cache the whole matrix fits. Cut into panels of a few
-// columns, a panel with all its rows fits the L2 cache, and every sum visits it there. The terms of a sum are
-// added in the same order as add_rows (simd.h) adds them, so the two ways give the same bits and the choice between
-// them is free. It pays from kPanelReuse uses of a row on; below, packing the panels costs more than it saves.
+// columns, and each panel into ranges of rows, what the terms read fits the L1 cache while all sums visit it. A sum
+// rests in a block of its own between ranges, so a visit pays once it brings several terms: sums with fewer go through
+// the panel in one piece. The terms of a sum are added in the same order as add_rows (simd.h) adds them, so the ways
+// give the same bits and the choice between them is free. Panels pay from kPanelReuse uses of a row on; below,
+// packing them costs more than it saves.
 #pragma once
+
+#include <utility>
 
 #include "kernels/buffer.h"
 #include "kernels/parallel.h"
-#include "kernels/tile.h"
+#include "kernels/simd.h"
 
 namespace sparse_sae {
 
 inline constexpr int64_t kPanelReuse = 32;
 template <class T>
-inline constexpr int kPanelCols = kTileCols<T>;
-
-// One term of a sum: weight times a row, which is named by where it begins in a panel.
-template <class T>
-struct Term {
-    std::uint32_t at;  // row * kPanelCols
-    T weight;
-};
-
-// Sum r is that of terms [start[r], start[r + 1]), in this order.
-template <class T>
-struct Sums {
-    const int32_t* start;
-    Buffer<Term<T>> terms;
-};
+inline constexpr int64_t kPanelCols = 128 / sizeof(T);
+// A range and the sums passing by share an L1 cache of 32 KB.
+inline constexpr int64_t kRangeRows = (24 << 10) / 128;
 
 template <class T>
 int64_t panel_count(int64_t D) {
     return (D + kPanelCols<T> - 1) / kPanelCols<T>;
 }
 
-template <class T>
-std::uint32_t panel_row(int64_t row) {
-    return static_cast<std::uint32_t>(row * kPanelCols<T>);
-}
-
 // panel (rows, kPanelCols) = columns of matrix (., D) from d0 on, zeros beyond D; of the rows named in `chosen`, or of
 // the first ones where it is null.
 template <class T>
 void pack_panel(T* panel, const T* matrix, const int32_t* chosen, int64_t rows, int64_t D, int64_t d0) {
-    constexpr int C = kPanelCols<T>;
+    constexpr int64_t C = kPanelCols<T>;
     constexpr int64_t kAhead = 16;  // the hardware does not foresee a new page every other row
-    const int64_t n = std::min<int64_t>(C, D - d0);
+    const int64_t n = std::min(C, D - d0);
     for (int64_t r = 0; r < rows; ++r) {
         const auto from = [&](int64_t i) { return matrix + (chosen ? chosen[i] : i) * D + d0; };
-        if (r + kAhead < rows) __builtin_prefetch(from(r + kAhead));
+        if (r + kAhead < rows) {
+            __builtin_prefetch(from(r + kAhead));
+            __builtin_prefetch(from(r + kAhead) + n - 1);
+        }
         const T* row = from(r);
         for (int64_t c = 0; c < n; ++c) panel[r * C + c] = row[c];
         for (int64_t c = n; c < C; ++c) panel[r * C + c] = 0;
     }
 }
 
-// out (count, D) += sums [first, first + count), in columns [d0, d0 + kPanelCols).
+// One term of a sum: weight times a row of the panel. Within a sum, `position` rises; it says which range the term
+// belongs to, and differs from the row where several positions share one.
 template <class T>
-void add_panel(T* out, int64_t D, int64_t d0, const Sums<T>& sums, int64_t first, int64_t count, const T* panel) {
-    constexpr int L = kLanes<T>, C = kPanelCols<T>;
-    const int64_t n = std::min<int64_t>(C, D - d0);
-    for (int64_t i = 0; i < count; ++i) {
-        alignas(64) T edge[C] = {};
-        std::copy_n(out + i * D + d0, n, edge);
-        vec<T> low = load(edge), high = load(edge + L);
-        const Term<T>*term = sums.terms.get() + sums.start[first + i],
-              *end = sums.terms.get() + sums.start[first + i + 1];
-        for (; term != end; ++term) {
-            const T* row = panel + term->at;
-            low += term->weight * load(row);
-            high += term->weight * load(row + L);
-        }
-        store(edge, low);
-        store(edge + L, high);
-        std::copy_n(edge, n, out + i * D + d0);
+struct Term {
+    int64_t position, row;
+    T weight;
+};
+
+// Many sums over one matrix, ready to be added panel by panel. Terms lie in the order in which they are visited: by
+// block of sums, then by range, then by sum.
+template <class T>
+class Sums {
+  public:
+    // Sum i has terms [start[i], start[i + 1]); term(e) gives one, with a position below `positions`.
+    template <class TermOf>
+    Sums(const int32_t* start, int64_t count, int64_t positions, int num_threads, TermOf term)
+        : ranges_((positions + kRangeRows - 1) / kRangeRows), packed_(buffer<Packed>(start[count] - start[0])) {
+        constexpr int64_t kFew = 4;  // terms in a range
+        for (int64_t i = 0; i < count; ++i)
+            (start[i + 1] - start[i] >= kFew * ranges_ ? visiting_ : at_once_).push_back(static_cast<int32_t>(i));
+        const auto places = [&](const std::vector<int32_t>& sums, int32_t at) {
+            std::vector<int32_t> place{at};
+            for (const int32_t i : sums) place.push_back(at += start[i + 1] - start[i]);
+            return place;
+        };
+        const std::vector<int32_t> visited = places(visiting_, 0);
+        alone_ = places(at_once_, visited.back());
+        const auto put = [&](int32_t at, const Term<T>& t) {
+            packed_[at] = {static_cast<std::uint32_t>(t.row * kPanelCols<T>), t.weight};
+        };
+        for (std::size_t s = 0; s < at_once_.size(); ++s)
+            for (int32_t at = alone_[s], e = start[at_once_[s]]; at < alone_[s + 1]; ++at, ++e) put(at, term(e));
+        split_.resize(static_cast<std::size_t>(ranges_ * blocks() * kBlock + 1));
+        parallel_for(blocks(), num_threads, [&](int64_t block) {
+            int32_t* split = split_.data() + block * ranges_ * kBlock;
+            const auto each = [&](auto use) {
+                for (int64_t s = block * kBlock; s < end(block); ++s)
+                    for (int32_t e = start[visiting_[s]]; e < start[visiting_[s] + 1]; ++e) {
+                        const Term<T> t = term(e);
+                        use(split[t.position / kRangeRows * kBlock + s - block * kBlock], t);
+                    }
+            };
+            std::vector<int32_t> next(static_cast<std::size_t>(ranges_ * kBlock), 0);
+            each([&](int32_t& at, const Term<T>&) { ++next[&at - split]; });
+            int32_t at = visited[block * kBlock];
+            for (int64_t segment = 0; segment < ranges_ * kBlock; ++segment) {
+                split[segment] = at;
+                at += std::exchange(next[segment], at);
+            }
+            each([&](int32_t& first, const Term<T>& t) { put(next[&first - split]++, t); });
+        });
+        split_.back() = visited.back();
     }
-}
+
+    // out (count, D) += the sums, in columns [d0, d0 + kPanelCols).
+    void add(T* out, int64_t D, int64_t d0, const T* panel) const {
+        constexpr int64_t C = kPanelCols<T>;
+        const int64_t n = std::min(C, D - d0);
+        const Buffer<T> resting = buffer<T>(kBlock * C);
+        std::fill_n(resting.get(), kBlock * C, T(0));
+        for (std::size_t s = 0; s < at_once_.size(); ++s) {
+            T* row = out + at_once_[s] * D + d0;
+            std::copy_n(row, n, resting.get());
+            add_terms(resting.get(), alone_[s], alone_[s + 1], panel);
+            std::copy_n(resting.get(), n, row);
+        }
+        for (int64_t block = 0; block < blocks(); ++block) {
+            const int64_t first = block * kBlock, sums = end(block) - first;
+            for (int64_t s = 0; s < sums; ++s)
+                std::copy_n(out + visiting_[first + s] * D + d0, n, resting.get() + s * C);
+            for (int64_t range = 0; range < ranges_; ++range) {
+                const int32_t* split = split_.data() + (block * ranges_ + range) * kBlock;
+                for (int64_t s = 0; s < sums; ++s) add_terms(resting.get() + s * C, split[s], split[s + 1], panel);
+            }
+            for (int64_t s = 0; s < sums; ++s)
+                std::copy_n(resting.get() + s * C, n, out + visiting_[first + s] * D + d0);
+        }
+    }
+
+  private:
+    static constexpr int64_t kBlock = 256;  // sums at rest, in the L2 cache
+    struct Packed {
+        std::uint32_t at;  // where its row begins in a panel
+        T weight;
+    };
+    std::vector<int32_t> at_once_, visiting_;  // which sums go through a panel in one piece, and which range by range
+    int64_t ranges_;
+    std::vector<int32_t> alone_, split_;  // where the terms begin: of at_once_; by block, range and sum
+    Buffer<Packed> packed_;
+
+    int64_t blocks() const { return (static_cast<int64_t>(visiting_.size()) + kBlock - 1) / kBlock; }
+    int64_t end(int64_t block) const { return std::min(static_cast<int64_t>(visiting_.size()), (block + 1) * kBlock); }
+
+    // sum (kPanelCols, aligned) += terms [e, end).
+    void add_terms(T* sum, int32_t e, int32_t end, const T* panel) const {
+        constexpr int L = kLanes<T>, V = static_cast<int>(kPanelCols<T>) / L;
+        if (e == end) return;
+        vec<T> v[V];
+        for (int a = 0; a < V; ++a) v[a] = load(sum + a * L);
+        for (; e < end; ++e) {
+            const T* row = panel + packed_[e].at;
+            const T weight = packed_[e].weight;
+            for (int a = 0; a < V; ++a) v[a] += weight * load(row + a * L);
+        }
+        for (int a = 0; a < V; ++a) store(sum + a * L, v[a]);
+    }
+};
 
 // All panels of a matrix.
 template <class T>

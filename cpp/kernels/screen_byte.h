@@ -27,6 +27,7 @@ namespace sparse_sae {
 
 class ByteScreen {
   public:
+    static constexpr bool kValues = false;
     static constexpr int kRoom = 16;
     static constexpr int kDirect = 8;
 

@@ -53,7 +53,8 @@ T error_bound(double row_norm, const DictionaryScale& scale, int64_t D) {
 template <class T>
 class FloatScreen {
   public:
-    static constexpr int kRoom = 1;  // candidates kept for each one selected, as a multiple of the usual
+    static constexpr bool kValues = true;  // what it finds are float sums themselves, the same for any cut of the work
+    static constexpr int kRoom = 1;        // candidates kept for each one selected, as a multiple of the usual
 
     // What all blocks of rows of a call share.
     struct Weights {

@@ -118,11 +118,16 @@ inline void dot_rows(T* out, const T* x, const T* const* w, int64_t D) {
 template <class T, class Row>
 inline void dot_many(T* out, const T* x, int64_t count, int64_t D, Row row) {
     constexpr int B = kDotRows<T>;
-    const T* w[B];
+    const T* w[std::max(B, 2)];
     int64_t i = 0;
     for (; i + B <= count; i += B) {
         for (int b = 0; b < B; ++b) w[b] = row(i + b);
         dot_rows<T, B>(out + i, x, w, D);
+    }
+    if (count - i >= 2 && B > 2) {
+        for (int b = 0; b < 2; ++b) w[b] = row(i + b);
+        dot_rows<T, 2>(out + i, x, w, D);
+        i += 2;
     }
     for (; i < count; ++i) {
         w[0] = row(i);
@@ -137,34 +142,33 @@ inline T dot(const T* x, const T* w, int64_t D) {
     return out;
 }
 
+// y += a[0]*w[0] + ... + a[B-1]*w[B-1], each position in that order.
+template <class T, int B>
+inline void add_group(T* y, const T* a, const T* const* w, int64_t D) {
+    constexpr int L = kLanes<T>;
+    T weight[B];
+    const T* row[B];
+    for (int b = 0; b < B; ++b) weight[b] = a[b], row[b] = w[b];
+    int64_t d = 0;
+    for (; d + L <= D; d += L) {
+        vec<T> v = load(y + d);
+        for (int b = 0; b < B; ++b) v += weight[b] * load(row[b] + d);
+        store(y + d, v);
+    }
+    for (; d < D; ++d) {
+        T v = y[d];
+        for (int b = 0; b < B; ++b) v += weight[b] * row[b][d];
+        y[d] = v;
+    }
+}
+
 // y += a[0]*w[0] + a[1]*w[1] + ..., each position in that order, count rows of length D.
 template <class T>
 inline void add_rows(T* y, const T* a, const T* const* w, int64_t count, int64_t D) {
-    constexpr int L = kLanes<T>;
     int64_t i = 0;
-    for (; i + 4 <= count; i += 4) {
-        const T *w0 = w[i], *w1 = w[i + 1], *w2 = w[i + 2], *w3 = w[i + 3];
-        const T a0 = a[i], a1 = a[i + 1], a2 = a[i + 2], a3 = a[i + 3];
-        int64_t d = 0;
-        for (; d + L <= D; d += L) {
-            vec<T> v = load(y + d);
-            v += a0 * load(w0 + d);
-            v += a1 * load(w1 + d);
-            v += a2 * load(w2 + d);
-            v += a3 * load(w3 + d);
-            store(y + d, v);
-        }
-        for (; d < D; ++d) {
-            T v = y[d];
-            v += a0 * w0[d];
-            v += a1 * w1[d];
-            v += a2 * w2[d];
-            v += a3 * w3[d];
-            y[d] = v;
-        }
-    }
-    for (; i < count; ++i)
-        for (int64_t d = 0; d < D; ++d) y[d] += a[i] * w[i][d];
+    for (; i + 8 <= count; i += 8) add_group<T, 8>(y, a + i, w + i, D);
+    if (i + 4 <= count) add_group<T, 4>(y, a + i, w + i, D), i += 4;
+    for (; i < count; ++i) add_group<T, 1>(y, a + i, w + i, D);
 }
 
 }  // namespace sparse_sae

@@ -36,7 +36,10 @@ void check_aux(const Problem<T>& p, int64_t k, int64_t aux_k) {
         for (const Screening how : {Screening::floats, Screening::bytes}) {
             const auto both = encode_topk_aux(p.rows(), p.dictionary(), select, dead.data(), aux_k, threads, how);
             CHECK(same(both.first, encode_topk(p.rows(), p.dictionary(), select, 1)));
-            CHECK(same(both.second, want));
+            // Random values have no near ties: the choice is the same, values up to rounding.
+            CHECK(both.second.indptr == want.indptr && both.second.indices == want.indices);
+            for (std::size_t e = 0; e < want.values.size(); ++e)
+                CHECK(std::abs(both.second.values[e] - want.values[e]) < T(1e-4));
         }
     }
 }

@@ -62,8 +62,10 @@ def encode_topk_aux(
 ) -> tuple[Ints, Ints, npt.NDArray[T], Ints, Ints, npt.NDArray[T], int]:
     """encode_topk, and from the same sweep the aux_k largest, of either sign, among latents with dead (M) true.
 
-    Returns (indptr, indices, values) of both and the fallbacks of both together; all bit for bit what two calls
-    of encode_topk give (the second with latents=flatnonzero(dead), relu=False; its indices are latents of w).
+    Returns (indptr, indices, values) of both and the fallbacks of both together: what two calls of encode_topk
+    give (the second with latents=flatnonzero(dead), relu=False; its indices are latents of w), the first bit for
+    bit. Values of the second may differ in rounding, and its choice where values tie within rounding; they are the
+    same on any number of threads.
     """
 
 def encode_threshold(

@@ -17,6 +17,7 @@ def auxiliary(
     params: Params,
     batch: Batch,
     error: Array,
+    squared: Array,
     aux_k: int | None,
     coefficient: float,
     *,
@@ -26,7 +27,8 @@ def auxiliary(
     """coefficient · |e - ê|² / |e|² as a block of gradients, and its value; None when nothing is dead.
 
     ê decodes, for each row, the aux_k largest pre-activations among dead latents; the error e (N, d_out) is
-    held fixed. aux_k None stands for half of d_in. codes: those of the dead latents, where they are known.
+    held fixed. squared: |e|² of each row, (N,). aux_k None stands for half of d_in. codes: those of the dead
+    latents, where they are known.
 
     ReLU is left out on purpose: a dead latent whose pre-activations are all negative would otherwise never get
     a gradient (docs/architectures.md has the measurement).
@@ -34,7 +36,7 @@ def auxiliary(
     aux_k = aux_size(batch, aux_k)
     if not aux_k or not coefficient:
         return None
-    power = float((error.astype(np.float64) ** 2).sum()) / len(error)
+    power = float(squared.mean(dtype=np.float64))
     if power == 0:
         return None
     if codes is None:

@@ -138,7 +138,14 @@ class TopK(Architecture):
             output = output + output_wide
             parts["multi"] = value
         aux = auxiliary(
-            params, batch, error, self.aux_k, self.aux_coefficient, absolute=self.absolute, codes=dead_codes
+            params,
+            batch,
+            error,
+            squared,
+            self.aux_k,
+            self.aux_coefficient,
+            absolute=self.absolute,
+            codes=dead_codes,
         )
         if aux is not None:
             blocks.append(aux[0])

@@ -214,10 +214,10 @@ def single_row(threads: int, watched: int = 100) -> tuple[dict[str, float], list
         "read the weights (NumPy sum)": lambda: list(pool.map(np.sum, parts)),
         "read the weights (NumPy product)": lambda: problem.w @ problem.x[0],
     }
-    seconds = in_turns(tasks, repeats=31)
+    seconds = in_turns(tasks, repeats=11)
     for count in sorted({1, threads}):
         listed = partial(_kernels.encode_threshold, problem.x, problem.w, problem.b, None, latents=latents)
-        seconds |= in_turns({f"watch-list, {count} threads": partial(listed, num_threads=count)}, repeats=501)
+        seconds |= in_turns({f"watch-list, {count} threads": partial(listed, num_threads=count)}, repeats=5)
     read = min(v for task, v in seconds.items() if task.startswith("read"))
     rate = f"{4e-9 * problem.w.size / seconds['encode a row']:.0f} GB/s"
     best = min(v for task, v in seconds.items() if task.startswith("watch"))

@@ -100,16 +100,18 @@ def amount(value: float, unit: str) -> str:
     return f"{value * 1e6:.0f} µs"
 
 
-TURN = 0.1  # seconds
+TURN = 0.1  # seconds a short task runs in its turn
+REST = 0.2  # seconds before a turn
 
 
 def in_turns(tasks: dict[str, Task], *, repeats: int = 5, seconds: float = 20.0) -> dict[str, float]:
     """Median seconds of each task, run one after the other in rounds; fewer rounds (at least 3) where it takes long.
 
-    A short task has several runs in its turn: the first ones share the cores with threads of the task before, which
-    its library keeps spinning for a while.
+    Before each turn nothing runs for a while: threads of the library before keep spinning after its work (those of
+    OpenBLAS for a tenth of a second), and would share the cores with the next task. A short task has
+    several runs in its turn, after one that wakes its own threads and is not counted.
 
-    >>> sorted(in_turns({"a": lambda: None, "b": lambda: None}))
+    >>> sorted(in_turns({"a": lambda: None, "b": lambda: None}, repeats=1))
     ['a', 'b']
     """
     for task in tasks.values():
@@ -120,14 +122,14 @@ def in_turns(tasks: dict[str, Task], *, repeats: int = 5, seconds: float = 20.0)
         if round_ >= 3 and time.perf_counter() - began > seconds:
             break
         for name, task in tasks.items():
-            turn = time.perf_counter()
-            while True:
+            if len(tasks) > 1:
+                time.sleep(REST)
+            runs: list[float] = []
+            while sum(runs) < TURN:
                 start = time.perf_counter()
                 task()
-                now = time.perf_counter()
-                times[name].append(now - start)
-                if now - turn > TURN:
-                    break
+                runs.append(time.perf_counter() - start)
+            times[name] += runs[1:] or runs
     return {name: statistics.median(values) for name, values in times.items()}
 
 

@@ -54,10 +54,12 @@ template <class T>
 void dense_part(T* grad, const RowUpdate<T>& u, const ByLatent& order, int64_t j0, int64_t j1,
                 const Panels<T>* panels) {
     std::fill_n(grad, (j1 - j0) * u.D, T(0));
+    const auto by_row = [&](int64_t j) {
+        add_weight_grad(grad + (j - j0) * u.D, order, order.start[j], order.start[j + 1], u.values, u.dense, u.n_dense,
+                        u.D);
+    };
     if (!panels) {
-        for (int64_t j = j0; j < j1; ++j)
-            add_weight_grad(grad + (j - j0) * u.D, order, order.start[j], order.start[j + 1], u.values, u.dense,
-                            u.n_dense, u.D);
+        for (int64_t j = j0; j < j1; ++j) by_row(j);
         return;
     }
     // The second and later times round u.dense are positions of their own.
@@ -65,6 +67,7 @@ void dense_part(T* grad, const RowUpdate<T>& u, const ByLatent& order, int64_t j
         return Term<T>{order.row[e], dense_row(order.row[e], u.n_dense), u.values[order.entry[e]]};
     });
     for (int64_t p = 0; p < panel_count<T>(u.D); ++p) sums.add(grad, u.D, p * kPanelCols<T>, panels->panel(p));
+    for (const int32_t j : sums.few) by_row(j0 + j);
 }
 
 // use(j, grad) gets the gradient (D) of every latent.

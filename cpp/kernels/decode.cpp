@@ -80,6 +80,10 @@ void add_codes_by_panel(T* out, const CodesView<T>& codes, const T* w, int64_t M
         pack_panel(panel.get(), w, occurring.data(), rows, D, p * kPanelCols<T>);
         sums.add(out, D, p * kPanelCols<T>, panel.get());
     });
+    for_rows(static_cast<int64_t>(sums.few.size()), num_threads, [&](int64_t i) {
+        const int64_t n = sums.few[i];
+        add_codes(out + n * D, codes, n, w, D);
+    });
 }
 
 template <class T>

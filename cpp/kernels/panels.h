@@ -2,9 +2,9 @@
 //
 // Added row by row, each term of a sum is read from whatever cache the whole matrix fits. Cut into panels of a few
 // columns, and each panel into ranges of rows, what the terms read fits the L1 cache while all sums visit it. A sum
-// rests in a block of its own between ranges, so a visit pays once it brings several terms: sums with fewer go through
-// the panel in one piece. The terms of a sum are added in the same order as add_rows (simd.h) adds them, so the ways
-// give the same bits and the choice between them is free. Panels pay from kPanelReuse uses of a row on; below,
+// rests in a block of its own between ranges, so a visit pays once it brings several terms: sums with fewer are left
+// to the caller. The terms of a sum are added in the same order as add_rows (simd.h) adds them, so the ways give the
+// same bits and the choice between them is free. Panels pay from kPanelReuse uses of a row on; below,
 // packing them costs more than it saves.
 #pragma once
 
@@ -59,25 +59,23 @@ struct Term {
 template <class T>
 class Sums {
   public:
+    std::vector<int32_t> few;  // sums that are left to be added row by row
+
     // Sum i has terms [start[i], start[i + 1]); term(e) gives one, with a position below `positions`.
     template <class TermOf>
     Sums(const int32_t* start, int64_t count, int64_t positions, int num_threads, TermOf term)
         : ranges_((positions + kRangeRows - 1) / kRangeRows), packed_(buffer<Packed>(start[count] - start[0])) {
-        constexpr int64_t kFew = 4;  // terms in a range
-        for (int64_t i = 0; i < count; ++i)
-            (start[i + 1] - start[i] >= kFew * ranges_ ? visiting_ : at_once_).push_back(static_cast<int32_t>(i));
-        const auto places = [&](const std::vector<int32_t>& sums, int32_t at) {
-            std::vector<int32_t> place{at};
-            for (const int32_t i : sums) place.push_back(at += start[i + 1] - start[i]);
-            return place;
-        };
-        const std::vector<int32_t> visited = places(visiting_, 0);
-        alone_ = places(at_once_, visited.back());
-        const auto put = [&](int32_t at, const Term<T>& t) {
-            packed_[at] = {static_cast<std::uint32_t>(t.row * kPanelCols<T>), t.weight};
-        };
-        for (std::size_t s = 0; s < at_once_.size(); ++s)
-            for (int32_t at = alone_[s], e = start[at_once_[s]]; at < alone_[s + 1]; ++at, ++e) put(at, term(e));
+        constexpr int64_t kFew = 4;       // terms in a range
+        std::vector<int32_t> visited{0};  // where the terms of each visiting sum would begin
+        for (int64_t i = 0; i < count; ++i) {
+            const int32_t length = start[i + 1] - start[i];
+            if (length < kFew * ranges_) {
+                few.push_back(static_cast<int32_t>(i));
+            } else {
+                visiting_.push_back(static_cast<int32_t>(i));
+                visited.push_back(visited.back() + length);
+            }
+        }
         split_.resize(static_cast<std::size_t>(ranges_ * blocks() * kBlock + 1));
         parallel_for(blocks(), num_threads, [&](int64_t block) {
             int32_t* split = split_.data() + block * ranges_ * kBlock;
@@ -95,23 +93,19 @@ class Sums {
                 split[segment] = at;
                 at += std::exchange(next[segment], at);
             }
-            each([&](int32_t& first, const Term<T>& t) { put(next[&first - split]++, t); });
+            each([&](int32_t& first, const Term<T>& t) {
+                packed_[next[&first - split]++] = {static_cast<std::uint32_t>(t.row * kPanelCols<T>), t.weight};
+            });
         });
         split_.back() = visited.back();
     }
 
-    // out (count, D) += the sums, in columns [d0, d0 + kPanelCols).
+    // out (count, D) += the sums but `few`, in columns [d0, d0 + kPanelCols).
     void add(T* out, int64_t D, int64_t d0, const T* panel) const {
         constexpr int64_t C = kPanelCols<T>;
         const int64_t n = std::min(C, D - d0);
         const Buffer<T> resting = buffer<T>(kBlock * C);
         std::fill_n(resting.get(), kBlock * C, T(0));
-        for (std::size_t s = 0; s < at_once_.size(); ++s) {
-            T* row = out + at_once_[s] * D + d0;
-            std::copy_n(row, n, resting.get());
-            add_terms(resting.get(), alone_[s], alone_[s + 1], panel);
-            std::copy_n(resting.get(), n, row);
-        }
         for (int64_t block = 0; block < blocks(); ++block) {
             const int64_t first = block * kBlock, sums = end(block) - first;
             for (int64_t s = 0; s < sums; ++s)
@@ -126,14 +120,14 @@ class Sums {
     }
 
   private:
-    static constexpr int64_t kBlock = 256;  // sums at rest, in the L2 cache
+    static constexpr int64_t kBlock = 512;  // sums at rest, in the L2 cache
     struct Packed {
         std::uint32_t at;  // where its row begins in a panel
         T weight;
     };
-    std::vector<int32_t> at_once_, visiting_;  // which sums go through a panel in one piece, and which range by range
+    std::vector<int32_t> visiting_;
     int64_t ranges_;
-    std::vector<int32_t> alone_, split_;  // where the terms begin: of at_once_; by block, range and sum
+    std::vector<int32_t> split_;  // (blocks, ranges, kBlock): where the terms of a visit begin
     Buffer<Packed> packed_;
 
     int64_t blocks() const { return (static_cast<int64_t>(visiting_.size()) + kBlock - 1) / kBlock; }

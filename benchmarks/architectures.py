@@ -151,25 +151,27 @@ def steps(options):
     from sparse_sae.store import ActivationStore
 
     x = ActivationStore(options.store).split(0.1)[0].rows(slice(60_000))
-    rows = others("steps", options.only or NAMES)
+    n = options.batch_size or 512
+    section = "steps" if n == 512 else f"steps_{n}"
+    rows = others(section, options.only or NAMES)
     for name in options.only or NAMES:
-        how = Options(options.d_sae, 400_000, 512, lr=default_lr(options.d_sae, 780), dead_after=40_000)
+        how = Options(options.d_sae, 780 * n, n, lr=default_lr(options.d_sae, 780), dead_after=10**9)
         run = Run.start(x[:16384], NAMES[name](32), sparse_sae.Coder(), how, x.shape[1:], 1)
         seconds, products, active = [], [], []
         for step in range(120):
-            batch = run.transformed(x[np.random.default_rng([1, step]).integers(0, len(x), 512)])
+            batch = run.transformed(x[np.random.default_rng([1, step]).integers(0, len(x), n)])
             started = time.process_time()
             gradients = run.step(*batch)
             seconds.append(time.process_time() - started)
-            active.append(len(gradients.codes.indices) / 512)
+            active.append(len(gradients.codes.indices) / n)
             if step >= 90:
                 started = time.process_time()
                 batch[0] @ run.params["W_enc"].T
                 products.append(time.process_time() - started)
         step, product = float(np.median(seconds[90:])), float(np.median(products))
         row = {"seconds": step, "product_seconds": product, "l0": float(np.mean(active[90:]))}
-        rows.append({"architecture": name, "target": 32, "d_sae": options.d_sae, "batch_size": 512, **row})
-        keep("steps", rows)
+        rows.append({"architecture": name, "target": 32, "d_sae": options.d_sae, "batch_size": n, **row})
+        keep(section, rows)
 
 
 def many(options):
@@ -333,7 +335,7 @@ def crossover(_):
         return min(times)
 
     rows = []
-    for density in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5):
+    for density in (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85):
         mask = rng.random((n, m)) < density
         codes = Codes(
             np.concatenate([[0], mask.sum(axis=1).cumsum()]).astype(np.int32),
@@ -433,14 +435,15 @@ def tables(_):
             ],
         )
     if "steps" in results:
+        timed = [r for section in ("steps", "steps_2048") for r in results.get(section, [])]
         made["steps"] = table(
-            ["", "step, in encoder products", "CPU ms", "L0 meanwhile"],
+            ["", "rows", "step, in encoder products", "CPU ms", "L0 meanwhile"],
             [
                 [
-                    r["architecture"], f"{r['seconds'] / r['product_seconds']:.2f}", f"{1000 * r['seconds']:.0f}",
-                    f"{r['l0']:.0f}",
+                    r["architecture"], r["batch_size"], f"{r['seconds'] / r['product_seconds']:.2f}",
+                    f"{1000 * r['seconds']:.0f}", f"{r['l0']:.0f}",
                 ]
-                for r in sorted(results["steps"], key=lambda r: list(NAMES).index(r["architecture"]))
+                for r in sorted(timed, key=lambda r: (r["batch_size"], list(NAMES).index(r["architecture"])))
             ],
         )  # fmt: skip
     if "many" in results:

@@ -105,6 +105,9 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["small", "medium", "large"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
+        "--peer-sizes", nargs="+", default=["small", "medium"], help="large takes them many minutes"
+    )
+    parser.add_argument(
         "--peers", metavar="PYTHON", help="measure the other libraries too, with this interpreter"
     )
     parser.add_argument("--write-only", action="store_true", help="measure nothing")
@@ -114,7 +117,7 @@ def main() -> None:
         result.pop("table")
         write("kernels.json", result)
         if options.peers:
-            write("peers.json", run_peers(options.peers, options.sizes, options.threads))
+            write("peers.json", run_peers(options.peers, options.peer_sizes, options.threads))
     found = texts(read("kernels.json"), read("peers.json"))
     print(found["full"])
     for document, kind in DOCUMENTS.items():

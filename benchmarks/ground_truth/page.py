@@ -159,7 +159,8 @@ def matching(r):
 def _trained_by(x):
     if x["library"] == "sparse_sae":
         momentum = x.get("beta1", 0.9)
-        return "sparse_sae, defaults" if momentum == 0.9 else f"sparse_sae, no momentum, at {x['lr']:.2g}"
+        name = "sparse_sae, defaults" if momentum == 0.9 else f"sparse_sae, no momentum, at {x['lr']:.2g}"
+        return name if x.get("batch", 1024) == 1024 else f"{name}, batch {x['batch']}"
     return "SAELens, published recipe" if x["lr"] == 3e-4 else f"SAELens at {x['lr']:g}"
 
 
@@ -198,7 +199,7 @@ def synthsaebench_cost(r):
     """CPU seconds and milliseconds of a step."""
     rows, seconds = [], {}
     for x in _benchmark_runs(r):
-        steps = x["samples"] // 1024
+        steps = x["samples"] // x.get("batch", 1024)
         if x["lr"] == 3e-4 if x["library"] == "saelens" else x.get("beta1", 0.9) == 0.9:
             seconds[x["library"], x["world"][0], x["samples"]] = x["cpu_seconds"]
         rows.append([
@@ -209,8 +210,8 @@ def synthsaebench_cost(r):
     both = [(n, m) for name, n, m in seconds if name == "saelens"]
     ratios = [f"{seconds['saelens', n, m] / seconds['sparse_sae', n, m]:.1f}" for n, m in both]
     head = [
-        "features", "samples", "", "learning rate", "CPU seconds of training", "ms a step of 1,024 samples",
-        "ms to make them",
+        "features", "samples", "", "learning rate", "CPU seconds of training", "ms a step",
+        "ms to make its samples",
     ]  # fmt: skip
     return (
         table(head, rows)

@@ -73,7 +73,7 @@ def train_sparse_sae(world, args):
         clock = Clock()
         result = sparse_sae.train(
             clock.away(world.stream(block_size=1024)), BatchTopK(k=args.k), d_sae=args.d_sae, n_tokens=n,
-            batch_size=1024, lr=args.lr, betas=(args.beta1, 0.999), seed=args.seed, num_threads=args.threads,
+            batch_size=args.batch, lr=args.lr, betas=(args.beta1, 0.999), seed=args.seed, num_threads=args.threads,
             progress=False,
         )  # fmt: skip
         seconds, sae = clock.read(), result.sae
@@ -187,6 +187,9 @@ def main():
     parser.add_argument(
         "--beta1", type=float, default=0.9, help="of this package; 0 is Adam without momentum"
     )
+    parser.add_argument(
+        "--batch", type=int, default=1024, help="of this package, in place of the published one"
+    )
     parser.add_argument("--saelens-lr", type=float, default=3e-4, help="the published rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -210,6 +213,7 @@ def main():
             row = {
                 "library": library, "samples": n, "scale_by_parent": args.scale_by_parent, "d_sae": args.d_sae,
                 "k": args.k, "lr": lr, "beta1": args.beta1, "seed": args.seed, "threads": args.threads,
+                "batch": args.batch if library == "sparse_sae" else 1024,
                 "world": list(world.features.shape), **seconds, **scores(world, encode, W_dec, b_dec),
             }  # fmt: skip
             rows.append(row)

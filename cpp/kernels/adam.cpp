@@ -78,7 +78,7 @@ void for_gradients(const RowUpdate<T>& u, const ByLatent& order, int64_t M, int 
     std::optional<Panels<T>> panels;
     if (wide) panels.emplace(u.dense, u.n_dense, D, num_threads);
     // Every block of latents reads all panels, so with panels it is as large as the cache lets it be.
-    const int64_t at_once = wide ? 16 * kLatentBlock : 1, block = std::max(kLatentBlock, at_once);
+    const int64_t at_once = wide ? 24 * kLatentBlock : 1, block = std::max(kLatentBlock, at_once);
     parallel_for((M + block - 1) / block, num_threads, [&](int64_t task) {
         std::vector<T> grads(static_cast<std::size_t>(at_once * D));
         const int64_t end = std::min(M, (task + 1) * block);

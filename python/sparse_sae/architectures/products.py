@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # Share of active latents above which the dense product is the faster one ("crossover" in
 # benchmarks/results/architectures.json).
-DENSE_FORWARD = 0.25
-DENSE_BACKWARD = 0.45
+DENSE_FORWARD = 0.6
+DENSE_BACKWARD = 0.75
 _CHUNK_BYTES = 64 << 20  # a dense copy of the codes of some rows
 
 

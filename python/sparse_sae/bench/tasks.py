@@ -56,6 +56,24 @@ class Problem:
             tasks["torch"] = lambda: a @ b.T
         return tasks
 
+    def auxiliary(self) -> dict[str, Task]:
+        """What AuxK adds where half the latents are dead, as far as a kernel does it alone."""
+        dead = np.zeros(self.size.m, bool)
+        dead[np.random.default_rng(1).permutation(self.size.m)[: self.size.m // 2]] = True
+
+        def encode() -> Any:
+            return _kernels.encode_topk_aux(
+                self.x, self.w, self.b, self.size.k, dead, self.size.d // 2, num_threads=self.threads
+            )
+
+        _, _, _, indptr, indices, values, _ = encode()
+        return {
+            "encode with AuxK": encode,
+            "decode + code gradient of AuxK": lambda: _kernels.decode_residual(
+                indptr, indices, values, self.w, self.x, num_threads=self.threads
+            ),
+        }
+
     def gigaflops(self, seconds: float) -> str:
         """Of the encoder's product."""
         return f"{2e-9 * self.size.n * self.size.d * self.size.m / seconds:.0f} GFLOP/s"
@@ -99,9 +117,10 @@ def products(name: str, threads: int, *, steps: bool = True) -> tuple[dict[str, 
         losses = [step(dead).loss for dead in (0.0, 0.5, 0.0)]
         if not np.isfinite(losses).all() or np.array_equal(before, run.params["W_dec"]):
             raise AssertionError(f"training step: losses {losses}")
-        tasks |= {"step": lambda: step(0.0), "step, half dead": lambda: step(0.5)}
+        tasks |= {"step": lambda: step(0.0), "step, half dead": lambda: step(0.5), **problem.auxiliary()}
     if threads > 1:
         tasks["encode, 1 thread"] = lambda: problem.encode(1)
+        tasks["Eigen, 1 thread"] = lambda: _kernels.matmul_nt(problem.x, problem.w, num_threads=1)
     seconds = in_turns(tasks, seconds=40)
     g = min(seconds[p] for p in problem.products())
     rates = {t: problem.gigaflops(s) for t, s in seconds.items()}
@@ -111,9 +130,17 @@ def products(name: str, threads: int, *, steps: bool = True) -> tuple[dict[str, 
         lines.append(Line("training step", name, seconds["step"], "G", g, 1.4 * aim))
         half = seconds["step, half dead"]
         lines.append(Line("training step, half dead", name, half, "step", seconds["step"], 1.5 * aim))
+        select = seconds["encode with AuxK"] - seconds["encode"]
+        fit = seconds["decode + code gradient of AuxK"]
+        rest = half - seconds["step"] - select - fit
+        lines.append(Line("… its second selection", name, select, "G", g))
+        lines.append(Line("… its decode + code gradient", name, fit, "G", g))
+        lines.append(Line("… its share of the update, and the rest", name, rest, "G", g))
     if threads > 1:
         alone, limit = seconds["encode, 1 thread"], 1 / 1.85 if aim and threads == 2 else 0.0
         lines.append(Line(f"encode, {threads} threads", name, seconds["encode"], "1 thread", alone, limit))
+        both, alone = seconds["Eigen"], seconds["Eigen, 1 thread"]
+        lines.append(Line(f"Eigen's product, {threads} threads", name, both, "1 thread", alone))
     lines.append(
         Line(
             "memory of an encode, result included", name, peak_megabytes(problem.encode), unit="MB", limit=64

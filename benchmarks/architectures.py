@@ -440,7 +440,7 @@ def tables(_):
             ["", "rows", "step, in encoder products", "CPU ms", "L0 meanwhile"],
             [
                 [
-                    r["architecture"], r["batch_size"], f"{r['seconds'] / r['product_seconds']:.2f}",
+                    r["architecture"], str(r["batch_size"]), f"{r['seconds'] / r['product_seconds']:.2f}",
                     f"{1000 * r['seconds']:.0f}", f"{r['l0']:.0f}",
                 ]
                 for r in sorted(timed, key=lambda r: (r["batch_size"], list(NAMES).index(r["architecture"])))

@@ -85,10 +85,7 @@ def test_auxk_reaches_a_dead_latent_whose_preactivations_are_all_negative() -> N
     params["b_enc"][7] = -100
     dead = np.zeros(30, bool)
     dead[7] = True
-    squared = (x**2).sum(axis=1)
-    block, loss = auxiliary(params, Batch(x, x, 8.0, dead), x, squared, None, 1 / 32) or pytest.fail(
-        "nothing"
-    )
+    block, loss = auxiliary(params, Batch(x, x, 8.0, dead), x, None, 1 / 32) or pytest.fail("nothing")
     assert set(block.codes.indices) == {7}
     assert (block.codes.values < 0).all()
     assert np.abs(block.dz).max() > 0
@@ -97,11 +94,11 @@ def test_auxk_reaches_a_dead_latent_whose_preactivations_are_all_negative() -> N
 
 def test_auxk_is_off_where_nothing_is_dead_and_where_it_is_switched_off() -> None:
     params, x = setting()
-    alive, dead, squared = np.zeros(30, bool), np.ones(30, bool), (x**2).sum(axis=1)
-    assert auxiliary(params, Batch(x, x, 8.0, alive), x, squared, None, 1 / 32) is None
-    assert auxiliary(params, Batch(x, x, 8.0, dead), x, squared, 0, 1 / 32) is None
-    assert auxiliary(params, Batch(x, x, 8.0, dead), x, squared, None, 0.0) is None
-    assert auxiliary(params, Batch(x, x, 8.0, dead), 0 * x, 0 * squared, None, 1 / 32) is None
+    alive, dead = np.zeros(30, bool), np.ones(30, bool)
+    assert auxiliary(params, Batch(x, x, 8.0, alive), x, None, 1 / 32) is None
+    assert auxiliary(params, Batch(x, x, 8.0, dead), x, 0, 1 / 32) is None
+    assert auxiliary(params, Batch(x, x, 8.0, dead), x, None, 0.0) is None
+    assert auxiliary(params, Batch(x, x, 8.0, dead), 0 * x, None, 1 / 32) is None
 
 
 def test_auxk_and_multi_topk_reach_the_encoder() -> None:

@@ -47,7 +47,9 @@ def nearly_same(got: Any, want: Any, x: Any, w: Any, b: Any, center: Any = None)
         )
         tolerance = 2 * unit * (np.linalg.norm(row) * scale + bias) + np.finfo(w.dtype).tiny * w.shape[1]
         worst = min(other.values(), default=0)
-        for latent in {*one, *other}:
+        chosen = {**one, **other}
+        assert abs(len(one) - len(other)) <= sum(abs(value) <= tolerance for value in chosen.values())
+        for latent in chosen:
             value = one.get(latent, other.get(latent, 0))
             if latent in one and latent in other:
                 assert abs(value - other[latent]) <= tolerance or value == other[latent]

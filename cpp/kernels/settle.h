@@ -1,4 +1,5 @@
-// The exact choice: candidates are scored by the canonical dot product, and the k largest of these are selected.
+// The exact choice: candidates are scored by the canonical dot product (but for AuxK's, encode_topk.h), and the k
+// largest of these are selected.
 #pragma once
 
 #include <functional>
@@ -28,7 +29,7 @@ T reached_by(const Entry<T>* entries, int64_t count, const TopK& select) {
     return most[select.k - 1];
 }
 
-// entries hold canonical values, sorted by latent; leaves the selected ones, in the same order, and returns their
+// entries hold values, sorted by latent; leaves the selected ones, in the same order, and returns their
 // number. Zeros, and with relu negative values, compete and are then dropped. scratch is overwritten.
 template <class T>
 int64_t select_exact(Entry<T>* entries, int64_t count, TopK select, std::vector<Entry<T>>& scratch) {

@@ -118,16 +118,11 @@ inline void dot_rows(T* out, const T* x, const T* const* w, int64_t D) {
 template <class T, class Row>
 inline void dot_many(T* out, const T* x, int64_t count, int64_t D, Row row) {
     constexpr int B = kDotRows<T>;
-    const T* w[std::max(B, 2)];
+    const T* w[B];
     int64_t i = 0;
     for (; i + B <= count; i += B) {
         for (int b = 0; b < B; ++b) w[b] = row(i + b);
         dot_rows<T, B>(out + i, x, w, D);
-    }
-    if (count - i >= 2 && B > 2) {
-        for (int b = 0; b < 2; ++b) w[b] = row(i + b);
-        dot_rows<T, 2>(out + i, x, w, D);
-        i += 2;
     }
     for (; i < count; ++i) {
         w[0] = row(i);

@@ -17,7 +17,6 @@ def auxiliary(
     params: Params,
     batch: Batch,
     error: Array,
-    squared: Array,
     aux_k: int | None,
     coefficient: float,
     *,
@@ -27,8 +26,7 @@ def auxiliary(
     """coefficient · |e - ê|² / |e|² as a block of gradients, and its value; None when nothing is dead.
 
     ê decodes, for each row, the aux_k largest pre-activations among dead latents; the error e (N, d_out) is
-    held fixed. squared: |e|² of each row, (N,). aux_k None stands for half of d_in. codes: those of the dead
-    latents, where they are known.
+    held fixed. aux_k None stands for half of d_in. codes: those of the dead latents, where they are known.
 
     ReLU is left out on purpose: a dead latent whose pre-activations are all negative would otherwise never get
     a gradient (docs/architectures.md has the measurement).
@@ -36,7 +34,7 @@ def auxiliary(
     aux_k = aux_size(batch, aux_k)
     if not aux_k or not coefficient:
         return None
-    power = float(squared.mean(dtype=np.float64))
+    power = float(np.einsum("nd,nd->n", error, error).mean(dtype=np.float64))
     if power == 0:
         return None
     if codes is None:

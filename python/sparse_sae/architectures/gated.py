@@ -106,7 +106,7 @@ class Gated(Penalised):
         }
         parts = {"reconstruction": value, "sparsity": unit * float(sums @ total), "gate": value_gate}
         blocks = [Block(codes, d_gate + d_product, out)]
-        aux = auxiliary(params, batch, error, squared, self.aux_k, self.aux_coefficient)
+        aux = auxiliary(params, batch, error, self.aux_k, self.aux_coefficient)
         if aux is not None:
             blocks.append(aux[0])
             parts["aux"] = aux[1]

@@ -166,7 +166,7 @@ class JumpReLU(Penalised):
             more["along_dec"] = along(by_latent(slope * codes.values) + silent * below, norms)
 
         blocks = [Block(codes, d_pre, out)]
-        aux = auxiliary(params, batch, error, squared, self.aux_k, self.aux_coefficient)
+        aux = auxiliary(params, batch, error, self.aux_k, self.aux_coefficient)
         if aux is not None:
             blocks.append(aux[0])
             parts["aux"] = aux[1]

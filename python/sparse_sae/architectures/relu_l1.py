@@ -82,7 +82,7 @@ class L1(Penalised):
         sums = _kernels.latent_sums(*codes, m, num_threads=threads)
         parts = {"reconstruction": value, "sparsity": unit * float(sums @ total)}
         blocks = [Block(codes, dz + (dz.dtype.type(unit) * total)[codes.indices], out)]
-        aux = auxiliary(params, batch, error, squared, self.aux_k, self.aux_coefficient)
+        aux = auxiliary(params, batch, error, self.aux_k, self.aux_coefficient)
         if aux is not None:
             blocks.append(aux[0])
             parts["aux"] = aux[1]

@@ -138,14 +138,7 @@ class TopK(Architecture):
             output = output + output_wide
             parts["multi"] = value
         aux = auxiliary(
-            params,
-            batch,
-            error,
-            squared,
-            self.aux_k,
-            self.aux_coefficient,
-            absolute=self.absolute,
-            codes=dead_codes,
+            params, batch, error, self.aux_k, self.aux_coefficient, absolute=self.absolute, codes=dead_codes
         )
         if aux is not None:
             blocks.append(aux[0])

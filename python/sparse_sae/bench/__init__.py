@@ -40,7 +40,7 @@ def run(sizes: tuple[str, ...] = ("small", "medium"), threads: int | None = None
 def main(
     json_path: Path | None = None, sizes: tuple[str, ...] = ("small", "medium"), threads: int | None = None
 ) -> int:
-    """Print the table for this machine; also write the numbers as JSON. Takes about a minute."""
+    """Print the table for this machine; also write the numbers as JSON. Takes about two minutes."""
     from rich.console import Console
     from rich.markdown import Markdown
 

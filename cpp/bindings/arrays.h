@@ -9,8 +9,8 @@
 #include <optional>
 #include <string>
 
-#include "kernels/rows.h"
-#include "kernels/types.h"
+#include "kernels/common/rows.h"
+#include "kernels/common/types.h"
 
 namespace sparse_sae {
 

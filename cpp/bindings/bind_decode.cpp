@@ -1,7 +1,7 @@
 #include "bindings/arrays.h"
 #include "bindings/module.h"
-#include "kernels/decode.h"
-#include "kernels/dense.h"
+#include "kernels/decode/decode.h"
+#include "kernels/dense/dense.h"
 
 namespace sparse_sae {
 namespace {

@@ -1,8 +1,8 @@
 #include "bindings/arrays.h"
 #include "bindings/module.h"
-#include "kernels/encode_threshold.h"
-#include "kernels/encode_topk.h"
-#include "kernels/screening.h"
+#include "kernels/encode/screen/screening.h"
+#include "kernels/encode/threshold.h"
+#include "kernels/encode/topk.h"
 
 namespace sparse_sae {
 namespace {

@@ -1,6 +1,6 @@
 #include "bindings/arrays.h"
 #include "bindings/module.h"
-#include "kernels/adam.h"
+#include "kernels/update/adam.h"
 
 namespace sparse_sae {
 namespace {

@@ -1,7 +1,7 @@
 #include "bindings/module.h"
 
-#include "kernels/dense.h"
-#include "kernels/parallel.h"
+#include "kernels/common/parallel.h"
+#include "kernels/dense/dense.h"
 
 PYBIND11_MODULE(SPARSE_SAE_MODULE, m) {
     m.doc() = "The kernels of sparse_sae, compiled for one CPU level.";
@@ -12,6 +12,6 @@ PYBIND11_MODULE(SPARSE_SAE_MODULE, m) {
     m.attr("eigen") = sparse_sae::eigen_version();
     sparse_sae::bind_encode(m);
     sparse_sae::bind_decode(m);
-    sparse_sae::bind_pursuit(m);
+    sparse_sae::bind_omp(m);
     sparse_sae::bind_update(m);
 }

@@ -6,8 +6,8 @@
 #include <random>
 #include <vector>
 
-#include "kernels/dictionary.h"
-#include "kernels/rows.h"
+#include "kernels/common/rows.h"
+#include "kernels/encode/dictionary.h"
 
 #define CHECK(condition)                                                            \
     do {                                                                            \

@@ -4,8 +4,8 @@
 #include <stdexcept>
 
 #include "check.h"
-#include "kernels/encode_threshold.h"
-#include "kernels/encode_topk.h"
+#include "kernels/encode/threshold.h"
+#include "kernels/encode/topk.h"
 
 namespace sparse_sae::test {
 namespace {

@@ -1,0 +1,176 @@
+#include "kernels/encode/threshold.h"
+
+#include "kernels/encode/entries.h"
+#include "kernels/encode/screen/screen_byte.h"
+
+namespace sparse_sae {
+namespace {
+
+template <class T>
+using RowEntries = std::vector<std::vector<Entry<T>>>;
+
+// Everything that may exceed its own threshold, with the approximation as value.
+template <class T>
+struct AboveThreshold {
+    const Dictionary<T>& dict;
+    const T* limit;
+    T lowest;
+    std::vector<T> margin;
+    RowEntries<T> found;
+
+    template <class Screen>
+    AboveThreshold(const Dictionary<T>& d, const T* threshold, const Screen& screen)
+        : dict(d), limit(threshold), lowest(0), margin(screen.count), found(screen.count) {
+        if (limit) {
+            lowest = std::numeric_limits<T>::infinity();
+            for (int64_t j = 0; j < d.M; ++j) lowest = std::min(lowest, limit[d.at(j)]);
+        }
+        for (int64_t n = 0; n < screen.count; ++n) margin[n] = screen.bound(n);
+    }
+    T at(int64_t j) const { return limit ? limit[dict.at(j)] : T(0); }
+    T threshold(int64_t n) const { return lowest - margin[n]; }
+    void offer(int64_t n, int64_t j0, const T* s, int64_t count) {
+        for (int64_t i = 0; i < count; ++i)
+            if (!(s[i] < at(j0 + i) - margin[n])) found[n].push_back({s[i], static_cast<int32_t>(j0 + i)});
+    }
+    void chunk_done(int64_t) {}
+};
+
+// Candidates for the `total` largest of the whole block of rows. After each chunk the total-th largest lower
+// bound (approximation minus margin and spread) becomes the cut for all rows. The values kept are upper bounds.
+template <class T>
+struct AboveCommonCut {
+    int64_t total;
+    T cut = 0;  // on canonical values: only positive ones are wanted
+    Spread<T> spread;
+    std::vector<T> margin;
+    RowEntries<T> found;
+
+    template <class Screen>
+    AboveCommonCut(int64_t most, const Screen& screen)
+        : total(most), spread(screen.spread()), margin(screen.count), found(screen.count) {
+        for (int64_t n = 0; n < screen.count; ++n) margin[n] = screen.bound(n);
+    }
+    T threshold(int64_t n) const { return cut - margin[n]; }
+    void offer(int64_t n, int64_t j0, const T* s, int64_t count) {
+        for (int64_t i = 0; i < count; ++i)
+            if (!(s[i] + margin[n] < cut)) found[n].push_back({s[i] + margin[n], static_cast<int32_t>(j0 + i)});
+    }
+    void chunk_done(int64_t) {
+        std::vector<T> lower;
+        for (std::size_t n = 0; n < found.size(); ++n)
+            for (const auto& e : found[n])
+                if (const T least = e.value - 2 * margin[n] - (spread ? spread(n, e.latent) : T(0)); least == least)
+                    lower.push_back(least);
+        if (static_cast<int64_t>(lower.size()) <= total) return;
+        std::nth_element(lower.begin(), lower.begin() + (total - 1), lower.end(), std::greater<T>());
+        cut = std::max(cut, lower[total - 1]);
+        for (auto& row : found)
+            row.erase(std::remove_if(row.begin(), row.end(), [&](const Entry<T>& e) { return e.value < cut; }),
+                      row.end());
+    }
+};
+
+// Replaces approximations by canonical values and drops what fails `keep`.
+template <class T, class Keep>
+void score_rows(RowEntries<T>& found, const Rows<T>& rows, int64_t n0, const Dictionary<T>& dict, int num_threads,
+                Keep keep) {
+    constexpr int64_t kBlock = 16;
+    const int64_t N = static_cast<int64_t>(found.size());
+    parallel_for((N + kBlock - 1) / kBlock, num_threads, [&](int64_t block) {
+        std::vector<T> x(static_cast<std::size_t>(dict.D));
+        for (int64_t n = block * kBlock; n < std::min(N, (block + 1) * kBlock); ++n) {
+            auto& row = found[n];
+            rows.read(x.data(), n0 + n);
+            score(row.data(), static_cast<int64_t>(row.size()), x.data(), dict);
+            row.erase(std::remove_if(row.begin(), row.end(), [&](const Entry<T>& e) { return !keep(e); }), row.end());
+            row.shrink_to_fit();
+        }
+    });
+}
+
+template <class T>
+Codes<T> to_codes(const RowEntries<T>& found, int num_threads) {
+    return gather_codes<T>(static_cast<int64_t>(found.size()), num_threads,
+                           [&](int64_t n) { return std::pair(found[n].data(), found[n].data() + found[n].size()); });
+}
+
+// Without tiles and bounds: every pre-activation, then the comparison.
+template <class T>
+Codes<T> encode_threshold_few(const Rows<T>& rows, const Dictionary<T>& dict, const T* threshold, int num_threads) {
+    RowEntries<T> kept(static_cast<std::size_t>(rows.N));
+    score_few_rows(rows, dict, num_threads, [&](int64_t n, const std::vector<Entry<T>>& all) {
+        for (const Entry<T>& e : all)
+            if (e.value > (threshold ? threshold[dict.at(e.latent)] : T(0)) && e.value != 0) kept[n].push_back(e);
+    });
+    return to_codes(kept, 1);
+}
+
+}  // namespace
+
+template <class T>
+Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const T* threshold, int num_threads,
+                          Screening how) {
+    if (few_rows(rows.N)) return encode_threshold_few(rows, dict, threshold, num_threads);
+    RowEntries<T> all(static_cast<std::size_t>(rows.N));
+    with_screen(how, dict, rows, num_threads, [&](auto kind, const auto& weights) {
+        using Screen = typename decltype(kind)::type;
+        const int64_t step = block_rows(Screen::Weights::row_bytes(dict.D));
+        for (int64_t n0 = 0; n0 < rows.N; n0 += step) {
+            Screen screen(weights, rows, n0, std::min(step, rows.N - n0), num_threads);
+            AboveThreshold<T> found(dict, threshold, screen);
+            sweep<T>(screen, dict.M, dict.M, num_threads, found);
+            score_rows(found.found, rows, n0, dict, num_threads,
+                       [&](const Entry<T>& e) { return e.value > found.at(e.latent) && e.value != 0; });
+            std::move(found.found.begin(), found.found.end(), all.begin() + n0);
+        }
+    });
+    return to_codes(all, num_threads);
+}
+
+template <class T>
+Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads,
+                           Screening how) {
+    if (total < 1) throw std::invalid_argument("total: must be at least 1");
+    RowEntries<T> all;
+    with_screen(how, dict, rows, num_threads, [&](auto kind, const auto& weights) {
+        // All rows compete, so all are packed at once: this is a kernel for training batches.
+        typename decltype(kind)::type screen(weights, rows, 0, rows.N, num_threads);
+        AboveCommonCut<T> found(total, screen);
+        const int64_t per_row = (total + rows.N - 1) / std::max<int64_t>(1, rows.N);
+        sweep<T>(screen, dict.M, 2 * per_row, num_threads, found);
+        all = std::move(found.found);
+    });
+    score_rows(all, rows, 0, dict, num_threads, [](const Entry<T>& e) { return e.value > 0; });
+
+    struct Place {
+        T value;
+        int32_t row, latent;
+    };
+    std::vector<Place> places;
+    for (std::size_t n = 0; n < all.size(); ++n)
+        for (const auto& e : all[n]) places.push_back({e.value, static_cast<int32_t>(n), e.latent});
+    if (static_cast<int64_t>(places.size()) > total) {
+        const auto before = [](const Place& a, const Place& b) {
+            if (a.value != b.value) return a.value > b.value;
+            return a.row != b.row ? a.row < b.row : a.latent < b.latent;
+        };
+        std::nth_element(places.begin(), places.begin() + (total - 1), places.end(), before);
+        const Place last = places[total - 1];
+        for (std::size_t n = 0; n < all.size(); ++n) {
+            auto& row = all[n];
+            const auto beaten = [&](const Entry<T>& e) {
+                return before(last, {e.value, static_cast<int32_t>(n), e.latent});
+            };
+            row.erase(std::remove_if(row.begin(), row.end(), beaten), row.end());
+        }
+    }
+    return to_codes(all, num_threads);
+}
+
+template Codes<float> encode_threshold(const Rows<float>&, const Dictionary<float>&, const float*, int, Screening);
+template Codes<double> encode_threshold(const Rows<double>&, const Dictionary<double>&, const double*, int, Screening);
+template Codes<float> encode_batch_topk(const Rows<float>&, const Dictionary<float>&, int64_t, int, Screening);
+template Codes<double> encode_batch_topk(const Rows<double>&, const Dictionary<double>&, int64_t, int, Screening);
+
+}  // namespace sparse_sae

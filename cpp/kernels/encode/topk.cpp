@@ -1,0 +1,158 @@
+#include "kernels/encode/topk.h"
+
+#include "kernels/encode/screen/screen_byte.h"
+#include "kernels/encode/screen/settle.h"
+
+namespace sparse_sae {
+namespace {
+
+template <class T>
+void check(const Dictionary<T>& dict, TopK select) {
+    if (select.k < 1) throw std::invalid_argument("k: must be at least 1");
+    if (dict.M > INT32_MAX) throw std::length_error("w_enc: more than 2**31 - 1 latents");
+}
+
+// Rows swept at once: as many as the packing allows, with candidates in at most kBlockBytes.
+template <class T>
+int64_t rows_at_once(int64_t row_bytes, int64_t room) {
+    const int64_t fit = kBlockBytes / (room * Candidates<T>::entry_bytes());
+    return std::min(block_rows(row_bytes), std::max<int64_t>(16, fit / kTileRows) * kTileRows);
+}
+
+template <class Screen, class T>
+Codes<T> screened(const typename Screen::Weights& weights, const Rows<T>& rows, TopK select, int num_threads) {
+    const Dictionary<T>& dict = weights.dict;
+    Selected<T> selected(rows.N, select.k);
+    const int64_t room = Candidates<T>::room(select.k, dict.M, Screen::kRoom);
+    const int64_t step = rows_at_once<T>(Screen::Weights::row_bytes(dict.D), room);
+    for (int64_t n0 = 0; n0 < rows.N; n0 += step) {
+        Screen screen(weights, rows, n0, std::min(step, rows.N - n0), num_threads);
+        Candidates<T> found(select, dict.M, screen);
+        sweep<T>(screen, dict.M, dict.M, num_threads, found);
+        selected.settle(found, rows, n0, screen.count, dict, num_threads, [](int64_t) { return true; });
+    }
+    return selected.codes(num_threads);
+}
+
+}  // namespace
+
+template <class T>
+Codes<T> encode_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads, Screening how) {
+    check(dict, select);
+    // Below this many rows a tile is mostly padding, and packing costs more than it saves.
+    if (few_rows(rows.N) || dict.M <= kTileCols<T> || 2 * select.k >= dict.M)
+        return encode_topk_simple(rows, dict, select, num_threads);
+    // Spreads are for values: magnitudes are screened as floats.
+    return with_screen(select.absolute ? Screening::floats : how, dict, rows, num_threads,
+                       [&](auto screen, const auto& weights) {
+                           return screened<typename decltype(screen)::type>(weights, rows, select, num_threads);
+                       });
+}
+
+namespace {
+
+// Both selections look at the same tile. dead holds bits, a word for each tile.
+template <class T>
+struct BothCandidates {
+    Candidates<T> main, aux;
+    std::vector<std::uint32_t> dead;
+
+    T threshold(int64_t n) const { return std::min(main.threshold(n), aux.threshold(n)); }
+    void offer(int64_t n, int64_t j0, const T* s, int64_t count) {
+        main.offer(n, j0, s, count);
+        aux.offer(n, j0, s, count, dead[j0 / kTileCols<T>]);
+    }
+    void chunk_done(int64_t) {}
+};
+
+template <class Screen, class T>
+std::pair<Codes<T>, Codes<T>> screened_aux(const typename Screen::Weights& weights, const Rows<T>& rows, TopK select,
+                                           const char* dead, TopK select_aux, int64_t n_dead, int num_threads) {
+    const Dictionary<T>& dict = weights.dict;
+    Selected<T> selected(rows.N, select.k), revived(rows.N, select_aux.k);
+    std::vector<std::uint32_t> dead_bits(static_cast<std::size_t>((dict.M + kTileCols<T> - 1) / kTileCols<T>), 0);
+    for (int64_t j = 0; j < dict.M; ++j)
+        dead_bits[j / kTileCols<T>] |= static_cast<std::uint32_t>(dead[j]) << j % kTileCols<T>;
+    const int64_t room =
+        Candidates<T>::room(select.k, dict.M, Screen::kRoom) + Candidates<T>::room(select_aux.k, n_dead, Screen::kRoom);
+    const int64_t step = rows_at_once<T>(Screen::Weights::row_bytes(dict.D), room);
+    for (int64_t n0 = 0; n0 < rows.N; n0 += step) {
+        Screen screen(weights, rows, n0, std::min(step, rows.N - n0), num_threads);
+        BothCandidates<T> found{{select, dict.M, screen}, {select_aux, n_dead, screen}, dead_bits};
+        sweep<T>(screen, dict.M, dict.M, num_threads, found);
+        selected.settle(found.main, rows, n0, screen.count, dict, num_threads, [](int64_t) { return true; });
+        revived.settle(
+            found.aux, rows, n0, screen.count, dict, num_threads, [&](int64_t j) { return dead[j] != 0; },
+            Screen::kValues);
+    }
+    return {selected.codes(num_threads), revived.codes(num_threads)};
+}
+
+}  // namespace
+
+template <class T>
+std::pair<Codes<T>, Codes<T>> encode_topk_aux(const Rows<T>& rows, const Dictionary<T>& dict, TopK select,
+                                              const char* dead, int64_t aux_k, int num_threads, Screening how) {
+    check(dict, select);
+    if (aux_k < 1) throw std::invalid_argument("aux_k: must be at least 1");
+    const int64_t n_dead = std::count(dead, dead + dict.M, 1);
+    const TopK select_aux{std::min(aux_k, n_dead), false, false};
+    if (n_dead == 0 || few_rows(rows.N) || dict.M <= kTileCols<T> || 2 * select.k >= dict.M) {
+        std::pair<Codes<T>, Codes<T>> both{encode_topk(rows, dict, select, num_threads, how), {}};
+        both.second.indptr.resize(static_cast<std::size_t>(rows.N) + 1);
+        if (n_dead == 0) return both;
+        std::vector<int32_t> listed;
+        for (int64_t j = 0; j < dict.M; ++j)
+            if (dead[j]) listed.push_back(static_cast<int32_t>(j));
+        both.second = encode_topk_simple(rows, Dictionary<T>{dict.w, dict.b, listed.data(), n_dead, dict.D}, select_aux,
+                                         num_threads);
+        for (int32_t& j : both.second.indices) j = listed[j];
+        return both;
+    }
+    return with_screen(select.absolute ? Screening::floats : how, dict, rows, num_threads,
+                       [&](auto screen, const auto& weights) {
+                           return screened_aux<typename decltype(screen)::type>(weights, rows, select, dead, select_aux,
+                                                                                n_dead, num_threads);
+                       });
+}
+
+template <class T>
+Codes<T> encode_topk_simple(const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads) {
+    check(dict, select);
+    std::vector<std::vector<Entry<T>>> selected(static_cast<std::size_t>(rows.N));
+    const auto keep = [&](int64_t n, std::vector<Entry<T>>& all) {
+        thread_local std::vector<Entry<T>> scratch;
+        selected[n].assign(all.begin(), all.begin() + select_exact(all.data(), dict.M, select, scratch));
+    };
+    if (few_rows(rows.N)) {  // the threads share the latents
+        score_few_rows(rows, dict, num_threads, keep);
+    } else {
+        constexpr int64_t kBlock = 16;
+        parallel_for((rows.N + kBlock - 1) / kBlock, num_threads, [&](int64_t block) {
+            std::vector<T> x(static_cast<std::size_t>(dict.D));
+            std::vector<Entry<T>> all;
+            for (int64_t n = block * kBlock; n < std::min(rows.N, (block + 1) * kBlock); ++n) {
+                rows.read(x.data(), n);
+                all.resize(static_cast<std::size_t>(dict.M));
+                for (int64_t j = 0; j < dict.M; ++j) all[j].latent = static_cast<int32_t>(j);
+                score(all.data(), dict.M, x.data(), dict);
+                keep(n, all);
+            }
+        });
+    }
+    return gather_codes<T>(rows.N, num_threads, [&](int64_t n) {
+        return std::pair(static_cast<const Entry<T>*>(selected[n].data()),
+                         static_cast<const Entry<T>*>(selected[n].data()) + selected[n].size());
+    });
+}
+
+#define INSTANTIATE(T)                                                                                              \
+    template Codes<T> encode_topk(const Rows<T>&, const Dictionary<T>&, TopK, int, Screening);                      \
+    template Codes<T> encode_topk_simple(const Rows<T>&, const Dictionary<T>&, TopK, int);                          \
+    template std::pair<Codes<T>, Codes<T>> encode_topk_aux(const Rows<T>&, const Dictionary<T>&, TopK, const char*, \
+                                                           int64_t, int, Screening);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace sparse_sae

@@ -19,12 +19,12 @@ import numpy as np
 import sparse_sae
 from sparse_sae import L1, AbsTopK, BatchTopK, Gated, JumpReLU, Matryoshka, Resampling, TopK
 from sparse_sae.architectures.penalty import Penalised
-from sparse_sae.data import open_source
+from sparse_sae.data.sources import open_source
 from sparse_sae.match import match
-from sparse_sae.optim import default_lr
-from sparse_sae.options import Options
-from sparse_sae.run import Run
 from sparse_sae.synthetic import superposition, zipf
+from sparse_sae.training.config import Options
+from sparse_sae.training.optim import default_lr
+from sparse_sae.training.run import Run
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks/results/architectures.json"
@@ -128,7 +128,7 @@ def planted(options):
 
 
 def real(options):
-    from sparse_sae.store import ActivationStore
+    from sparse_sae.data.store import ActivationStore
 
     train, held = ActivationStore(options.store).split(0.1)
     x, held_out = train.rows(), held.rows()[:8192]
@@ -148,7 +148,7 @@ def real(options):
 
 def steps(options):
     """Seconds of a training step beside one product of its batch with the encoder, in the same process."""
-    from sparse_sae.store import ActivationStore
+    from sparse_sae.data.store import ActivationStore
 
     x = ActivationStore(options.store).split(0.1)[0].rows(slice(60_000))
     n = options.batch_size or 512
@@ -176,7 +176,7 @@ def steps(options):
 
 def many(options):
     """Four SAEs from one pass over a store, and one after another."""
-    from sparse_sae.store import ActivationStore
+    from sparse_sae.data.store import ActivationStore
 
     data = ActivationStore(options.store).split(0.1)[0]
     common = {"n_tokens": options.tokens or 50_000, "progress": False, "num_threads": 1}
@@ -301,7 +301,7 @@ def starts(options):
     }
     pairs = [(name, "planted", pair, (x, held_out), PLANTED) for name, pair in where.items()]
     if options.store:
-        from sparse_sae.store import ActivationStore
+        from sparse_sae.data.store import ActivationStore
 
         train, held = ActivationStore(options.store).split(0.1)
         tanh["target_l0"] = 32

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.lm import english_documents, load_model
 from sparse_sae.lm.capture import capture
-from sparse_sae.store import ActivationStore, StoreWriter
 
 LAYER = 15
 HOOK = f"blocks.{LAYER}.hook_resid_post"

@@ -19,7 +19,7 @@ import numpy as np
 
 import sparse_sae
 from sparse_sae import _kernels
-from sparse_sae.store import ActivationStore
+from sparse_sae.data.store import ActivationStore
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/performance.md"

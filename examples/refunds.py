@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 import sparse_sae
-from sparse_sae._io import atomic_write, write_json
+from sparse_sae._io.files import atomic_write, write_json
+from sparse_sae.data.store import ActivationStore
 from sparse_sae.lm import english_documents, load_model
 from sparse_sae.lm.capture import capture
 from sparse_sae.lm.dose import DoseResponse, dose_response
@@ -33,7 +34,6 @@ from sparse_sae.lm.quality import model_quality, randomise
 from sparse_sae.lm.score import choice_logprobs
 from sparse_sae.lm.tickets import LABELS, label_matrix, tickets
 from sparse_sae.probing import auroc, best_detector
-from sparse_sae.store import ActivationStore
 
 HERE = Path(__file__).resolve().parent.parent
 RESULT = HERE / "docs" / "results" / "refunds.json"

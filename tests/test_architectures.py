@@ -29,8 +29,8 @@ from sparse_sae import (
 )
 from sparse_sae.architectures import Architecture, Batch, Codes, Gradients, products
 from sparse_sae.architectures.base import Block, gradients, reconstruction
-from sparse_sae.options import Options
-from sparse_sae.run import Run
+from sparse_sae.training.config import Options
+from sparse_sae.training.run import Run
 
 Array = np.ndarray[Any, Any]
 M = 40

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sae.data import ArraySource, Source, StoreSource, StreamSource, batches, open_source
-from sparse_sae.store import ActivationStore, StoreWriter
+from sparse_sae.data.sources import ArraySource, Source, StoreSource, StreamSource, batches, open_source
+from sparse_sae.data.store import ActivationStore, StoreWriter
 
 N, D = 1000, 3
 

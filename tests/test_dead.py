@@ -20,15 +20,15 @@ from sparse_sae import (
     Resampling,
     TopK,
     TrainingDiverged,
-    checkpoint,
     train,
     train_many,
 )  # fmt: skip
 from sparse_sae.architectures import Architecture
-from sparse_sae.data import open_source
-from sparse_sae.dead import mean_to_spread
-from sparse_sae.options import Options
-from sparse_sae.run import Run
+from sparse_sae.data.sources import open_source
+from sparse_sae.training import checkpoint
+from sparse_sae.training.config import Options
+from sparse_sae.training.resampling import mean_to_spread
+from sparse_sae.training.run import Run
 
 D_SAE, BATCH = 128, 128
 

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 
 from sparse_sae import SAE, TopK, train
 from sparse_sae.architectures import Pursuit
-from sparse_sae.diagnostics import (
+from sparse_sae.evaluation.diagnostics import (
     as_good_as_control,
     at_chance,
     diagnose,

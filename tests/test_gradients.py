@@ -10,7 +10,7 @@ import pytest
 from sparse_sae import Gated, JumpReLU, TopK, _kernels
 from sparse_sae.architectures import Batch, Codes, products
 from sparse_sae.architectures.auxiliary import auxiliary
-from sparse_sae.optim import Adam
+from sparse_sae.training.optim import Adam
 
 RNG = np.random.default_rng
 

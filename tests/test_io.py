@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sparse_sae._io import atomic_directory, atomic_write, write_json, write_tensors
+from sparse_sae._io.files import atomic_directory, atomic_write, write_json, write_tensors
 
 
 def names(directory: Path) -> set[str]:
@@ -122,7 +122,7 @@ def test_a_file_size_limit(tmp_path: Path) -> None:
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
         "import numpy as np\n"
-        "from sparse_sae._io import write_tensors\n"
+        "from sparse_sae._io.files import write_tensors\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "try:\n"
@@ -141,7 +141,7 @@ def test_killed_while_replacing(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from sparse_sae._io import write_json\n"
+        "from sparse_sae._io.files import write_json\n"
         "n = 0\n"
         "while True:\n"
         "    n += 1\n"

@@ -506,7 +506,7 @@ def test_without_torch_the_extra_is_named() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert 'pip install "sparse-sae[lm]"' in run.stdout
-    code = "import sys, sparse_sae.lm, sparse_sae.lm.corpus, sparse_sae.store; print('torch' in sys.modules)"
+    code = "import sys, sparse_sae.lm, sparse_sae.lm.corpus, sparse_sae.data.store; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.strip() == "False", run.stderr
 

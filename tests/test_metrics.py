@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparse_sae import SAE, TopK, evaluate, train
-from sparse_sae.metrics import BLOCK_ROWS
+from sparse_sae.evaluation.metrics import BLOCK_ROWS
 from sparse_sae.probing import auroc, average_precision, best_detector
 from sparse_sae.synthetic import superposition
 

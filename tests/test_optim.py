@@ -10,7 +10,7 @@ import pytest
 
 from sparse_sae import L1, BatchTopK, Gated, JumpReLU, Matryoshka, TopK, evaluate, train
 from sparse_sae.architectures import Architecture
-from sparse_sae.optim import Adam, Schedule, geometric_median, initial_params
+from sparse_sae.training.optim import Adam, Schedule, geometric_median, initial_params
 
 
 def test_schedules() -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from sparse_sae.store import ActivationStore, StoreWriter, massive_threshold
-from sparse_sae.store.format import decode_rows, encode_rows
+from sparse_sae.data.store import ActivationStore, StoreWriter, massive_threshold
+from sparse_sae.data.store.format import decode_rows, encode_rows
 
 D = 12
 

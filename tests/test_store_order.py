@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparse_sae.store import ActivationStore, StoreWriter, aligned
+from sparse_sae.data.store import ActivationStore, StoreWriter, aligned
 
 N, D, LENGTH = 3000, 512, 50
 
@@ -154,7 +154,7 @@ def test_aligned_stores_give_the_same_tokens_in_the_same_order(tmp_path: Path) -
 _LIMITED = """
 import resource, sys
 import numpy as np
-from sparse_sae.store import ActivationStore
+from sparse_sae.data.store import ActivationStore
 limit = int(sys.argv[2])
 base = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (base + limit, base + limit))

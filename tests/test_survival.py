@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 
 import sparse_sae
-from sparse_sae import TopK, checkpoint, train
+from sparse_sae import TopK, train
+from sparse_sae.training import checkpoint
 
 SCRIPT = """
 import sys, pathlib, numpy as np, sparse_sae
 x = np.random.default_rng(0).standard_normal((4000, 24)).astype("float32")
 sparse_sae.train(x, sparse_sae.TopK(k=4), d_sae=256, n_tokens=120_000, batch_size=256, seed=5, dead_after=2000,
                  out=sys.argv[1], checkpoint_every=3, num_threads=1,
-                 resume=(pathlib.Path(sys.argv[1]) / sparse_sae.checkpoint.NAME).is_file())
+                 resume=(pathlib.Path(sys.argv[1]) / sparse_sae.training.checkpoint.NAME).is_file())
 print("finished")
 """
 

@@ -13,11 +13,11 @@ from . import _kernels
 from ._threads import resolve_threads
 from .architectures import ARCHITECTURES, L1, AbsTopK, BatchTopK, Gated, JumpReLU, Matryoshka, TopK
 from .coders import Coder
-from .dead import Resampling
+from .evaluation.metrics import Metrics, evaluate
 from .formats import load
-from .metrics import Metrics, evaluate
 from .sae import SAE
-from .train import TrainingDiverged, TrainResult, train, train_many
+from .training.resampling import Resampling
+from .training.trainer import TrainingDiverged, TrainResult, train, train_many
 from .transforms import Transform
 
 __version__ = "0.1.0"

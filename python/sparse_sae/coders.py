@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ._arrays import Array
+from ._io.arrays import Array
 from .transforms import Transform
 
 KINDS = ("sae", "transcoder", "crosscoder")

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from . import SAE, TopK, evaluate, load, train
-from ._arrays import Array
-from ._io import write_json
+from ._io.arrays import Array
+from ._io.files import write_json
+from .data.store import ActivationStore
 from .lm import LanguageModel, english_documents, load_model
 from .lm.capture import capture
 from .lm.steer import steer
 from .lm.tickets import LABELS, Split, label_matrix, tickets
 from .probing import Detector, best_detector
-from .progress import Bar
-from .store import ActivationStore
+from .training.progress import Bar
 
 HOOK = "blocks.15.hook_resid_post"
 SPLITS: tuple[Split, Split] = ("train", "held_out")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array
+from ._io.arrays import Array
 
 
 def auroc(scores: Array, labels: Array) -> Array:

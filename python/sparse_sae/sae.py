@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from . import _kernels
-from ._arrays import Array, as_array, as_rows, to_float
+from ._io.arrays import Array, as_array, as_rows, to_float
 from ._threads import resolve_threads
 from .architectures import Architecture, Codes
 from .transforms import Transform

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._arrays import to_float
+from .._io.arrays import to_float
 from ..pursuit import inference
 from .base import Architecture, Array, Batch, Codes, Gradients, Params, reconstruction
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import _kernels
-from .._arrays import Array
+from .._io.arrays import Array
 from .timing import SIZES, Line, Size, Task, in_turns, peak_megabytes
 
 
@@ -83,8 +83,8 @@ def training(problem: Problem) -> tuple[Any, Callable[[float], Any]]:
     """A training run at this size, and a function that makes one step with a share of the latents dead."""
     from ..architectures import TopK
     from ..coders import Coder
-    from ..options import Options
-    from ..run import Run
+    from ..training.config import Options
+    from ..training.run import Run
 
     size = problem.size
     options = Options(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import ARCHITECTURES, Coder, evaluate, kernels, load, train
-from .._io import write_json
+from .._io.files import write_json
 from ._parsing import AddCommand, count, settings
 
 
@@ -137,7 +137,7 @@ def _rows(path: str) -> Any:
     """The array or the store of a path."""
     if path.endswith(".npy"):
         return _open([path])
-    from ..store import ActivationStore
+    from ..data.store import ActivationStore
 
     return ActivationStore(path)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import load
-from .._io import write_json
+from .._io.files import write_json
 from ._parsing import AddCommand, count, settings
 
 
@@ -134,7 +134,7 @@ def _capture(options: argparse.Namespace) -> int:
     model = _model(options)
     from ..lm import english_documents
     from ..lm.capture import capture
-    from ..progress import Bar
+    from ..training.progress import Bar
 
     hooks = options.hook if len(options.hook) > 1 else options.hook[0]
     texts = _lines(options.texts) if options.texts else english_documents()

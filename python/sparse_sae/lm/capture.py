@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from sparse_sae.data.store import ActivationStore, StoreWriter
+from sparse_sae.data.store.format import Dtype
 from sparse_sae.lm.forward import Reader
 from sparse_sae.lm.models import LanguageModel
 from sparse_sae.lm.sequences import Text, windows
 from sparse_sae.lm.streaming import ActivationStream, stream
-from sparse_sae.store import ActivationStore, StoreWriter
-from sparse_sae.store.format import Dtype
 
 __all__ = ["ActivationStream", "CaptureProgress", "capture", "stream"]
 

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from sparse_sae.data.store import massive_threshold
 from sparse_sae.lm.explanation import Effect, Explanation, Place
 from sparse_sae.lm.hook_point import HookPoint
 from sparse_sae.lm.hooks import unwrap
 from sparse_sae.lm.prompts import Model, Prompt, logits_of, token_ids, tokenizer_for
 from sparse_sae.lm.steer import hook_of, require_own_space
 from sparse_sae.lm.target import Measure, Target, target_measure
-from sparse_sae.store import massive_threshold
 
 
 def explain(

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparse_sae.data.store import massive_threshold
 from sparse_sae.lm.hook_point import HookPoint
 from sparse_sae.lm.hooks import read_hooks, unwrap
 from sparse_sae.lm.models import LanguageModel
@@ -26,7 +27,6 @@ from sparse_sae.lm.prompts import Model, Prompt, batches, token_ids, tokenizer_f
 from sparse_sae.lm.reuse import layers_below, reuse_below
 from sparse_sae.lm.score import TextScores, score_texts
 from sparse_sae.lm.steer import hook_of
-from sparse_sae.store import massive_threshold
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparse_sae.store.format import F32, Array, Dtype, Shard
+from sparse_sae.data.store.format import F32, Array, Dtype, Shard
 
 _CHUNK_BYTES = 256 << 10  # of float32: large enough for a disk, small enough to mix many of them
 _OPEN_SHARDS = 2  # chunks are read in order, so more would only hold address space

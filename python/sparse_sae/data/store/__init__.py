@@ -16,9 +16,9 @@ A store is a directory: `shard-00000.safetensors`, … and a `manifest.json` tha
 No torch is needed here, and any safetensors reader opens the shards.
 """
 
-from sparse_sae.store.align import aligned
-from sparse_sae.store.reader import ActivationStore
-from sparse_sae.store.statistics import massive_threshold
-from sparse_sae.store.writer import StoreWriter
+from sparse_sae.data.store.align import aligned
+from sparse_sae.data.store.reader import ActivationStore
+from sparse_sae.data.store.statistics import massive_threshold
+from sparse_sae.data.store.writer import StoreWriter
 
 __all__ = ["ActivationStore", "StoreWriter", "aligned", "massive_threshold"]

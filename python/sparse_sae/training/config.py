@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .dead import Resampling
 from .optim import Schedule, default_lr
+from .resampling import Resampling
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-from sparse_sae.store.index import rows_of_chunk
-from sparse_sae.store.reader import ActivationStore
+from sparse_sae.data.store.index import rows_of_chunk
+from sparse_sae.data.store.reader import ActivationStore
 
 
 def aligned(stores: Sequence[ActivationStore]) -> list[ActivationStore]:

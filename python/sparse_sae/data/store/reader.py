@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sparse_sae.store.format import F32, FIRST, PADDING, Array, Dtype, find_store
-from sparse_sae.store.index import RowIndex, Shards
-from sparse_sae.store.shuffle import fixed_uniform, shuffled_blocks
-from sparse_sae.store.writer import FORMAT, VERSION
+from sparse_sae.data.store.format import F32, FIRST, PADDING, Array, Dtype, find_store
+from sparse_sae.data.store.index import RowIndex, Shards
+from sparse_sae.data.store.shuffle import fixed_uniform, shuffled_blocks
+from sparse_sae.data.store.writer import FORMAT, VERSION
 
 _KINDS = ("first", "padding", "massive")
 
@@ -187,7 +187,7 @@ class ActivationStore:
             skip: rows to leave out at the beginning, at hardly any cost: to resume.
             block_rows: largest block.
             buffer_bytes: memory of the buffer in which rows are mixed; the order depends on it
-                (`sparse_sae.store.shuffle` says how).
+                (`sparse_sae.data.store.shuffle` says how).
             buffer_rows: its size in rows instead, to have one order for `aligned` stores of several widths.
         """
         return shuffled_blocks(

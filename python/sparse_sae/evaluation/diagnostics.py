@@ -113,7 +113,7 @@ def too_sparse(sae: Any, x: Any, *, rows: int = 256, drop: float = 0.1, seed: in
         drop: fall of FVU from L0 to 2 · L0 latents that counts.
         seed: of the draw.
     """
-    from .pursuit import encode
+    from ..pursuit import encode
 
     x = np.asarray(x, dtype=np.float32)
     if x.ndim != 2 or not len(x):
@@ -245,7 +245,7 @@ def findings(
     Returns:
         What was found, and what was looked for.
     """
-    from .match import match, stability
+    from ..match import match, stability
 
     found: list[Finding | None] = []
     checked = []

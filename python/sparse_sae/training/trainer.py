@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ._threads import resolve_threads
-from .architectures import Architecture
-from .coders import Coder
-from .data import Source, open_source
-from .dead import Resampling
+from .._threads import resolve_threads
+from ..architectures import Architecture
+from ..coders import Coder
+from ..data.sources import Source, open_source
+from ..sae import SAE
 from .loop import Loop
 from .progress import Callback, Record
+from .resampling import Resampling
 from .run import HISTORY, TrainingDiverged
-from .sae import SAE
 
 __all__ = ["HISTORY", "TrainResult", "TrainingDiverged", "default_batch_size", "train", "train_many"]
 

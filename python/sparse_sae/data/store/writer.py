@@ -10,8 +10,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sparse_sae._io import atomic_write
-from sparse_sae.store.format import (
+from sparse_sae._io.files import atomic_write
+from sparse_sae.data.store.format import (
     FIRST,
     PADDING,
     ROW_TYPES,
@@ -21,7 +21,7 @@ from sparse_sae.store.format import (
     encode_rows,
     write_shard,
 )
-from sparse_sae.store.statistics import store_statistics
+from sparse_sae.data.store.statistics import store_statistics
 
 FORMAT = "sparse_sae.activations"
 VERSION = 1

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from .._io.arrays import Array
+from .._threads import threads_for
+from ..architectures import Architecture, Gradients
+from ..coders import Coder
+from ..data.sources import SAMPLE_ROWS, Source, batches
 from . import checkpoint
-from ._arrays import Array
-from ._threads import threads_for
-from .architectures import Architecture, Gradients
-from .coders import Coder
-from .data import SAMPLE_ROWS, Source, batches
-from .dead import centering_advice, mean_to_spread
-from .options import Options
+from .config import Options
 from .progress import Bar, Callback, training_text
+from .resampling import centering_advice, mean_to_spread
 from .run import Run, TrainingDiverged
 
 

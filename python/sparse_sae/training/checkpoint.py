@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import Array
-from ._io import write_tensors
+from .._io.arrays import Array
+from .._io.files import write_tensors
 
 NAME = "checkpoint.safetensors"
 

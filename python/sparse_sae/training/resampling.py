@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays import Array
+from .._io.arrays import Array
 
 if TYPE_CHECKING:
-    from .data import Source
+    from ..data.sources import Source
     from .run import Run
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ._arrays import Array, as_array, as_rows, to_float
+from .._io.arrays import Array, as_array, as_rows, to_float
 
 SAMPLE_ROWS = 16384  # enough rows to estimate a mean, a scale and a geometric median
 _CHUNK_ROWS = 256

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from . import _kernels
-from ._arrays import Array, as_array, as_rows, to_float
-from ._threads import resolve_threads
+from .. import _kernels
+from .._io.arrays import Array, as_array, as_rows, to_float
+from .._threads import resolve_threads
+from ..sae import SAE
 from .diagnostics import Finding, findings
-from .sae import SAE
 
 BLOCK_ROWS = 8192
 KEPT_ROWS = 256  # for the checks that need rows, of the first block

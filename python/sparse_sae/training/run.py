@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from . import _kernels, checkpoint
-from ._arrays import Array
-from ._io import atomic_write
-from .architectures import Architecture, Batch, Gradients
-from .coders import Coder
+from .. import _kernels
+from .._io.arrays import Array
+from .._io.files import atomic_write
+from ..architectures import Architecture, Batch, Gradients
+from ..coders import Coder
+from ..sae import SAE
+from ..transforms import Transform
+from . import checkpoint
+from .config import Options
 from .optim import Adam, initial_params
-from .options import Options
-from .profile import Phases
+from .phases import Phases
 from .progress import Record
-from .sae import SAE
-from .transforms import Transform
 
 HISTORY = "history.jsonl"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sparse_sae.store.format import FIRST, PADDING, Dtype, Shard
+from sparse_sae.data.store.format import FIRST, PADDING, Dtype, Shard
 
 _PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _SAMPLE = 4_000_000  # norms kept for percentiles; larger stores are sampled evenly

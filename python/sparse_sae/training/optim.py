@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from . import _kernels
-from ._arrays import Array
-from .architectures import Gradients
-from .architectures.products import dense_weight_grad, is_dense
+from .. import _kernels
+from .._io.arrays import Array
+from ..architectures import Gradients
+from ..architectures.products import dense_weight_grad, is_dense
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_sae._io import atomic_write
+from sparse_sae._io.files import atomic_write
 
 F32 = NDArray[np.float32]
 Array = NDArray[Any]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from sparse_sae.store.format import F32, Array
+from sparse_sae.data.store.format import F32, Array
 
 
 def shuffled_blocks(

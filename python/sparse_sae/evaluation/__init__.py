@@ -1,0 +1,1 @@
+"""Numbers that say how good an SAE is, and the classic mistakes, found and named."""

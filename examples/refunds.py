@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import sparse_sae
-from sparse_sae._io.files import atomic_write, write_json
+from sparse_sae._io.atomic import atomic_write, write_json
 from sparse_sae.data.store import ActivationStore
 from sparse_sae.lm import english_documents, load_model
 from sparse_sae.lm.capture import capture

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sparse_sae._io.files import atomic_write
+from sparse_sae._io.atomic import atomic_write
 
 Result = dict[str, Any]
 

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sparse_sae._io.files import atomic_directory, atomic_write, write_json, write_tensors
+from sparse_sae._io.atomic import atomic_directory, atomic_write, write_json
+from sparse_sae._io.safetensors import write_tensors
 
 
 def names(directory: Path) -> set[str]:
@@ -30,12 +31,16 @@ def write_file(path: Path, text: str) -> None:
 
 
 def write_directory(path: Path, text: str) -> None:
-    with atomic_directory(path) as fresh:
+    with atomic_directory(path, ours) as fresh:
         (fresh / "a").write_text(text)
 
 
 def content(path: Path) -> str:
     return (path / "a" if path.is_dir() else path).read_text()
+
+
+def ours(path: Path) -> bool:
+    return (path / "a").exists() or (path / "only_in_the_first").exists()
 
 
 WRITERS = [write_file, write_directory]
@@ -51,11 +56,11 @@ def test_new_then_replaced(tmp_path: Path, write: Callable[[Path, str], None]) -
 
 
 def test_directory_replacement_keeps_nothing_of_the_old(tmp_path: Path) -> None:
-    with atomic_directory(tmp_path / "d") as fresh:
+    with atomic_directory(tmp_path / "d", ours) as fresh:
         (fresh / "only_in_the_first").write_text("x")
         (fresh / "sub").mkdir()
         (fresh / "sub/b").write_text("y")
-    with atomic_directory(tmp_path / "d") as fresh:
+    with atomic_directory(tmp_path / "d", ours) as fresh:
         (fresh / "a").write_text("z")
     assert names(tmp_path / "d") == {"a"}
 
@@ -63,7 +68,7 @@ def test_directory_replacement_keeps_nothing_of_the_old(tmp_path: Path) -> None:
 def test_until_the_end_the_old_content_is_seen(tmp_path: Path) -> None:
     write_file(tmp_path / "f", "old")
     write_directory(tmp_path / "d", "old")
-    with atomic_write(tmp_path / "f") as file, atomic_directory(tmp_path / "d") as fresh:
+    with atomic_write(tmp_path / "f") as file, atomic_directory(tmp_path / "d", ours) as fresh:
         file.write(b"new")
         file.flush()
         (fresh / "a").write_text("new")
@@ -88,7 +93,7 @@ def test_an_error_leaves_the_old_content_and_no_litter(
             raise error
 
     def fail_in_directory() -> None:
-        with atomic_directory(tmp_path / "d") as fresh:
+        with atomic_directory(tmp_path / "d", ours) as fresh:
             (fresh / "a").write_text("half")
             raise error
 
@@ -122,7 +127,7 @@ def test_a_file_size_limit(tmp_path: Path) -> None:
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
         "import numpy as np\n"
-        "from sparse_sae._io.files import write_tensors\n"
+        "from sparse_sae._io.safetensors import write_tensors\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
         "try:\n"
@@ -141,7 +146,7 @@ def test_killed_while_replacing(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from sparse_sae._io.files import write_json\n"
+        "from sparse_sae._io.atomic import write_json\n"
         "n = 0\n"
         "while True:\n"
         "    n += 1\n"

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import SAE, TopK, evaluate, load, train
 from ._io.arrays import Array
-from ._io.files import write_json
+from ._io.atomic import write_json
 from .data.store import ActivationStore
 from .lm import LanguageModel, english_documents, load_model
 from .lm.capture import capture

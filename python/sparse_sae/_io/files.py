@@ -1,109 +1,96 @@
-"""Files appear whole or not at all."""
+"""Opening what others wrote: regular files only, JSON with a limit, and one error for all that is malformed."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
+import stat
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
+# A configuration has a few kilobytes. Text of this size can take twenty times as much memory once it is parsed.
+CONFIG_BYTES = 1 << 20
 
 
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class FormatError(ValueError):
+    """A file does not hold what its format promises; the message names the file, the field and what was expected."""
+
+
+# What Python's and NumPy's parsers raise on malformed bytes.
+MALFORMED = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, RecursionError, MemoryError,
+    SyntaxError, RuntimeError, AssertionError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name `path` only when the block ends without an error.
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a parser raises on malformed content into a `FormatError` that names the file.
 
-    A reader, or a run resumed after a crash, sees the old content or the new, never a part of it.
+    Errors of the operating system, a missing library and what is known but not offered pass through.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        os.fchmod(handle, 0o644)
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+        yield
+    except (FormatError, NotImplementedError):
         raise
-    _sync_directory(path.parent)
+    except MALFORMED as error:
+        reason = (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
+        raise FormatError(f"{path}: not {what} ({reason}); the file is truncated, damaged or foreign") from None
 
 
-@contextmanager
-def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """A new directory that replaces `path` only when the block ends without an error."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a regular file for reading. A FIFO would wait for a writer for ever, a device has no end.
+
+    Raises:
+        FormatError: nothing is there, or something that is no regular file.
+    """
     try:
-        os.chmod(fresh, 0o755)
-        yield fresh
-        for file in fresh.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-        _sync_directory(fresh)
-        if not path.exists():
-            os.replace(fresh, path)
-        else:
-            _exchange(fresh, path)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _exchange(fresh: Path, path: Path) -> None:
-    """Put fresh in the place of path, which rename() alone cannot do to a directory that has files in it."""
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-    try:
-        os.replace(path, aside / path.name)
-    except BaseException:
-        aside.rmdir()
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FormatError(f"{path}: missing; copy it too, it belongs to the others") from None
+    except OSError as error:
+        if error.errno is not None and not path.is_file() and path.exists():
+            raise FormatError(f"{path}: {kind_of(path)}, expected a file") from None
         raise
     try:
-        os.replace(fresh, path)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise FormatError(f"{path}: {kind_of(path)}, expected a file")
+        return os.fdopen(handle, "rb")
     except BaseException:
-        os.replace(aside / path.name, path)
-        aside.rmdir()
+        os.close(handle)
         raise
-    shutil.rmtree(aside)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """JSON, indented, NumPy numbers and arrays included."""
-    with atomic_write(path) as file:
-        file.write((json.dumps(value, indent=2, default=_plain, allow_nan=False) + "\n").encode())
+def kind_of(path: Path) -> str:
+    """What lies at path: a file, a directory, a FIFO, …"""
+    mode = path.stat().st_mode
+    kinds = {
+        stat.S_ISREG: "a file", stat.S_ISDIR: "a directory", stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket",
+    }  # fmt: skip
+    return next((name for test, name in kinds.items() if test(mode)), "a device")
 
 
-def write_tensors(path: str | Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
-    """A safetensors file of NumPy arrays (copied where they are not contiguous)."""
-    from safetensors.numpy import save
+def read_json(path: Path, limit: int = CONFIG_BYTES) -> dict[str, Any]:
+    """The object in a JSON file of at most `limit` bytes. Raises a FormatError that says what is wrong with it."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise FormatError(f"{path}: {size} bytes, expected a JSON object of at most {limit}")
+        content = file.read(limit + 1)
+    with reading(path, "JSON"):
+        value = json.loads(content)
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: expected a JSON object, found a {type(value).__name__}")
+    return value
 
-    with atomic_write(path) as file:
-        file.write(save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"cannot write a {type(value).__name__} as JSON")
+def peek_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is none: for recognising, not for reading."""
+    try:
+        return read_json(path)
+    except (OSError, FormatError):
+        return {}

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .._io.files import atomic_write
+from .._io.atomic import atomic_write
 from .._threads import resolve_threads
 from .tasks import products, single_row, sparse
 from .timing import SIZES, Line, Size, machine, table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import ARCHITECTURES, Coder, evaluate, kernels, load, train
-from .._io.files import write_json
+from .._io.atomic import write_json
 from ._parsing import AddCommand, count, settings
 
 

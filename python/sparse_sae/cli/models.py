@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import load
-from .._io.files import write_json
+from .._io.atomic import write_json
 from ._parsing import AddCommand, count, settings
 
 

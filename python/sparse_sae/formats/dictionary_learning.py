@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .._io.files import atomic_directory, write_json
+from .._io.atomic import atomic_directory, write_json
 from ..architectures import L1, Architecture, Gated, JumpReLU, TopK
 from ..sae import SAE
 from ._build import build, center_into_bias, fold_decoder_norm, layer_of, matrices, take, transposed

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .._io.files import atomic_directory, write_json, write_tensors
+from .._io.atomic import atomic_directory, write_json, write_tensors
 from ..architectures import L1, AbsTopK, Architecture, Gated, JumpReLU, TopK, from_config
 from ..sae import SAE
 from ..transforms import Transform

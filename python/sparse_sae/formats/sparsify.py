@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._io.files import atomic_directory, write_json, write_tensors
+from .._io.atomic import atomic_directory, write_json, write_tensors
 from ..architectures import AbsTopK, Architecture, GroupMax, TopK
 from ..sae import SAE
 from ._build import build, matrices, take

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import TopK, evaluate, train
-from .._io.files import write_json
+from .._io.atomic import write_json
 from ..match import match
 from .lesson import lesson
 

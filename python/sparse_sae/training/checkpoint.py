@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._io.arrays import Array
-from .._io.files import write_tensors
+from .._io.safetensors import write_tensors
 
 NAME = "checkpoint.safetensors"
 

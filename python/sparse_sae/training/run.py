@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _kernels
 from .._io.arrays import Array
-from .._io.files import atomic_write
+from .._io.atomic import atomic_write
 from ..architectures import Architecture, Batch, Gradients
 from ..coders import Coder
 from ..sae import SAE

@@ -1,17 +1,15 @@
-"""How rows become bytes and back, and the safetensors files that hold them."""
+"""How rows become bytes and back, and what a shard file holds."""
 
 from __future__ import annotations
 
-import json
-import math
-import mmap
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_sae._io.files import atomic_write
+from sparse_sae._io.files import FormatError
+from sparse_sae._io.safetensors import map_tensors, read_header
 
 F32 = NDArray[np.float32]
 Array = NDArray[Any]
@@ -25,11 +23,6 @@ ROW_TYPES: dict[str, tuple[Any, str]] = {
     "bfloat16": (np.uint16, "BF16"),
     "int8": (np.int8, "I8"),
 }
-_HEADER_TYPES: dict[str, Any] = {name: dtype for dtype, name in ROW_TYPES.values()} | {
-    "I32": np.int32,
-    "U8": np.uint8,
-}
-
 FIRST, PADDING = 1, 2  # bits of `flags`
 
 
@@ -84,77 +77,51 @@ def decode_rows(stored: Array, dtype: Dtype, scale: F32 | None = None) -> F32:
     return rows
 
 
-def write_shard(path: Path, tensors: dict[str, Array], row_type: str) -> None:
-    """Write arrays as one safetensors file; `rows` is declared as `row_type`, the others as what they are."""
-    names = {np.dtype(dtype): name for name, dtype in _HEADER_TYPES.items() if name != "BF16"}
-    header: dict[str, Any] = {}
-    offset = 0
-    for key, array in tensors.items():
-        name = row_type if key == "rows" else names[array.dtype]
-        header[key] = {
-            "dtype": name,
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        offset += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with atomic_write(path) as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for array in tensors.values():
-            file.write(np.ascontiguousarray(array).data)
-
-
 class Shard:
     """The tensors of one shard file, memory-mapped: `shard["rows"]` reads nothing before it is used.
 
+    Args:
+        path: the file.
+        n_rows, d_in, dtype: what the manifest says of it.
+
     Raises:
-        ValueError: the file is shorter than its header says, or no safetensors file.
+        FormatError: no complete safetensors file, or not what the manifest says.
     """
 
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(0)
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= size - 8:
-                raise ValueError(f"{path} is not a safetensors file, or a truncated one")
-            header = json.loads(file.read(length))
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._tensors: dict[str, tuple[Any, list[int], int]] = {}
-        for name, entry in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = entry["data_offsets"]
-            if 8 + length + end > size:
-                raise ValueError(f"{path} is truncated: {name} ends at byte {8 + length + end} of {size}")
-            self._tensors[name] = (_HEADER_TYPES[entry["dtype"]], entry["shape"], 8 + length + begin)
+    def __init__(self, path: Path, n_rows: int, d_in: int, dtype: Dtype) -> None:
+        header = read_header(path)
+        expected = shard_layout(n_rows, d_in, dtype)
+        found = {name: (entry.dtype, entry.shape) for name, entry in header.tensors.items()}
+        for name, layout in expected.items():
+            if found.get(name) != layout:
+                raise FormatError(
+                    f"{path}: {name} is {found.get(name, 'missing')}, the manifest says {layout}: of two stores"
+                )
+        self._tensors = map_tensors(path, header)
+        self._dtype: Dtype = dtype
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
     def __getitem__(self, name: str) -> Array:
-        dtype, shape, offset = self._tensors[name]
-        return np.frombuffer(self._map, dtype, math.prod(shape), offset).reshape(shape)
+        return self._tensors[name]
 
-    def rows(self, dtype: Dtype, index: slice | Array = slice(None)) -> F32:
+    def rows(self, index: slice | Array = slice(None)) -> F32:
         """Decoded float32 rows of a slice or index array."""
-        return decode_rows(self["rows"][index], dtype, self["scale"][index] if "scale" in self else None)
+        return decode_rows(
+            self["rows"][index], self._dtype, self["scale"][index] if "scale" in self else None
+        )
 
 
-def find_store(path: Path, hook: str | None) -> Path:
-    """The directory with the manifest: `path`, or a folder in it of one hook point."""
-    if hook is not None and (path / hook / "manifest.json").is_file():
-        return path / hook
-    if (path / "manifest.json").is_file():
-        found = json.loads((path / "manifest.json").read_text()).get("hook")
-        if hook not in (None, found):
-            raise ValueError(f"hook: the store in {path} is of {found!r}, not {hook!r}")
-        return path
-    inside = sorted(p.parent.name for p in path.glob("*/manifest.json"))
-    if len(inside) == 1 and hook is None:
-        return path / inside[0]
-    if inside:
-        raise ValueError(f"hook: choose one of {', '.join(inside)} in {path}, got {hook!r}")
-    raise FileNotFoundError(f"path: there is no activation store in {path} (no manifest.json)")
+def shard_layout(n_rows: int, d_in: int, dtype: Dtype) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Dtype and shape of each tensor of a shard, as its header has them.
+
+    >>> shard_layout(5, 3, "int8")["rows"], shard_layout(5, 3, "int8")["scale"]
+    (('I8', (5, 3)), ('F32', (5,)))
+    """
+    columns = {"tokens": "I32", "positions": "I32", "documents": "I32", "flags": "U8", "norms": "F32"}
+    if dtype != "float32":
+        columns["errors"] = "F32"
+    if dtype == "int8":
+        columns["scale"] = "F32"
+    return {"rows": (ROW_TYPES[dtype][1], (n_rows, d_in))} | {k: (v, (n_rows,)) for k, v in columns.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +19,23 @@ def rows_of_chunk(d_in: int) -> int:
 
 
 class Shards:
-    """The shards of a store, opened when needed."""
+    """The shards of a store, opened when needed; each must hold what its manifest says."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._files = files
+    def __init__(self, files: Sequence[Path], counts: Sequence[int], d_in: int, dtype: Dtype) -> None:
+        self._files, self.counts, self._d_in, self._dtype = files, counts, d_in, dtype
         self._open: dict[int, Shard] = {}
 
     def __getitem__(self, number: int) -> Shard:
         if number not in self._open:
             while len(self._open) >= _OPEN_SHARDS:
                 del self._open[next(iter(self._open))]
-            self._open[number] = Shard(self._files[number])
+            self._open[number] = Shard(
+                self._files[number], self.counts[number], self._d_in, self._dtype
+            )
         return self._open[number]
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (self[number] for number in range(len(self._files)))
 
 
 class RowIndex:
@@ -42,7 +47,6 @@ class RowIndex:
         shards: the shards.
         counts: rows of each.
         d_in: width of the rows.
-        dtype: how they are stored.
         keep: tells for a shard (its number) and a part of it which rows are selected.
         chunk_rows: rows of a chunk; None for `rows_of_chunk(d_in)`.
     """
@@ -52,11 +56,10 @@ class RowIndex:
         shards: Shards,
         counts: Sequence[int],
         d_in: int,
-        dtype: Dtype,
         keep: Callable[[int, slice], Array],
         chunk_rows: int | None = None,
     ) -> None:
-        self._shards, self._d_in, self._dtype, self._keep = shards, d_in, dtype, keep
+        self._shards, self._d_in, self._keep = shards, d_in, keep
         rows = chunk_rows or rows_of_chunk(d_in)
         self._chunks = [
             (number, slice(begin, min(begin + rows, count)))
@@ -78,7 +81,7 @@ class RowIndex:
         for chunk in np.unique(chunk_of):
             places = order[chunk_of == chunk]
             shard, where = self._selected(int(chunk))
-            out[places] = shard.rows(self._dtype, where[numbers[places] - self._start(int(chunk))])
+            out[places] = shard.rows(where[numbers[places] - self._start(int(chunk))])
         return out
 
     def read(self, chunks: Sequence[int]) -> F32:
@@ -87,7 +90,7 @@ class RowIndex:
         at = 0
         for chunk in chunks:
             number, part = self._chunks[chunk]
-            rows = self._shards[number].rows(self._dtype, part)
+            rows = self._shards[number].rows(part)
             size = int(self.sizes[chunk])
             out[at : at + size] = rows if size == len(rows) else rows[self._keep(number, part)]
             at += size

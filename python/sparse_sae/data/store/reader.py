@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sparse_sae.data.store.format import F32, FIRST, PADDING, Array, Dtype, find_store
+from sparse_sae.data.store.format import F32, FIRST, PADDING, Array, Dtype
 from sparse_sae.data.store.index import RowIndex, Shards
+from sparse_sae.data.store.manifest import find_store, read_manifest
 from sparse_sae.data.store.shuffle import fixed_uniform, shuffled_blocks
-from sparse_sae.data.store.writer import FORMAT, VERSION
 
 _KINDS = ("first", "padding", "massive")
 
@@ -51,10 +50,7 @@ class ActivationStore:
 
     def __init__(self, path: str | Path, hook: str | None = None, *, exclude: Sequence[str] = _KINDS) -> None:
         self.path = find_store(Path(path), hook)
-        manifest = json.loads((self.path / "manifest.json").read_text())
-        if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-            found = f"{manifest.get('format')} version {manifest.get('version')}"
-            raise ValueError(f"path: {self.path} holds {found}, expected {FORMAT} version {VERSION}")
+        manifest = read_manifest(self.path)
         if not manifest["complete"]:
             raise ValueError(
                 f"path: the store in {self.path} is not finished ({manifest['count']} rows so far); "
@@ -74,7 +70,9 @@ class ActivationStore:
                 raise ValueError(
                     f"path: {file} has {size} bytes, the manifest says {shard['bytes']}: damaged"
                 )
-        self._shards = Shards(self._files)
+        self._shards = Shards(
+            self._files, [shard["rows"] for shard in manifest["shards"]], self.d_in, self.dtype
+        )
         self._filters: list[Callable[[Array], Array]] = []
         self._siblings: list[ActivationStore] = []
         self._chunk_rows: int | None = None
@@ -268,7 +266,7 @@ class ActivationStore:
 
     def _build(self) -> RowIndex:
         counts = [shard["rows"] for shard in self.manifest["shards"]]
-        return RowIndex(self._shards, counts, self.d_in, self.dtype, self._keep, self._chunk_rows)
+        return RowIndex(self._shards, counts, self.d_in, self._keep, self._chunk_rows)
 
     def _keep(self, number: int, part: slice) -> Array:
         keep = self._own_keep(number, part)

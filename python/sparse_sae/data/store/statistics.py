@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sparse_sae.data.store.format import FIRST, PADDING, Dtype, Shard
+from sparse_sae.data.store.format import FIRST, PADDING
+from sparse_sae.data.store.index import Shards
 
 _PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 _SAMPLE = 4_000_000  # norms kept for percentiles; larger stores are sampled evenly
@@ -51,14 +50,13 @@ def massive_threshold(norms: ArrayLike, ratio: float = 4.0, spread: float = 8.0)
 
 
 def store_statistics(
-    files: Sequence[Path], d_in: int, dtype: Dtype, ratio: float = 4.0, spread: float = 8.0
+    shards: Shards, d_in: int, ratio: float = 4.0, spread: float = 8.0
 ) -> dict[str, Any]:
     """The `statistics` of a manifest: counts, mean, variance, norms and the cost of storage.
 
     Args:
-        files: the shards.
+        shards: the shards.
         d_in: width of the rows.
-        dtype: how rows are stored.
         ratio: see `massive_threshold`.
         spread: see `massive_threshold`.
 
@@ -68,13 +66,13 @@ def store_statistics(
         `mean` (d_in), `total_variance` (Σ of the columns' variances) and `storage_fvu` (Σ squared storage
         error ÷ Σ squared distance from the mean).
     """
-    step = max(1, sum(len(Shard(file)["flags"]) for file in files) // _SAMPLE)
-    norms = [shard["norms"][shard["flags"] == 0][::step] for shard in map(Shard, files)]
+    step = max(1, sum(shards.counts) // _SAMPLE)
+    norms = [shard["norms"][shard["flags"] == 0][::step] for shard in shards]
     ordinary = np.concatenate([np.zeros(0, dtype=np.float32), *norms])
     threshold = massive_threshold(ordinary, ratio, spread)
     counts = {"first": 0, "padding": 0, "massive": 0, "usable": 0}
     total, squares, errors = np.zeros(d_in), 0.0, 0.0
-    for shard in map(Shard, files):
+    for shard in shards:
         flags, massive = shard["flags"], shard["norms"] > threshold
         counts["first"] += int(np.count_nonzero(flags & FIRST))
         counts["padding"] += int(np.count_nonzero(flags & PADDING))
@@ -82,7 +80,7 @@ def store_statistics(
         index = np.flatnonzero((flags == 0) & ~massive)
         counts["usable"] += len(index)
         for begin in range(0, len(index), _BLOCK):
-            rows = shard.rows(dtype, index[begin : begin + _BLOCK])
+            rows = shard.rows(index[begin : begin + _BLOCK])
             total += rows.sum(axis=0, dtype=np.float64)
             squares += float(np.einsum("ij,ij->", rows, rows, dtype=np.float64))
         if "errors" in shard:

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sparse_sae._io.files import atomic_write
+from sparse_sae._io.atomic import atomic_write, clean_remains, remains_of
+from sparse_sae._io.safetensors import write_tensors
 from sparse_sae.data.store.format import (
     FIRST,
     PADDING,
-    ROW_TYPES,
     Array,
     Dtype,
     decode_rows,
     encode_rows,
-    write_shard,
 )
+from sparse_sae.data.store.index import Shards
+from sparse_sae.data.store.manifest import FORMAT, NAME, SHARD_NAME, VERSION, read_manifest
 from sparse_sae.data.store.statistics import store_statistics
-
-FORMAT = "sparse_sae.activations"
-VERSION = 1
 
 
 class StoreWriter:
@@ -78,13 +77,18 @@ class StoreWriter:
             "format": FORMAT, "version": VERSION, "model": model, "hook": hook, "d_in": d_in, "dtype": dtype,
             "metadata": metadata or {},
         }  # fmt: skip
-        file = self.path / "manifest.json"
-        if file.exists():
-            self.manifest: dict[str, Any] = json.loads(file.read_text())
+        self.path.mkdir(parents=True, exist_ok=True)
+        # A writer killed at any moment leaves temporary files: in its very first save, nothing but one.
+        ours = f"{NAME}|{SHARD_NAME.pattern}"
+        clean_remains(self.path, ours)
+        if os.path.lexists(self.path / NAME):
+            self.manifest: dict[str, Any] = read_manifest(self.path)
             self._require_same(described)
         else:
-            self.path.mkdir(parents=True, exist_ok=True)
-            strangers = [p.name for p in self.path.iterdir() if not p.name.startswith("shard-")]
+            remains = {p.name for p in remains_of(self.path, ours)}
+            strangers = [
+                p.name for p in self.path.iterdir() if p.name not in remains and not SHARD_NAME.fullmatch(p.name)
+            ]
             if strangers:
                 raise ValueError(f"path: {self.path} is not empty (it holds {strangers[0]}) and not a store")
             self.manifest = {**described, "complete": False, "count": 0, "shards": []}
@@ -184,7 +188,7 @@ class StoreWriter:
             return
         tensors = {key: np.concatenate([part[key] for part in self._pending]) for key in self._pending[0]}
         name = f"shard-{len(self.manifest['shards']):05d}.safetensors"
-        write_shard(self.path / name, tensors, ROW_TYPES[self.dtype][1])
+        write_tensors(self.path / name, tensors, bfloat16=("rows",) if self.dtype == "bfloat16" else ())
         self.manifest["shards"].append({
             "file": name,
             "rows": len(tensors["tokens"]),
@@ -214,15 +218,16 @@ class StoreWriter:
             massive_spread: see `massive_threshold`.
         """
         self.flush()
-        shards = [self.path / shard["file"] for shard in self.manifest["shards"]]
-        self.manifest["statistics"] = store_statistics(
-            shards, self.d_in, self.dtype, massive_ratio, massive_spread
+        listed = self.manifest["shards"]
+        shards = Shards(
+            [self.path / shard["file"] for shard in listed], [shard["rows"] for shard in listed], self.d_in, self.dtype
         )
+        self.manifest["statistics"] = store_statistics(shards, self.d_in, massive_ratio, massive_spread)
         self.manifest["complete"] = True
         self._save()
 
     def _save(self) -> None:
-        with atomic_write(self.path / "manifest.json") as file:
+        with atomic_write(self.path / NAME) as file:
             file.write((json.dumps(self.manifest, indent=1) + "\n").encode())
 
     def _require_same(self, described: dict[str, Any]) -> None:

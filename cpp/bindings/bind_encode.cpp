@@ -25,7 +25,14 @@ Dictionary<T> view_dictionary(const array<T>& w, const Optional<T>& b, const Lat
                                       std::to_string(M - 1));
     }
     if (D < 1 || dict.M < 1) throw py::value_error("w: empty, expected at least one latent and one input");
+    check_number("w: latents", dict.M, 1, INT32_MAX);
     return dict;
+}
+
+// The k largest of M are all M where k is larger; bounded here, so that kernels may compute with it.
+int64_t view_count(const char* name, int64_t k, int64_t M) {
+    check_number(name, k, 1, INT64_MAX);
+    return std::min(k, M);
 }
 
 template <class T>
@@ -50,10 +57,11 @@ void bind(py::module_& m) {
             const Screening how = view_screen<T>(screen, absolute);
             const Dictionary<T> dict = view_dictionary(w, b, latents);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
+            const int64_t most = view_count("k", k, dict.M);
             Codes<T> codes;
             {
                 py::gil_scoped_release release;
-                const TopK select{k, absolute, relu};
+                const TopK select{most, absolute, relu};
                 codes = simple ? encode_topk_simple(rows, dict, select, num_threads)
                                : encode_topk(rows, dict, select, num_threads, how);
             }
@@ -74,10 +82,12 @@ void bind(py::module_& m) {
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             static_assert(sizeof(bool) == 1, "NumPy's bool is one byte, 0 or 1");
             const char* mask = reinterpret_cast<const char*>(view("dead", dead, {dict.M}));
+            const TopK select{view_count("k", k, dict.M), absolute, relu};
+            const int64_t aux_most = view_count("aux_k", aux_k, dict.M);
             std::pair<Codes<T>, Codes<T>> both;
             {
                 py::gil_scoped_release release;
-                both = encode_topk_aux(rows, dict, TopK{k, absolute, relu}, mask, aux_k, num_threads, how);
+                both = encode_topk_aux(rows, dict, select, mask, aux_most, num_threads, how);
             }
             const int64_t fallbacks = both.first.fallbacks + both.second.fallbacks;
             return give_codes(std::move(both.first)) + give_codes(std::move(both.second)) + py::make_tuple(fallbacks);
@@ -110,10 +120,12 @@ void bind(py::module_& m) {
             const Screening how = view_screen<T>(screen);
             const Dictionary<T> dict = view_dictionary(w, b, std::nullopt);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
+            check_number("x: rows", rows.N, 0, INT32_MAX);
+            const int64_t most = view_count("total", total, std::max<int64_t>(1, rows.N * dict.M));
             Codes<T> codes;
             {
                 py::gil_scoped_release release;
-                codes = encode_batch_topk(rows, dict, total, num_threads, how);
+                codes = encode_batch_topk(rows, dict, most, num_threads, how);
             }
             return give_codes(std::move(codes));
         },
@@ -126,17 +138,6 @@ void bind(py::module_& m) {
 void bind_encode(py::module_& m) {
     bind<float>(m);
     bind<double>(m);
-    m.def(
-        "first_nonfinite_row",
-        [](const py::array& x, int num_threads) {
-            const Rows<float> rows = view_rows<float>("x", x, nullptr, -1);
-            py::gil_scoped_release release;
-            if (rows.dtype == Dtype::float64)
-                return first_nonfinite_row(Rows<double>{rows.x, rows.dtype, rows.stride, nullptr, rows.N, rows.D},
-                                           num_threads);
-            return first_nonfinite_row(rows, num_threads);
-        },
-        py::arg("x"), py::kw_only(), py::arg("num_threads") = 1);
 }
 
 }  // namespace sparse_sae

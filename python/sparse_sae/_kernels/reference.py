@@ -47,8 +47,9 @@ def encode_topk(
 ) -> tuple[Array, Array, Array, int]:  # fmt: skip
     """Sort every row."""
     pre = _pre(x, w, b, center, latents)
-    key = np.abs(pre) if absolute else pre
-    order = np.argsort(-np.where(np.isnan(key), -np.inf, key), axis=1, kind="stable")[:, :k]
+    if k < 1:
+        raise ValueError(f"k: {k}, expected at least 1")
+    order = np.argsort(-(np.abs(pre) if absolute else pre), axis=1, kind="stable")[:, :k]  # NaN comes last
     kept = np.zeros(pre.shape, bool)
     np.put_along_axis(kept, order, True, axis=1)
     if relu:
@@ -89,6 +90,8 @@ def encode_batch_topk(
     num_threads: int = 1,
 ) -> tuple[Array, Array, Array]:
     """Sort the whole batch."""
+    if total < 1:
+        raise ValueError(f"total: {total}, expected at least 1")
     pre = _pre(x, w, b, center, None)
     order = np.argsort(-pre.ravel(), kind="stable")[:total]
     kept = np.zeros(pre.size, bool)

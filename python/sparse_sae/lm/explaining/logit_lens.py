@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sparse_sae.lm.hooks import unwrap
-from sparse_sae.lm.prompts import Model
+from sparse_sae.lm.model.hooks import unwrap
+from sparse_sae.lm.model.prompts import Model
 
 
 def direct_logits(

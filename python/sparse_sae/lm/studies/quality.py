@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparse_sae.data.store import massive_threshold
-from sparse_sae.lm.hook_point import HookPoint
-from sparse_sae.lm.hooks import read_hooks, unwrap
-from sparse_sae.lm.models import LanguageModel
-from sparse_sae.lm.prompts import Model, Prompt, batches, token_ids, tokenizer_for
-from sparse_sae.lm.reuse import layers_below, reuse_below
-from sparse_sae.lm.score import TextScores, score_texts
-from sparse_sae.lm.steer import hook_of
+from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.hooks import read_hooks, unwrap
+from sparse_sae.lm.model.loading import LanguageModel
+from sparse_sae.lm.model.prompts import Model, Prompt, batches, token_ids, tokenizer_for
+from sparse_sae.lm.steering.interventions import hook_of
+from sparse_sae.lm.studies.reuse import layers_below, reuse_below
+from sparse_sae.lm.studies.scores import TextScores, score_texts
 
 
 @dataclass(frozen=True)

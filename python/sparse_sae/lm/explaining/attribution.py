@@ -23,12 +23,12 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from sparse_sae.data.store import massive_threshold
-from sparse_sae.lm.explanation import Effect, Explanation, Place
-from sparse_sae.lm.hook_point import HookPoint
-from sparse_sae.lm.hooks import unwrap
-from sparse_sae.lm.prompts import Model, Prompt, logits_of, token_ids, tokenizer_for
-from sparse_sae.lm.steer import hook_of, require_own_space
-from sparse_sae.lm.target import Measure, Target, target_measure
+from sparse_sae.lm.explaining.explanation import Effect, Explanation, Place
+from sparse_sae.lm.explaining.targets import Measure, Target, target_measure
+from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.hooks import unwrap
+from sparse_sae.lm.model.prompts import Model, Prompt, logits_of, token_ids, tokenizer_for
+from sparse_sae.lm.steering.interventions import hook_of, require_own_space
 
 
 def explain(

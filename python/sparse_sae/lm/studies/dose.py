@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sparse_sae.lm.experiment import Change, Edit, Outcome, adjusted, experiment
-from sparse_sae.lm.hook_point import HookPoint
-from sparse_sae.lm.positions import Positions
-from sparse_sae.lm.prompts import Model, Prompt
-from sparse_sae.lm.reuse import layers_below, reuse_below
-from sparse_sae.lm.score import score_texts
-from sparse_sae.lm.steer import hook_of, steer_direction
+from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.prompts import Model, Prompt
+from sparse_sae.lm.steering.interventions import hook_of, steer_direction
+from sparse_sae.lm.steering.positions import Positions
+from sparse_sae.lm.studies.experiments import Change, Edit, Outcome, adjusted, experiment
+from sparse_sae.lm.studies.reuse import layers_below, reuse_below
+from sparse_sae.lm.studies.scores import score_texts
 
 LATENT = "latent"
 

@@ -26,10 +26,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from sparse_sae.lm.hook_point import HookPoint
-from sparse_sae.lm.hooks import resolve, unwrap
-from sparse_sae.lm.models import LanguageModel
-from sparse_sae.lm.positions import Positions, Where
+from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.hooks import resolve, unwrap
+from sparse_sae.lm.model.loading import LanguageModel
+from sparse_sae.lm.steering.positions import Positions, Where
 
 Mode: TypeAlias = Literal["add", "clamp", "scale", "ablate", "orthogonal"]
 

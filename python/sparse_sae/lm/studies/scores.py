@@ -1,7 +1,7 @@
 """What a language model says, as numbers: log-probabilities of continuations, loss and divergence on texts.
 
 Everything runs in batches of plain forward passes and sees whatever edits are attached to the model at the
-time (`sparse_sae.lm.steer`), so one function measures the model with and without them.
+time (`sparse_sae.lm.steering`), so one function measures the model with and without them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sparse_sae.lm.hooks import unwrap
-from sparse_sae.lm.prompts import (
+from sparse_sae.lm.model.hooks import unwrap
+from sparse_sae.lm.model.prompts import (
     Batch,
     Model,
     Prompt,

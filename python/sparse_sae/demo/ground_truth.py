@@ -8,7 +8,7 @@ from typing import Any
 from .. import TopK, evaluate, train
 from .._io.files import write_json
 from ..match import match
-from .lesson import lesson
+from ..synthetic.lesson import lesson
 
 
 def run_synthetic(*, features: int = 64, k: int = 3, json_path: Path | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from sparse_sae.lm._ticket_frames import (
+from ._ticket_frames import (
     ENDINGS,
     GREETINGS,
     HIGH_AMOUNTS,
@@ -20,7 +20,7 @@ from sparse_sae.lm._ticket_frames import (
     LOW_AMOUNTS,
     PRODUCTS,
 )
-from sparse_sae.lm._ticket_wordings import WORDINGS
+from ._ticket_wordings import WORDINGS
 
 Split = Literal["train", "held_out"]
 LABELS = ("refund_asked", "angry_tone", "high_value_order", "shipping_delay", "price_complaint")

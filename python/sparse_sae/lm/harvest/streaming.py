@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from sparse_sae.data.store import massive_threshold
-from sparse_sae.lm.forward import F32, Reader
-from sparse_sae.lm.models import LanguageModel
-from sparse_sae.lm.sequences import Text, Window, windows
+from sparse_sae.lm.harvest.reader import F32, Reader
+from sparse_sae.lm.harvest.sequences import Text, Window, windows
+from sparse_sae.lm.model.loading import LanguageModel
 
 
 class ActivationStream:

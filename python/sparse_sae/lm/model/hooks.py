@@ -10,7 +10,7 @@
 
 Every other place is reached by its module path (`model.layers.3.mlp.up_proj`: what the module returns;
 `model.layers.3.mlp:in`: what it is given). Names follow TransformerLens. What a family calls its modules
-is one row of `sparse_sae.lm.families`.
+is one row of `sparse_sae.lm.model.model_families`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from sparse_sae.lm.families import FAMILIES, Family
-from sparse_sae.lm.hook_point import Edit, HookPoint
-from sparse_sae.lm.models import LanguageModel
+from sparse_sae.lm.model.hook_point import Edit, HookPoint
+from sparse_sae.lm.model.loading import LanguageModel
+from sparse_sae.lm.model.model_families import FAMILIES, Family
 
 _SITES = (
     "hook_resid_pre",

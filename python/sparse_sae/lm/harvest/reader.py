@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparse_sae.lm.hooks import read_hooks, resolve
-from sparse_sae.lm.models import LanguageModel
-from sparse_sae.lm.sequences import Window
+from sparse_sae.lm.harvest.sequences import Window
+from sparse_sae.lm.model.hooks import read_hooks, resolve
+from sparse_sae.lm.model.loading import LanguageModel
 
 F32 = NDArray[np.float32]
 

@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from . import SAE, TopK, evaluate, load, train
-from ._io.arrays import Array
-from ._io.files import write_json
-from .data.store import ActivationStore
-from .lm import LanguageModel, english_documents, load_model
-from .lm.capture import capture
-from .lm.steer import steer
-from .lm.tickets import LABELS, Split, label_matrix, tickets
-from .probing import Detector, best_detector
-from .training.progress import Bar
+from .. import SAE, TopK, evaluate, load, train
+from .._io.arrays import Array
+from .._io.files import write_json
+from ..data.store import ActivationStore
+from ..lm import LanguageModel, capture, english_documents, load_model, steer
+from ..probing import Detector, best_detector
+from ..training.progress import Bar
+from .tickets import LABELS, Split, label_matrix, tickets
 
 HOOK = "blocks.15.hook_resid_post"
 SPLITS: tuple[Split, Split] = ("train", "held_out")

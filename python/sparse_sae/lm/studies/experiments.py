@@ -14,11 +14,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
-from sparse_sae.lm.hook_point import HookPoint
-from sparse_sae.lm.prompts import Model, Prompt
-from sparse_sae.lm.reuse import reuse_below
-from sparse_sae.lm.score import choice_logprobs
-from sparse_sae.lm.statistics import benjamini_hochberg, bootstrap_mean, holm, mcnemar, sign_flip, wilson
+from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.prompts import Model, Prompt
+from sparse_sae.lm.studies.reuse import reuse_below
+from sparse_sae.lm.studies.scores import choice_logprobs
+from sparse_sae.lm.studies.significance import (
+    benjamini_hochberg,
+    bootstrap_mean,
+    holm,
+    mcnemar,
+    sign_flip,
+    wilson,
+)
 
 Values: TypeAlias = "dict[str, NDArray[np.float64]]"
 Outcome: TypeAlias = "Callable[[Model, Sequence[Prompt]], Mapping[str, ArrayLike]]"

@@ -11,12 +11,9 @@ from typing import overload
 
 from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.data.store.format import Dtype
-from sparse_sae.lm.forward import Reader
-from sparse_sae.lm.models import LanguageModel
-from sparse_sae.lm.sequences import Text, windows
-from sparse_sae.lm.streaming import ActivationStream, stream
-
-__all__ = ["ActivationStream", "CaptureProgress", "capture", "stream"]
+from sparse_sae.lm.harvest.reader import Reader
+from sparse_sae.lm.harvest.sequences import Text, windows
+from sparse_sae.lm.model.loading import LanguageModel
 
 
 @dataclass(frozen=True)

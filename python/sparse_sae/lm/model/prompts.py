@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sparse_sae.lm.models import LanguageModel
+from sparse_sae.lm.model.loading import LanguageModel
 
 Model: TypeAlias = "LanguageModel | nn.Module"
 Prompt: TypeAlias = "str | Sequence[int] | Sequence[Mapping[str, str]]"

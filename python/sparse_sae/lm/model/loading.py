@@ -154,7 +154,7 @@ def _load_gguf(path: Path, name: str, dtype: torch.dtype) -> LanguageModel:
             cache_directory() / "converted" / f"{_sha256(file)[:24]}-{str(dtype).removeprefix('torch.')}"
         )
     if not (converted / "config.json").is_file():
-        from sparse_sae.lm._gguf import parsed_once
+        from sparse_sae.lm.model._gguf import parsed_once
 
         with _quiet(), parsed_once(), _finished_directory(converted) as scratch:
             source = str(path.parent)

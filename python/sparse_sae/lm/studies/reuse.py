@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparse_sae.lm.families import FAMILIES
-from sparse_sae.lm.hook_point import HookPoint
-from sparse_sae.lm.hooks import resolve, unwrap
-from sparse_sae.lm.prompts import Model
+from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.hooks import resolve, unwrap
+from sparse_sae.lm.model.model_families import FAMILIES
+from sparse_sae.lm.model.prompts import Model
 
 
 @contextmanager

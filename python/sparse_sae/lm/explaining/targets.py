@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparse_sae.lm.prompts import continuation_ids
+from sparse_sae.lm.model.prompts import continuation_ids
 
 Target: TypeAlias = "str | int | tuple[str | int, str | int] | Callable[[Tensor], Tensor]"
 

@@ -17,7 +17,6 @@ import numpy.typing as npt
 T = TypeVar("T", np.float32, np.float64)
 Ints: TypeAlias = npt.NDArray[np.int32]
 
-LEVELS: tuple[str, ...]
 FUNCTIONS: tuple[str, ...]
 level: str
 build_info: dict[str, Any]

@@ -425,7 +425,7 @@ def test_wrong_arguments_are_named(kernels: Any) -> None:
     x, w = np.zeros((3, 4), np.float32), np.zeros((6, 4), np.float32)
     with pytest.raises(ValueError, match=r"x: shape \(3, 3\), expected \(any, 4\)"):
         kernels.encode_topk(x[:, :3], w, None, 2)
-    with pytest.raises(ValueError, match="k: must be at least 1"):
+    with pytest.raises(ValueError, match="k: 0, expected at least 1"):
         kernels.encode_topk(x, w, None, 0)
     with pytest.raises(TypeError, match="x: dtype int64"):
         kernels.encode_topk(x.astype(np.int64), w, None, 2)
@@ -435,7 +435,38 @@ def test_wrong_arguments_are_named(kernels: Any) -> None:
         kernels.encode_topk(np.zeros((3, 8), np.float32)[:, ::2], w, None, 2)
     with pytest.raises(ValueError, match="w: empty"):
         kernels.encode_topk(x, w[:0], None, 2)
-    with pytest.raises(ValueError, match="total: must be at least 1"):
+    with pytest.raises(ValueError, match="total: 0, expected at least 1"):
         kernels.encode_batch_topk(x, w, None, 0)
     with pytest.raises(ValueError, match=r"b: shape \(5,\), expected \(6\)"):
         kernels.encode_topk(x, w, np.zeros(5, np.float32), 2)
+
+
+@compiled
+def test_numbers_and_bytes_are_checked_before_anything_is_computed(kernels: Any) -> None:
+    rng = np.random.default_rng(9)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((20, 40), (90, 40)))
+    everything = kernels.encode_topk(x, w, None, 90, relu=False)
+    for k in (91, 2**31, 2**62):
+        same(kernels.encode_topk(x, w, None, k, relu=False), everything)
+    same(kernels.encode_batch_topk(x, w, None, 2**62), kernels.encode_threshold(x, w, None, None))
+    with pytest.raises(TypeError, match=r"x: dtype >f4 has the byte order of another machine"):
+        kernels.encode_topk(x.astype(">f4"), w, None, 3)
+    with pytest.raises(ValueError, match="x: not aligned in memory"):
+        kernels.encode_topk(
+            np.frombuffer(b"0" + x.tobytes(), np.float32, offset=1).reshape(x.shape), w, None, 3
+        )
+    indptr, indices, values, _ = kernels.encode_topk(x, w, None, 3)
+    for wrong in (-1, 90, 2**31 - 1):
+        bad = indices.copy()
+        bad[4] = wrong
+        with pytest.raises(ValueError, match="indices"):
+            kernels.decode(indptr, bad, values, w)
+
+
+def test_the_reference_ranks_nan_last_as_the_kernels_do() -> None:
+    x, w = np.ones((1, 2), np.float32), np.array([[1, 1], [np.nan, 1], [-1, -1], [3, 1]], np.float32)
+    for absolute in (False, True):
+        want = reference.encode_topk(x, w, None, 3, absolute=absolute, relu=False)
+        for name in _kernels.loadable_levels():
+            same(_kernels.load(name).encode_topk(x, w, None, 3, absolute=absolute, relu=False), want)
+        np.testing.assert_array_equal(want[1], [0, 2, 3])

@@ -65,7 +65,9 @@ def test_kernels_start_no_more_threads_than_can_help(level: str) -> None:
         "x = np.ones((2_000_000, 1), np.float32)\n"
         f"print(_kernels.load({level!r}).first_nonfinite_row(x, num_threads=120_000))"
     )
-    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    got = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
     assert (got.returncode, got.stdout, got.stderr) == (0, "-1\n", "")
 
 

@@ -36,7 +36,7 @@ def resolve_threads(num_threads: int | None) -> int:
 
     Raises:
         TypeError: what is no whole number.
-        ValueError: any other number; an `OMP_NUM_THREADS` that is neither empty nor a positive number or a list of them.
+        ValueError: any other number; an `OMP_NUM_THREADS` that is neither empty nor a list of positive numbers.
 
     >>> resolve_threads(2)
     2

@@ -46,9 +46,22 @@ def encode_topk(
     absolute: bool = False, relu: bool = True, simple: bool = False, screen: str = "auto", num_threads: int = 1,
 ) -> tuple[Array, Array, Array, int]:  # fmt: skip
     """Sort every row."""
-    pre = _pre(x, w, b, center, latents)
     if k < 1:
         raise ValueError(f"k: {k}, expected at least 1")
+    return _topk(x, w, b, k, center, latents, absolute, relu)
+
+
+def _topk(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    k: int,
+    center: Array | None,
+    latents: Array | None,
+    absolute: bool,
+    relu: bool,
+) -> tuple[Array, Array, Array, int]:
+    pre = _pre(x, w, b, center, latents)
     order = np.argsort(-(np.abs(pre) if absolute else pre), axis=1, kind="stable")[:, :k]  # NaN comes last
     kept = np.zeros(pre.shape, bool)
     np.put_along_axis(kept, order, True, axis=1)
@@ -64,7 +77,7 @@ def encode_topk_aux(
     """Two calls."""
     main = encode_topk(x, w, b, k, center=center, absolute=absolute, relu=relu)
     latents = np.flatnonzero(dead).astype(np.int32)
-    aux = encode_topk(x, w, b, min(aux_k, len(latents)), center=center, latents=latents, relu=False)
+    aux = _topk(x, w, b, aux_k, center, latents, absolute=False, relu=False)
     return (*main[:3], aux[0], latents[aux[1]], aux[2], 0)
 
 

@@ -1,3 +1,5 @@
+#include <cstdlib>
+
 #include "bindings/arrays.h"
 #include "bindings/module.h"
 #include "kernels/encode/screen/screening.h"
@@ -28,9 +30,19 @@ Dictionary<T> view_dictionary(const array<T>& w, const Optional<T>& b, const Lat
     return dict;
 }
 
+// SPARSE_SAE_SCREEN forces a screen where a call leaves the choice to us: for tests, and to compare.
+Screening screen_of_environment() {
+    const char* forced = std::getenv("SPARSE_SAE_SCREEN");
+    const std::string name = forced ? forced : "";
+    if (name.empty() || name == "auto") return Screening::automatic;
+    if (name == "float") return Screening::floats;
+    if (name == "int8") return Screening::bytes;
+    throw py::value_error("SPARSE_SAE_SCREEN: got " + name + ", expected auto, float or int8");
+}
+
 template <class T>
 Screening view_screen(const std::string& screen, bool absolute = false) {
-    if (screen == "auto") return Screening::automatic;
+    if (screen == "auto") return screen_of_environment();
     if (screen == "float") return Screening::floats;
     if (screen == "int8" && std::is_same_v<T, float> && !absolute) return Screening::bytes;
     throw py::value_error("screen: got " + screen + ", expected auto, float or (float32, without absolute) int8");
@@ -106,19 +118,18 @@ void bind(py::module_& m) {
     m.def(
         "encode_batch_topk",
         [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t total, const Optional<T>& center,
-           const std::string& screen, int num_threads) {
-            const Screening how = view_screen<T>(screen);
+           int num_threads) {
             const Dictionary<T> dict = view_dictionary(w, b, std::nullopt);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             Codes<T> codes;
             {
                 py::gil_scoped_release release;
-                codes = encode_batch_topk(rows, dict, total, num_threads, how);
+                codes = encode_batch_topk(rows, dict, total, num_threads);
             }
             return give_codes(std::move(codes));
         },
         py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("total"), py::kw_only(),
-        py::arg("center").noconvert() = py::none(), py::arg("screen") = "auto", py::arg("num_threads") = 1);
+        py::arg("center").noconvert() = py::none(), py::arg("num_threads") = 1);
 }
 
 }  // namespace
@@ -126,6 +137,17 @@ void bind(py::module_& m) {
 void bind_encode(py::module_& m) {
     bind<float>(m);
     bind<double>(m);
+    m.def("screens", [] {
+        py::list all;
+        for (const ScreenReport& report : screen_reports()) {
+            const int64_t k = report.key.k & ((int64_t{1} << 48) - 1);
+            all.append(py::dict(py::arg("d_in") = report.key.D, py::arg("d_sae") = report.key.M, py::arg("k") = k,
+                                py::arg("dead_eighths") = report.key.k >> 48, py::arg("threads") = report.key.threads,
+                                py::arg("float_us_per_row") = report.floats, py::arg("int8_us_per_row") = report.bytes,
+                                py::arg("chosen") = report.choice == Screening::bytes ? "int8" : "float"));
+        }
+        return all;
+    });
     m.def(
         "first_nonfinite_row",
         [](const py::array& x, int num_threads) {

@@ -85,7 +85,6 @@ def encode_batch_topk(
     total: int,
     *,
     center: Array | None = None,
-    screen: str = "auto",
     num_threads: int = 1,
 ) -> tuple[Array, Array, Array]:
     """Sort the whole batch."""
@@ -249,3 +248,8 @@ def first_nonfinite_row(x: Array, *, num_threads: int = 1) -> int:
     """Look at every row."""
     bad = ~np.isfinite(_rows(x, x if x.dtype == np.float64 else np.empty(0, np.float32), None)).all(axis=1)
     return int(np.argmax(bad)) if bad.any() else -1
+
+
+def screens() -> list[dict[str, Any]]:
+    """There is one way, so nothing to choose."""
+    return []

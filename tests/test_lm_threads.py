@@ -156,13 +156,14 @@ def test_a_thread_that_was_not_given_the_context_is_warned_about(tiny_lm, tiny_s
     def run() -> None:
         found.append(generated(tiny_lm))
 
-    with (
-        pytest.warns(UserWarning, match=r"belongs to the thread .*copy_context"),
-        steer(tiny_lm, tiny_sae, {3: 60.0}),
-    ):
-        thread = threading.Thread(target=run)
-        thread.start()
-        thread.join()
+    def steered_around_another_thread() -> None:
+        with steer(tiny_lm, tiny_sae, {3: 60.0}):
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+
+    with pytest.warns(UserWarning, match=r"belongs to the thread .*copy_context"):
+        steered_around_another_thread()
     assert found[-1] == plain
     with warnings.catch_warnings(), steer(tiny_lm, tiny_sae, {3: 60.0}):
         warnings.simplefilter("error")

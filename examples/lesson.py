@@ -33,7 +33,7 @@ def train_sae(x: np.ndarray, d_sae: int, penalty: float, seed: int) -> tuple[spa
         "b_dec": np.zeros(d, np.float32),
     }
     metadata = {"data": "lesson", "seed": seed}
-    return sparse_sae.SAE(params, Pursuit(penalty=found.penalty), metadata=metadata), found.report
+    return sparse_sae.SAE.from_rows(params, Pursuit(penalty=found.penalty), metadata=metadata), found.report
 
 
 def run(seed: int, out: Path, data_seed: int = 42, d_sae: int = 48, penalty: float = 0.15) -> dict:

@@ -6,6 +6,11 @@ import os
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# No test depends on how busy the machine is.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # Workers of a parallel run share the cores: one thread each, unless asked otherwise, before anything starts threads.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -36,7 +41,7 @@ def tiny_lm(tiny_tokenizer: Any) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from sparse_sae.lm.models import LanguageModel
+    from sparse_sae.lm.model.loading import LanguageModel
 
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -58,7 +63,7 @@ def tiny_sae() -> Any:
     rows = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     params = {"W_enc": rows, "W_dec": rows.copy(), "b_enc": np.zeros(64), "b_dec": np.zeros(32)}
-    return SAE(
+    return SAE.from_rows(
         {name: value.astype(np.float32) for name, value in params.items()},
         TopK(k=8),
         metadata={"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post"},

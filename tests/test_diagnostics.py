@@ -24,7 +24,7 @@ def sae_of(W, architecture):
     W = np.asarray(W, np.float32)
     n, d = W.shape
     zeros = {"b_enc": np.zeros(n, np.float32), "b_dec": np.zeros(d, np.float32)}
-    return SAE({"W_enc": W, "W_dec": W} | zeros, architecture)
+    return SAE.from_rows({"W_enc": W, "W_dec": W} | zeros, architecture)
 
 
 def names(findings):

@@ -346,3 +346,31 @@ def test_a_file_that_cannot_grow_any_more(tmp_path: Path, name: str) -> None:
     assert done.stdout == "refused: File too large\n", done
     assert tree(tmp_path / "sae") == before
     assert [p.name for p in tmp_path.iterdir()] == ["sae"]
+
+
+def test_tensors_that_share_bytes_are_refused_before_anything_is_allocated(tmp_path: Path) -> None:
+    """Four hundred views of the same 8 MB, widened, would take gigabytes."""
+    count = 1 << 20
+    header = {f"t{i}": {"dtype": "F16", "shape": [count], "data_offsets": [0, 2 * count]} for i in range(400)}
+    text = json.dumps(header).encode()
+    (tmp_path / "sae_weights.safetensors").write_bytes(
+        len(text).to_bytes(8, "little") + text + bytes(2 * count)
+    )
+    (tmp_path / "cfg.json").write_text('{"d_sae": 4, "d_in": 4, "architecture": "standard"}')
+    with pytest.raises(ValueError, match="overlaps the tensor before it"):
+        sparse_sae.load(tmp_path)
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "cfg.json").write_text('{"d_sae": 4, "d_in": 4, "architecture": "standard"}')
+    os.mkfifo(tmp_path / "sae_weights.safetensors")
+    with pytest.raises(ValueError, match="FIFO"):
+        sparse_sae.load(tmp_path, format="saelens")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": 1e999999}', "\x00", '"text"', "{" + '"a":' * 3])
+def test_configurations_that_break_a_parser_are_value_errors(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cfg.json").write_text(text)
+    (tmp_path / "sae_weights.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cfg\.json|safetensors"):
+        sparse_sae.load(tmp_path, format="saelens")

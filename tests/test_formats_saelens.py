@@ -146,7 +146,7 @@ def test_a_topk_transcoder_is_not_passed_off_as_a_relu_one(tmp_path: Path) -> No
     rng = np.random.default_rng(0)
     shapes = {"W_enc": (12, 4), "W_dec": (12, 3), "b_enc": (12,), "b_dec": (3,)}
     params = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
-    sae = sparse_sae.SAE(params, sparse_sae.TopK(k=2), apply_b_dec_to_input=False)
+    sae = sparse_sae.SAE.from_rows(params, sparse_sae.TopK(k=2), apply_b_dec_to_input=False)
     sae.save(tmp_path / "t")
     # SAELens knows "transcoder", and would compute ReLU.
     assert (

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sparse_sae.architectures import TopK
-from sparse_sae.lm.hooks import read_hooks, resolve
-from sparse_sae.lm.lens import direct_logits
-from sparse_sae.lm.quality import model_quality, randomise
+from sparse_sae.lm.explaining.logit_lens import direct_logits
+from sparse_sae.lm.model.hooks import read_hooks, resolve
+from sparse_sae.lm.studies.quality import model_quality, randomise
 from sparse_sae.sae import SAE
 
 HOOK = "blocks.1.hook_resid_post"
@@ -85,7 +85,7 @@ def test_a_perfect_sae_recovers_everything(tiny_lm, texts):
         "b_enc": np.zeros(64, np.float32),
         "b_dec": np.zeros(32, np.float32),
     }
-    perfect = SAE(params, TopK(k=32), metadata={"hook_name": HOOK})
+    perfect = SAE.from_rows(params, TopK(k=32), metadata={"hook_name": HOOK})
     for row in model_quality(tiny_lm, perfect, texts).rows:
         assert row.recovered_zero == pytest.approx(1, abs=1e-4)
         assert row.recovered_mean == pytest.approx(1, abs=1e-4)
@@ -140,7 +140,7 @@ def test_direct_logits_are_what_a_small_push_at_the_end_adds(tiny_lm, tiny_sae):
         lens = direct_logits(tiny_lm, tiny_sae, [7], rms=rms)[0]
         d = torch.from_numpy(tiny_sae.W_dec[7])
         d = d - (d @ x) / (x @ x) * x  # to first order, a push across x leaves the scale as it is
-        across = SAE({**tiny_sae.params, "W_dec": np.tile(d.numpy(), (64, 1))}, TopK(k=8))
+        across = SAE.from_rows({**tiny_sae.params, "W_dec": np.tile(d.numpy(), (64, 1))}, TopK(k=8))
         plain = tiny_lm.model(ids).logits[0, -1]
         with resolve(tiny_lm, last).attach(lambda x: x + 0.01 * d):
             pushed = tiny_lm.model(ids).logits[0, -1]
@@ -204,7 +204,7 @@ def test_bad_input(tiny_lm, tiny_sae, texts):
     with pytest.raises(ValueError, match="two tokens or more"):
         model_quality(tiny_lm, tiny_sae, [*texts, [5]])
     with pytest.raises(ValueError, match="name no hook point"):
-        model_quality(tiny_lm, SAE(tiny_sae.params, TopK(k=8)), texts)
+        model_quality(tiny_lm, SAE.from_rows(tiny_sae.params, TopK(k=8)), texts)
     narrow = {name: value[:, :16] if value.ndim == 2 else value for name, value in tiny_sae.params.items()}
     with pytest.raises(ValueError, match="16 wide"):
-        direct_logits(tiny_lm, SAE({**narrow, "b_dec": np.zeros(16, np.float32)}, TopK(k=8)))
+        direct_logits(tiny_lm, SAE.from_rows({**narrow, "b_dec": np.zeros(16, np.float32)}, TopK(k=8)))

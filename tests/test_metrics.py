@@ -18,7 +18,7 @@ def sae() -> SAE:
     rng = np.random.default_rng(0)
     w = rng.standard_normal((20, 8)).astype(np.float32)
     w /= np.linalg.norm(w, axis=1, keepdims=True)
-    return SAE(
+    return SAE.from_rows(
         {"W_enc": w, "W_dec": w, "b_enc": np.zeros(20, np.float32), "b_dec": np.ones(8, np.float32)},
         TopK(k=3),
     )
@@ -89,7 +89,7 @@ def test_what_cannot_be_told_is_not_checked(sae: SAE) -> None:
     assert evaluate(sae, x).checked == ()
     assert "checked for: nothing" in str(evaluate(sae, x))
     assert evaluate(sae, x, dead_before=0.0).checked == ("dead latents",)
-    wide = SAE({name: np.zeros(shape, np.float32) for name, shape in WIDE.items()}, TopK(k=1))
+    wide = SAE.from_rows({name: np.zeros(shape, np.float32) for name, shape in WIDE.items()}, TopK(k=1))
     wide.params["W_enc"][:, 0] = wide.params["W_dec"][:, 0] = 1
     assert evaluate(wide, np.ones((256, 2048), np.float32)).checked == ()
 

@@ -144,7 +144,7 @@ def test_pursuit_is_an_architecture_that_saves_and_trains(tmp_path):
     data = lesson(n_samples=400)
     n = len(data.features)
     params = {"W_enc": data.features, "W_dec": data.features, "b_enc": np.zeros(n, np.float32)}
-    sae = SAE(params | {"b_dec": np.zeros(8, np.float32)}, Pursuit(penalty=0.4))
+    sae = SAE.from_rows(params | {"b_dec": np.zeros(8, np.float32)}, Pursuit(penalty=0.4))
     codes = sae.encode(data.x)
     assert_allclose(codes.toarray(), encode(data.x, data.features, penalty=0.4).toarray())
     assert_allclose(sae.encode(data.x, latents=[9, 2]).toarray(), codes.toarray()[:, [9, 2]])

@@ -22,7 +22,7 @@ def random_sae(d_in: int = 12, d_sae: int = 40, k: int = 5, seed: int = 0, dtype
         "W_enc": w_dec + 0.1 * rng.standard_normal((d_sae, d_in)), "W_dec": w_dec,
         "b_enc": 0.1 * rng.standard_normal(d_sae), "b_dec": rng.standard_normal(d_in),
     }  # fmt: skip
-    return SAE({name: value.astype(dtype) for name, value in params.items()}, TopK(k=k))
+    return SAE.from_rows({name: value.astype(dtype) for name, value in params.items()}, TopK(k=k))
 
 
 @pytest.fixture
@@ -160,13 +160,13 @@ def test_k_out_of_range() -> None:
 def test_params_are_checked() -> None:
     sae = random_sae()
     with pytest.raises(ValueError, match="b_enc"):
-        SAE({**sae.params, "b_enc": np.zeros(3, np.float32)}, TopK(k=2))
+        SAE.from_rows({**sae.params, "b_enc": np.zeros(3, np.float32)}, TopK(k=2))
     with pytest.raises(ValueError, match="NaN"):
-        SAE({**sae.params, "b_enc": np.full(40, np.nan, np.float32)}, TopK(k=2))
+        SAE.from_rows({**sae.params, "b_enc": np.full(40, np.nan, np.float32)}, TopK(k=2))
     with pytest.raises(TypeError, match="float32"):
-        SAE({**sae.params, "b_enc": np.zeros(40)}, TopK(k=2))
+        SAE.from_rows({**sae.params, "b_enc": np.zeros(40)}, TopK(k=2))
     with pytest.raises(ValueError, match="W_dec"):
-        SAE({"W_enc": sae.params["W_enc"]}, TopK(k=2))
+        SAE.from_rows({"W_enc": sae.params["W_enc"]}, TopK(k=2))
 
 
 def test_decode_checks_its_codes() -> None:
@@ -221,3 +221,95 @@ def test_repr_and_kernels() -> None:
     assert report["level"] in [*report["levels"], "reference"]
     assert report["threads"] >= 1
     assert report["version"]
+
+
+def test_the_constructor_takes_what_the_properties_give() -> None:
+    """Square weights too, where a transposed matrix would fit as well."""
+    rng = np.random.default_rng(3)
+    w, v = (rng.standard_normal((6, 6)).astype(np.float32) for _ in range(2))
+    zeros = np.zeros(6, np.float32)
+    a = SAE({"W_enc": w, "W_dec": v, "b_enc": zeros, "b_dec": zeros}, TopK(k=2))
+    again = SAE({"W_enc": a.W_enc, "W_dec": a.W_dec, "b_enc": a.b_enc, "b_dec": a.b_dec}, TopK(k=2))
+    np.testing.assert_array_equal(again.W_enc, w)
+    x = rng.standard_normal((5, 6)).astype(np.float32)
+    np.testing.assert_array_equal(again.reconstruct(x), a.reconstruct(x))
+    rows = SAE.from_rows({**a.params}, TopK(k=2))
+    np.testing.assert_array_equal(rows.W_enc, w)
+
+
+def test_what_does_not_centre_its_input_is_an_sae_all_the_same() -> None:
+    eye, zeros = np.eye(4, dtype=np.float32), np.zeros(4, np.float32)
+    params = {"W_enc": eye, "W_dec": eye, "b_enc": zeros, "b_dec": zeros}
+    sae = SAE(params, TopK(k=4), apply_b_dec_to_input=False)
+    assert sae.kind == "sae" and not sae.is_transcoder and repr(sae).startswith("<SAE ")
+    assert sparse_sae.evaluate(sae, np.abs(np.random.default_rng(0).standard_normal((40, 4)))).fvu < 1e-6
+    told = SAE(params, TopK(k=4), kind="transcoder", apply_b_dec_to_input=False)
+    assert told.is_transcoder and repr(told).startswith("<transcoder ")
+    with pytest.raises(ValueError, match="y: a transcoder is measured against its targets"):
+        sparse_sae.evaluate(told, np.ones((3, 4), np.float32))
+    for wrong in ({"kind": "autoencoder"}, {"kind": "crosscoder"}, {"sources": (2, 2), "kind": "sae"}):
+        with pytest.raises(ValueError, match="kind: got"):
+            SAE(params, TopK(k=4), **wrong)
+    with pytest.raises(ValueError, match="pass kind='transcoder'"):
+        SAE({**params, "W_skip": eye}, TopK(k=4), kind="sae", apply_b_dec_to_input=False)
+
+
+@pytest.mark.parametrize("kind", ["sae", "transcoder"])
+def test_the_kind_is_stored(tmp_path: Path, kind: str) -> None:
+    eye, zeros = np.eye(4, dtype=np.float32), np.zeros(4, np.float32)
+    params = {"W_enc": eye, "W_dec": eye, "b_enc": zeros, "b_dec": zeros}
+    SAE(params, TopK(k=2), kind=kind, apply_b_dec_to_input=False).save(tmp_path / "a")
+    assert sparse_sae.load(tmp_path / "a").kind == kind
+
+
+def test_weights_an_architecture_needs_are_asked_for() -> None:
+    eye, zeros = np.eye(4, dtype=np.float32), np.zeros(4, np.float32)
+    params = {"W_enc": eye, "W_dec": eye, "b_enc": zeros, "b_dec": zeros}
+    with pytest.raises(ValueError, match="params: no 'threshold', jumprelu expects"):
+        SAE(params, sparse_sae.JumpReLU())
+    with pytest.raises(ValueError, match=r"threshold: shape \(3,\), expected \(4,\)"):
+        SAE({**params, "threshold": np.zeros(3, np.float32)}, sparse_sae.JumpReLU())
+
+
+def test_codes_that_would_be_changed_on_the_way_are_refused() -> None:
+    sae = SAE.from_rows(
+        {"W_enc": np.eye(4, dtype=np.float32), "W_dec": np.eye(4, dtype=np.float32)}
+        | dict.fromkeys(("b_enc", "b_dec"), np.zeros(4, np.float32)),
+        TopK(k=2),
+    )
+    far = csr_array((np.ones(1), np.zeros(1, np.int64), np.array([0, 1])), shape=(1, 4))
+    far.indices = np.array([2**32 + 1], np.int64)
+    with pytest.raises(ValueError, match="codes: indices"):
+        sae.decode(far)
+    with pytest.raises(TypeError, match="codes: dtype complex128"):
+        sae.decode(np.ones((1, 4), complex))
+    x = np.ma.masked_array(np.ones((2, 4), np.float32), mask=np.eye(2, 4, dtype=bool))
+    with pytest.raises(TypeError, match="a masked array"):
+        sae.encode(x)
+
+
+@pytest.mark.parametrize("what", ["file", "symlink", "project", "cwd"])
+def test_saving_replaces_nothing_that_is_not_an_sae(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eye, zeros = np.eye(4, dtype=np.float32), np.zeros(4, np.float32)
+    sae = SAE({"W_enc": eye, "W_dec": eye, "b_enc": zeros, "b_dec": zeros}, TopK(k=2))
+    target = tmp_path / "there"
+    if what == "file":
+        target.write_text("mine")
+    elif what == "symlink":
+        (tmp_path / "real").mkdir()
+        target.symlink_to(tmp_path / "real")
+    else:
+        target.mkdir()
+        (target / "thesis.tex").write_text("mine")
+        (target / "cfg.json").write_text("{}")
+    if what == "cwd":
+        monkeypatch.chdir(target)
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    with pytest.raises(FileExistsError, match="path: "):
+        sae.save("." if what == "cwd" else target)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before
+    sae.save(tmp_path / "own")
+    sae.save(tmp_path / "own")
+    assert sorted(p.name for p in (tmp_path / "own").iterdir()) == ["cfg.json", "sae_weights.safetensors"]

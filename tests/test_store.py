@@ -281,3 +281,45 @@ def test_context_gives_the_neighbours_in_the_sequence(filled: tuple[Path, np.nda
     assert (tokens.tolist(), at) == ([122, 123, 124], 2)
     with pytest.raises(IndexError):
         store.context(960)
+
+
+def a_store(path: Path) -> Path:
+    writer = StoreWriter(path, 4, "float32", model="m", hook="h", shard_bytes=128)
+    rows = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
+    writer.append(rows, tokens=np.arange(20), positions=np.arange(20), documents=np.zeros(20, int))
+    writer.finish()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rows", 2**62), ("rows", -1), ("rows", 7.0), ("file", "/etc/passwd"), ("file", "../shard-00000.safetensors"),
+        ("bytes", None), ("sha256", "short"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_lies_is_refused_by_field(tmp_path: Path, field: str, value: Any) -> None:
+    file = a_store(tmp_path / "s") / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["shards"][0][field] = value
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"manifest\.json: shards\[0\]\.{field} is "):
+        ActivationStore(tmp_path / "s")
+
+
+def test_a_shard_counts_once(tmp_path: Path) -> None:
+    file = a_store(tmp_path / "s") / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["shards"].append(manifest["shards"][0])
+    manifest["count"] += manifest["shards"][0]["rows"]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="a name once"):
+        ActivationStore(tmp_path / "s")
+
+
+def test_a_writer_killed_in_its_first_save_can_start_there_again(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".manifest.json.a1b2c3d4.tmp").write_text("{")
+    store = ActivationStore(a_store(tmp_path / "s"))
+    assert len(store.select(exclude=())) == 20
+    assert not list((tmp_path / "s").glob(".*"))

@@ -49,7 +49,7 @@ def main():
     made = world()
     W = made.features
     zeros = {"b_enc": np.zeros(len(W), np.float32), "b_dec": np.zeros(W.shape[1], np.float32)}
-    sae = SAE({"W_enc": W, "W_dec": W, **zeros}, TopK(k=K))
+    sae = SAE.from_rows({"W_enc": W, "W_dec": W, **zeros}, TopK(k=K))
     many, few = made.block(0, 2048), made.block(1, 64)
     simple, fast = (
         _kernels.encode_omp(few.x, W, K, simple=simple, num_threads=threads) for simple in (True, False)

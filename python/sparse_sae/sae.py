@@ -13,6 +13,7 @@ from . import _kernels
 from ._io.arrays import Array, as_array, as_rows, to_float
 from ._threads import resolve_threads
 from .architectures import Architecture, Codes
+from .coders import KINDS
 from .transforms import Transform
 
 if TYPE_CHECKING:
@@ -22,14 +23,18 @@ if TYPE_CHECKING:
 class SAE:
     """z = architecture(W_enc (x - b_dec) + b_enc),  x̂ = W_dec z + b_dec.
 
-    b_dec is subtracted from the input only where `apply_b_dec_to_input`; a transcoder's output may also have a
-    linear skip, + W_skip x. A crosscoder is an SAE whose rows are several sources side by side (`sources`).
+    b_dec is subtracted from the input only where `apply_b_dec_to_input`, which says nothing of the kind: many SAEs
+    do not centre their input. A transcoder's output may also have a linear skip, + W_skip x. A crosscoder is an SAE
+    whose rows are several sources side by side (`sources`).
 
     Args:
-        params: `W_enc` (d_sae, d_in) and `W_dec` (d_sae, d_out), a latent a row in both; `b_enc` (d_sae,),
-            `b_dec` (d_out,); optional `W_skip` (d_out, d_in); and what the architecture needs (`threshold`, …).
-            All float32, or all float64.
+        params: `W_enc` (d_in, d_sae) and `W_dec` (d_sae, d_out), as the properties of these names give them; `b_enc`
+            (d_sae,), `b_dec` (d_out,); optional `W_skip` (d_out, d_in); and what the architecture needs
+            (`threshold`, …). All float32, or all float64. `from_rows` takes both matrices a latent a row.
         architecture: how pre-activations become codes.
+        kind: "sae", "transcoder" or "crosscoder": what is read and what is written. None for a crosscoder where there
+            are `sources`, a transcoder where the widths differ or there is a skip, and else an SAE: a transcoder
+            between places of equal width must be said to be one.
         apply_b_dec_to_input: whether the encoder sees x - b_dec.
         transform: input normalisation that cannot be folded into the weights (per-token norms).
         sources: widths of the parts of a row, for a crosscoder.
@@ -48,42 +53,71 @@ class SAE:
         params: dict[str, Array],
         architecture: Architecture,
         *,
+        kind: str | None = None,
         apply_b_dec_to_input: bool = True,
         transform: Transform | None = None,
         sources: Sequence[int] = (),
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self.params = {name: np.ascontiguousarray(value) for name, value in params.items()}
+        # Inside, a latent is one contiguous row of both matrices.
+        stored = {name: np.transpose(value) if name == "W_enc" else value for name, value in params.items()}
+        self.params = {name: np.ascontiguousarray(value) for name, value in stored.items()}
         self.architecture = architecture
         self.apply_b_dec_to_input = apply_b_dec_to_input
         self.transform = transform or Transform()
         self.sources = tuple(sources)
         self.metadata = dict(metadata or {})
         self._check()
+        differs = self.d_in != self.d_out or "W_skip" in self.params
+        self.kind = kind or ("crosscoder" if self.sources else "transcoder" if differs else "sae")
+        if self.kind not in KINDS or (self.kind == "crosscoder") != bool(self.sources):
+            raise ValueError(
+                f"kind: got {kind!r} with sources {self.sources}, expected one of {', '.join(KINDS)}; a crosscoder, "
+                "and nothing else, has sources"
+            )
+        if self.kind == "sae" and differs:
+            raise ValueError(
+                f"kind: got 'sae', but it reads {self.d_in} and writes {self.d_out} numbers"
+                + (" with a skip" if "W_skip" in self.params else "")
+                + "; pass kind='transcoder'"
+            )
+
+    @classmethod
+    def from_rows(cls, params: dict[str, Array], architecture: Architecture, **more: Any) -> SAE:
+        """An SAE from matrices as they are stored here: W_enc (d_sae, d_in) and W_dec (d_sae, d_out), a latent a row.
+
+        Nothing is copied where they are contiguous. Other arguments are those of `SAE`.
+        """
+        if "W_enc" in params:
+            params = {**params, "W_enc": np.transpose(params["W_enc"])}
+        return cls(params, architecture, **more)
 
     def _check(self) -> None:
         p = self.params
-        for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+        for name in ("W_enc", "W_dec", "b_enc", "b_dec", *self.architecture.needs):
             if name not in p:
-                raise ValueError(f"params: no {name!r}, expected W_enc, W_dec, b_enc and b_dec")
+                wanted = ", ".join(("W_enc", "W_dec", "b_enc", "b_dec", *self.architecture.needs))
+                raise ValueError(f"params: no {name!r}, {self.architecture.name} expects {wanted}")
         dtype = p["W_enc"].dtype
         if dtype not in (np.float32, np.float64):
             raise TypeError(f"W_enc: dtype {dtype}, expected float32 or float64")
         if p["W_enc"].ndim != 2 or p["W_dec"].ndim != 2:
             raise ValueError(
-                f"W_enc, W_dec: shapes {p['W_enc'].shape}, {p['W_dec'].shape}, expected (d_sae, d_in), (d_sae, d_out)"
+                f"W_enc, W_dec: {p['W_enc'].ndim} and {p['W_dec'].ndim} axes, expected (d_in, d_sae), (d_sae, d_out)"
             )
         shapes = {
             "W_dec": (self.d_sae, self.d_out),
             "b_enc": (self.d_sae,),
             "b_dec": (self.d_out,),
             "W_skip": (self.d_out, self.d_in),
+            **dict.fromkeys(self.architecture.needs, (self.d_sae,)),
         }
         for name, value in p.items():
             expected = shapes.get(name)
             if expected is not None and value.shape != expected:
                 raise ValueError(
-                    f"{name}: shape {value.shape}, expected {expected} to go with W_enc {p['W_enc'].shape}"
+                    f"{name}: shape {value.shape}, expected {expected} to go with W_enc {p['W_enc'].shape[::-1]}, "
+                    "which is (d_in, d_sae)"
                 )
             if value.dtype != dtype:
                 raise TypeError(f"{name}: dtype {value.dtype}, expected {dtype} like W_enc")
@@ -146,11 +180,11 @@ class SAE:
 
     @property
     def is_transcoder(self) -> bool:
-        """Whether the input is not centred by b_dec: what is read and what is written differ."""
-        return not self.apply_b_dec_to_input
+        """Whether what is read and what is written are two places."""
+        return self.kind == "transcoder"
 
     def __repr__(self) -> str:
-        kind = "crosscoder" if self.sources else "transcoder" if self.is_transcoder else "SAE"
+        kind = "SAE" if self.kind == "sae" else self.kind
         return f"<{kind} {self.architecture!r} d_in={self.d_in} d_out={self.d_out} d_sae={self.d_sae}>"
 
     def encode(
@@ -206,6 +240,13 @@ class SAE:
             codes = csr_array(codes)
         if codes.ndim != 2 or codes.shape[1] != self.d_sae:
             raise ValueError(f"codes: shape {codes.shape}, expected (n, d_sae = {self.d_sae})")
+        if not np.issubdtype(codes.dtype, np.floating) and not np.issubdtype(codes.dtype, np.integer):
+            raise TypeError(f"codes: dtype {codes.dtype}, expected real numbers")
+        # Narrowing to int32 would bring an index that is out of range back into it.
+        if codes.nnz and not (codes.indices.min() >= 0 and codes.indices.max() < self.d_sae):
+            raise ValueError(
+                f"codes: indices {codes.indices.min()} to {codes.indices.max()}, expected 0 to {self.d_sae - 1}"
+            )
         if not codes.has_sorted_indices:
             codes = codes.sorted_indices()
         return np.asarray(

@@ -112,7 +112,7 @@ def ours() -> None:
         "jumprelu_skip_transcoder": ({**threshold, **skip}, a.JumpReLU(), {"apply_b_dec_to_input": False}),
     }
     for name, (more, architecture, how) in cases.items():
-        sae = sparse_sae.SAE({**params, **more}, architecture, metadata=METADATA, **how)
+        sae = sparse_sae.SAE.from_rows({**params, **more}, architecture, metadata=METADATA, **how)
         folder = HERE / f"ours_{name}"
         sae.save(folder)
         theirs = sae_lens.SAE.load_from_disk(folder)

@@ -27,6 +27,10 @@ def as_array(x: Any, name: str = "x") -> Array:
         x = x.numpy()
     elif not isinstance(x, np.ndarray) and hasattr(x, "__dlpack__"):
         x = np.from_dlpack(x)
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise TypeError(
+            f"{name}: a masked array, whose mask would be lost; pass the rows that count, {name}.compressed()"
+        )
     array: Array = np.asarray(x)
     if array.dtype.name == "bfloat16":
         return array.view(np.uint16)

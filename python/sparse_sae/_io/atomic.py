@@ -74,7 +74,9 @@ def _locked(make: Callable[[], tuple[int, str]]) -> tuple[int, str]:
     while True:
         handle, name = make()
         try:
-            with suppress(OSError):  # a file system without locks: remains are then not cleaned, or only by hand
+            with suppress(
+                OSError
+            ):  # a file system without locks: remains are then not cleaned, or only by hand
                 fcntl.flock(handle, fcntl.LOCK_EX)
             with suppress(FileNotFoundError):
                 if os.stat(name).st_ino == os.fstat(handle).st_ino:

@@ -39,7 +39,9 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise
     except MALFORMED as error:
         reason = (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
-        raise FormatError(f"{path}: not {what} ({reason}); the file is truncated, damaged or foreign") from None
+        raise FormatError(
+            f"{path}: not {what} ({reason}); the file is truncated, damaged or foreign"
+        ) from None
 
 
 def open_regular(path: Path) -> IO[bytes]:
@@ -80,7 +82,7 @@ def read_json(path: Path, limit: int = CONFIG_BYTES) -> dict[str, Any]:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise FormatError(f"{path}: {size} bytes, expected a JSON object of at most {limit}")
-        content = file.read(limit + 1)
+        content = file.read(size + 1)  # no more than that is allocated
     with reading(path, "JSON"):
         value = json.loads(content)
     if not isinstance(value, dict):

@@ -69,7 +69,9 @@ def read_header(path: Path) -> Header:
         raise FormatError(f"{path}: not a safetensors file: its header is a {type(header).__name__}")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise FormatError(f"{path}: not a safetensors file: __metadata__ is {metadata!r:.80}, expected texts by name")
+        raise FormatError(
+            f"{path}: not a safetensors file: __metadata__ is {metadata!r:.80}, expected texts by name"
+        )
     tensors = {name: _entry(path, name, entry, 8 + length) for name, entry in header.items()}
     end = 8 + length
     for name, entry in sorted(tensors.items(), key=lambda item: item[1][2:]):
@@ -111,7 +113,9 @@ def _entry(path: Path, name: str, entry: Any, start: int) -> Entry:
     begin, end = offsets
     needed = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
     if end - begin != needed:
-        raise FormatError(f"{path}: {name} has {end - begin} bytes, its shape {shape} of {dtype} needs {needed}")
+        raise FormatError(
+            f"{path}: {name} has {end - begin} bytes, its shape {shape} of {dtype} needs {needed}"
+        )
     return Entry(dtype, tuple(shape), start + begin, start + end)
 
 

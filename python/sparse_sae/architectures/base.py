@@ -109,6 +109,9 @@ class Architecture(ABC):
 
     name: ClassVar[str]
     competes: ClassVar[bool] = False  # whether codes of one latent depend on the pre-activations of others
+    needs: ClassVar[
+        tuple[str, ...]
+    ] = ()  # weights of its own, one entry a latent, without which it cannot encode
 
     @property
     def unit_norm(self) -> bool:

@@ -31,6 +31,7 @@ class Gated(Penalised):
     aux_k: int | None = 0
 
     name: ClassVar[str] = "gated"
+    needs: ClassVar[tuple[str, ...]] = ("b_mag", "r_mag")
 
     def init(self, params: Params, x: Array) -> None:
         """r_mag 0, and b_mag = b_enc: gate and magnitude agree. With a target, b_enc from a sample of inputs."""

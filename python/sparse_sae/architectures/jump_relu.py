@@ -62,6 +62,7 @@ class JumpReLU(Penalised):
     preact_coefficient: float = 3e-5
 
     name: ClassVar[str] = "jumprelu"
+    needs: ClassVar[tuple[str, ...]] = ("threshold",)
 
     @property
     def unit_norm(self) -> bool:

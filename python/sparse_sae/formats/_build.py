@@ -42,6 +42,7 @@ def build(
     architecture: Architecture,
     *,
     center: bool,
+    kind: str | None = None,
     transform: Transform | None = None,
     sources: tuple[int, ...] = (),
     metadata: dict[str, Any] | None = None,
@@ -62,9 +63,10 @@ def build(
                 f"{where}: {name} has shape {params[name].shape}, expected ({d_sae},) like W_enc's latents"
             )
     try:
-        return SAE(
+        return SAE.from_rows(
             params,
             architecture,
+            kind=kind,
             apply_b_dec_to_input=center,
             transform=transform,
             sources=sources,

@@ -91,4 +91,5 @@ def _build(where: Path, params: dict[str, Array], metadata: dict[str, Any]) -> S
             else threshold
         )
         params["threshold"] = np.maximum(flat.reshape(-1), 0)
-    return build(where, params, L1() if threshold is None else JumpReLU(), center=False, metadata=metadata)
+    architecture = L1() if threshold is None else JumpReLU()
+    return build(where, params, architecture, center=False, kind="transcoder", metadata=metadata)

@@ -18,7 +18,7 @@ from .._io.atomic import atomic_directory, write_json
 from ..architectures import L1, Architecture, Gated, JumpReLU, TopK
 from ..sae import SAE
 from ._build import build, center_into_bias, fold_decoder_norm, layer_of, matrices, take, transposed
-from ._files import Array, integer, peek_json, read_json, read_torch
+from ._files import Array, integer, is_saved_sae, peek_json, read_json, read_torch
 
 NAME = "dictionary_learning"
 EXPECTS = 'dictionary_learning: a directory with config.json (which has a "trainer") and ae.pt'
@@ -162,7 +162,7 @@ def write(sae: SAE, path: Path) -> None:
         state[theirs] = torch.from_numpy(np.array(params[ours], dtype, order="C"))
     content = io.BytesIO()
     torch.save(state, content)
-    with atomic_directory(path) as fresh:
+    with atomic_directory(path, ours=is_saved_sae) as fresh:
         write_json(fresh / CONFIG, _config(sae, name, k))
         (fresh / WEIGHTS).write_bytes(content.getbuffer())
 

@@ -82,7 +82,8 @@ def _read_second(path: Path) -> SAE:
 def _build(where: Path, params: dict[str, Array], metadata: dict[str, Any]) -> SAE:
     params["W_enc"] = transposed(params["W_enc"])
     params["threshold"] = np.maximum(params["threshold"], 0)  # ReLU comes first
-    return build(where, params, JumpReLU(), center=False, metadata=metadata)
+    kind = "transcoder" if metadata.keys() & {"hook_name_out", "hf_hook_name_out"} else None
+    return build(where, params, JumpReLU(), center=False, kind=kind, metadata=metadata)
 
 
 def _metadata(folder: Path) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def read(path: Path) -> SAE:
         params,
         _architecture(config, params, where),
         center=bool(config.get("apply_decoder_bias_to_pre_encoder", False)),
+        kind="transcoder" if hooks["out"] != hooks["in"] else None,
         metadata=_metadata(config, hooks),
     )
     for key, value in (("d_model", sae.d_in), ("d_sae", sae.d_sae)):

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from .._io.atomic import atomic_directory, write_json, write_tensors
+from .._io.atomic import atomic_directory, write_json
+from .._io.safetensors import write_tensors
 from ..architectures import L1, AbsTopK, Architecture, Gated, JumpReLU, TopK, from_config
 from ..sae import SAE
 from ..transforms import Transform
 from ._build import build, fold_decoder_norm, matrices, take, transposed
-from ._files import Array, integer, peek_json, read_json, read_safetensors
+from ._files import Array, integer, is_saved_sae, peek_json, read_json, read_safetensors
 from ._saelens_config import current
 
 NAME = "saelens"
@@ -66,7 +67,7 @@ def write(sae: SAE, path: Path) -> None:
     hyperparameters = sae.architecture.config()
     metadata = {**sae.metadata, "sae_lens_version": VERSION}
     reshape = metadata.pop("reshape_activations", "none")
-    metadata["sparse_sae"] = {"architecture": hyperparameters, "sources": list(sae.sources)}
+    metadata["sparse_sae"] = {"architecture": hyperparameters, "sources": list(sae.sources), "kind": sae.kind}
     config: dict[str, Any] = {
         "architecture": name,
         "d_in": sae.d_in,
@@ -82,7 +83,7 @@ def write(sae: SAE, path: Path) -> None:
         config["k"] = hyperparameters["k"]
     if name.endswith("transcoder"):
         config["d_out"] = sae.d_out
-    with atomic_directory(path) as fresh:
+    with atomic_directory(path, ours=is_saved_sae) as fresh:
         write_json(fresh / CONFIG, config)
         write_tensors(fresh / WEIGHTS, tensors)
 
@@ -90,13 +91,11 @@ def write(sae: SAE, path: Path) -> None:
 def saelens_name(sae: SAE) -> str:
     """What SAELens calls this; a name it does not know where it has nothing that computes the same."""
     base = _NAMES.get(sae.architecture.name, f"sparse_sae_{sae.architecture.name}")
-    skip, square = "W_skip" in sae.params, sae.d_in == sae.d_out
-    if sae.apply_b_dec_to_input and not skip:
+    skip = "W_skip" in sae.params
+    if not sae.is_transcoder:
         return base
-    if square and not skip and "hook_name_out" not in sae.metadata:
-        return base
-    if sae.apply_b_dec_to_input:
-        return f"sparse_sae_{base}_skip"
+    if sae.apply_b_dec_to_input:  # SAELens' transcoders do not centre
+        return f"sparse_sae_{base}_centred" + ("_skip_transcoder" if skip else "_transcoder")
     prefix = {"standard": "", "jumprelu": "jumprelu_"}.get(base, f"sparse_sae_{base}_")
     return prefix + ("skip_transcoder" if skip else "transcoder")
 
@@ -124,7 +123,9 @@ def read(path: Path) -> SAE:
             path,
             params,
             architecture,
-            center=bool(config.get("apply_b_dec_to_input", True)) and "transcoder" not in name,
+            center=bool(config.get("apply_b_dec_to_input", True))
+            and ("transcoder" not in name or "_centred" in name),
+            kind=_kind(own, name),
             transform=_transform(config, name, where),
             sources=tuple(own.get("sources", ())),
             metadata=_metadata(config),
@@ -132,6 +133,11 @@ def read(path: Path) -> SAE:
         config,
         where,
     )
+
+
+def _kind(own: dict[str, Any], name: str) -> str | None:
+    """What this package has written; else by SAELens' name, or what widths and sources say."""
+    return str(own["kind"]) if "kind" in own else "transcoder" if "transcoder" in name else None
 
 
 def _own(own: dict[str, Any], name: str, config: dict[str, Any], where: Path) -> Architecture | None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from .._io.atomic import atomic_directory, write_json, write_tensors
+from .._io.atomic import atomic_directory, write_json
+from .._io.safetensors import write_tensors
 from ..architectures import AbsTopK, Architecture, GroupMax, TopK
 from ..sae import SAE
 from ._build import build, matrices, take
-from ._files import integer, peek_json, read_json, read_safetensors
+from ._files import integer, is_saved_sae, peek_json, read_json, read_safetensors
 
 NAME = "sparsify"
 EXPECTS = "sparsify: a directory (one hook point's) with cfg.json and sae.safetensors"
@@ -57,6 +58,7 @@ def read(path: Path) -> SAE:
         params,
         architecture,
         center=not config.get("transcode", False),
+        kind="transcoder" if config.get("transcode", False) else None,
         metadata=_metadata(path),
     )
     d_in = config.get("d_in", sae.d_in)
@@ -90,7 +92,7 @@ def write(sae: SAE, path: Path) -> None:
         "transcode": not sae.apply_b_dec_to_input,
         "d_in": sae.d_in,
     }
-    with atomic_directory(path) as fresh:
+    with atomic_directory(path, ours=is_saved_sae) as fresh:
         write_json(fresh / CONFIG, config)
         write_tensors(fresh / WEIGHTS, {_NAMES[name]: value for name, value in sae.params.items()})
 

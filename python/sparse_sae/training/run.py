@@ -247,9 +247,9 @@ class Run:
         used, params = self.architecture.trained(params)
         if used != self.architecture:
             metadata = {"trained_as": self.architecture.config(), **metadata}
-        return SAE(
-            params, used, apply_b_dec_to_input=coder.reads_all, transform=Transform() if inputs.folds else inputs,
-            sources=coder.sources(self.widths), metadata=metadata,
+        return SAE.from_rows(
+            params, used, kind=coder.kind, apply_b_dec_to_input=coder.reads_all,
+            transform=Transform() if inputs.folds else inputs, sources=coder.sources(self.widths), metadata=metadata,
         )  # fmt: skip
 
 

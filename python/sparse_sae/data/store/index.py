@@ -29,9 +29,7 @@ class Shards:
         if number not in self._open:
             while len(self._open) >= _OPEN_SHARDS:
                 del self._open[next(iter(self._open))]
-            self._open[number] = Shard(
-                self._files[number], self.counts[number], self._d_in, self._dtype
-            )
+            self._open[number] = Shard(self._files[number], self.counts[number], self._d_in, self._dtype)
         return self._open[number]
 
     def __iter__(self) -> Iterator[Shard]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -44,12 +45,20 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     seen: set[str] = set()
     for number, shard in enumerate(shards):
         part = _Fields(file, f"shards[{number}].", shard)
-        part("file", "the name of a file shard-….safetensors", lambda v: _text(v) and bool(SHARD_NAME.fullmatch(v)))
+        part(
+            "file",
+            "the name of a file shard-….safetensors",
+            lambda v: _text(v) and bool(SHARD_NAME.fullmatch(v)),
+        )
         part("file", "a name once", lambda v: v not in seen)
         seen.add(shard["file"])
         part("bytes", "a size", _whole)
         most = shard["bytes"] // row_bytes
-        part("rows", f"at most {most}, which is what {shard['bytes']} bytes hold", lambda v: _whole(v) and v <= most)
+        part(
+            "rows",
+            f"at most {most}, which is what {shard['bytes']} bytes hold",
+            partial(_at_most, most),
+        )
         part("sha256", "a checksum", lambda v: _text(v) and bool(re.fullmatch(r"[0-9a-f]{64}", v)))
         part("progress", "a number", _whole)
         part("state", "a text", _text)
@@ -74,6 +83,10 @@ class _Fields:
             found = f"{value!r:.80}" if name in self.value else "missing"
             raise FormatError(f"{self.file}: {self.prefix}{name} is {found}, expected {expected}")
         return value
+
+
+def _at_most(most: int, value: Any) -> bool:
+    return _whole(value) and int(value) <= most
 
 
 def _whole(value: Any) -> bool:

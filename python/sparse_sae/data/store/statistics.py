@@ -49,9 +49,7 @@ def massive_threshold(norms: ArrayLike, ratio: float = 4.0, spread: float = 8.0)
     return float(np.exp(median + max(np.log(ratio), spread * deviation)))
 
 
-def store_statistics(
-    shards: Shards, d_in: int, ratio: float = 4.0, spread: float = 8.0
-) -> dict[str, Any]:
+def store_statistics(shards: Shards, d_in: int, ratio: float = 4.0, spread: float = 8.0) -> dict[str, Any]:
     """The `statistics` of a manifest: counts, mean, variance, norms and the cost of storage.
 
     Args:

@@ -87,7 +87,9 @@ class StoreWriter:
         else:
             remains = {p.name for p in remains_of(self.path, ours)}
             strangers = [
-                p.name for p in self.path.iterdir() if p.name not in remains and not SHARD_NAME.fullmatch(p.name)
+                p.name
+                for p in self.path.iterdir()
+                if p.name not in remains and not SHARD_NAME.fullmatch(p.name)
             ]
             if strangers:
                 raise ValueError(f"path: {self.path} is not empty (it holds {strangers[0]}) and not a store")
@@ -220,7 +222,10 @@ class StoreWriter:
         self.flush()
         listed = self.manifest["shards"]
         shards = Shards(
-            [self.path / shard["file"] for shard in listed], [shard["rows"] for shard in listed], self.d_in, self.dtype
+            [self.path / shard["file"] for shard in listed],
+            [shard["rows"] for shard in listed],
+            self.d_in,
+            self.dtype,
         )
         self.manifest["statistics"] = store_statistics(shards, self.d_in, massive_ratio, massive_spread)
         self.manifest["complete"] = True

@@ -269,7 +269,8 @@ def test_resume_and_threads(name: str, coder: str, resampling: Resampling | None
             raise KeyboardInterrupt
 
     out = tmp_path / "run"
-    assert train(data, ARCHITECTURES[name], **arguments, out=out, callback=stop).stop_reason == "interrupt"
+    with pytest.raises(KeyboardInterrupt):
+        train(data, ARCHITECTURES[name], **arguments, out=out, callback=stop)
     rest = train(data, ARCHITECTURES[name], **arguments, out=out, resume=True, num_threads=1)
     assert [r["loss"] for r in rest.history] == [r["loss"] for r in whole.history]
     for key, value in whole.sae.params.items():

@@ -235,14 +235,16 @@ def test_train_many_resumes_even_from_unequal_checkpoints(tmp_path: Path) -> Non
         if record["step"] == 60 and record["run"] == "whitened":
             raise KeyboardInterrupt
 
-    train_many(x, RUNS, d_sae=48, **MANY, out=tmp_path, callback=stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_many(x, RUNS, d_sae=48, **MANY, out=tmp_path, callback=stop)
     ahead = (tmp_path / "k2" / checkpoint.NAME).read_bytes()
 
     def stop_early(record: dict[str, Any]) -> None:
         if record["step"] == 30:
             raise KeyboardInterrupt
 
-    train_many(x, RUNS, d_sae=48, **MANY, out=tmp_path, callback=stop_early)
+    with pytest.raises(KeyboardInterrupt):
+        train_many(x, RUNS, d_sae=48, **MANY, out=tmp_path, overwrite=True, callback=stop_early)
     (tmp_path / "k2" / checkpoint.NAME).write_bytes(ahead)
     rest = train_many(x, RUNS, d_sae=48, **MANY, out=tmp_path, resume=True)
     for name in RUNS:

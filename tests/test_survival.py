@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import sparse_sae
-from sparse_sae import TopK, train
+from sparse_sae import TopK, TrainingInterrupted, _kernels, load, train
 from sparse_sae.training import checkpoint
 
 SCRIPT = """
@@ -76,12 +77,103 @@ def test_ctrl_c_stops_at_a_checkpoint(tmp_path: Path, x: Any) -> None:
     arguments: dict[str, Any] = {"d_sae": 16, "n_tokens": 50_000, "batch_size": 100, "out": tmp_path}
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # parallel test workers ignore it
     try:
-        result = train(x, TopK(k=2), **arguments, callback=interrupt)
+        with pytest.raises(TrainingInterrupted) as raised:
+            train(x, TopK(k=2), **arguments, callback=interrupt)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
-    assert result.stop_reason == "interrupt"
-    assert checkpoint.load(tmp_path)[1]["tokens"] == result.tokens < 50_000
-    assert not (tmp_path / "sae").exists()
+    result = raised.value.result
+    assert isinstance(raised.value, KeyboardInterrupt) and result.stop_reason == "interrupt"
+    assert checkpoint.load(tmp_path)[1]["tokens"] == result.tokens == 2000
+    np.testing.assert_array_equal(load(tmp_path / "sae").W_enc, result.sae.W_enc)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step(tmp_path: Path, x: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of an update parameters, moments and counters belong to different steps."""
+    arguments: dict[str, Any] = {"d_sae": 16, "n_tokens": 5000, "batch_size": 100}
+    whole = train(x, TopK(k=2), **arguments)
+    real, calls = _kernels.update_rows, 0
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*args, **kwargs)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(_kernels, "update_rows", interrupted)
+        with pytest.raises(TrainingInterrupted) as raised:
+            train(x, TopK(k=2), **arguments, out=tmp_path)
+    finally:
+        monkeypatch.undo()
+        signal.signal(signal.SIGINT, before)
+    assert raised.value.result.tokens == 1200
+    assert checkpoint.load(tmp_path)[1]["adam_step"] == 12
+    rest = train(x, TopK(k=2), **arguments, out=tmp_path, resume=True)
+    for name, value in whole.sae.params.items():
+        np.testing.assert_array_equal(rest.sae.params[name], value, err_msg=name)
+
+
+def test_every_flipped_bit_and_every_cut_of_a_checkpoint_is_found(tmp_path: Path, x: Any) -> None:
+    arguments: dict[str, Any] = {"d_sae": 16, "n_tokens": 1000, "batch_size": 100, "out": tmp_path}
+    train(x, TopK(k=2), **arguments)
+    file = tmp_path / checkpoint.NAME
+    good = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in [*range(64), *rng.integers(0, len(good), 150).tolist()]:
+        bad = bytearray(good)
+        bad[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(bad)
+        with pytest.raises(ValueError, match=r"resume: .*checkpoint\.safetensors"):
+            checkpoint.load(tmp_path)
+    for length in (0, 7, 8, 100, len(good) // 2, len(good) - 1):
+        file.write_bytes(good[:length])
+        with pytest.raises(ValueError, match=r"resume: .*checkpoint\.safetensors"):
+            checkpoint.load(tmp_path)
+    file.write_bytes(good)
+    assert train(x, TopK(k=2), **arguments, resume=True).tokens == 1000
+
+
+def test_a_run_goes_on_with_its_own_data_only(tmp_path: Path, x: Any) -> None:
+    arguments: dict[str, Any] = {"d_sae": 16, "n_tokens": 1000, "batch_size": 100, "out": tmp_path}
+    train(x, TopK(k=2), **arguments)
+    with pytest.raises(ValueError, match="data: other rows than those the run in"):
+        train(x + 1, TopK(k=2), **arguments, resume=True)
+
+
+def test_another_run_is_not_replaced_without_a_word(tmp_path: Path, x: Any) -> None:
+    arguments: dict[str, Any] = {"d_sae": 16, "n_tokens": 1000, "batch_size": 100, "out": tmp_path}
+    train(x, TopK(k=2), **arguments)
+    kept = (tmp_path / checkpoint.NAME).read_bytes()
+    with pytest.raises(FileExistsError, match="resume=True to go on with it, overwrite=True to replace it"):
+        train(x, TopK(k=3), **arguments)
+    assert (tmp_path / checkpoint.NAME).read_bytes() == kept
+    with pytest.raises(ValueError, match="overwrite: got True with resume=True"):
+        train(x, TopK(k=3), **arguments, resume=True, overwrite=True)
+    assert train(x, TopK(k=3), **arguments, overwrite=True).sae.architecture.k == 3
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path: Path, x: Any) -> None:
+    handle = checkpoint.locked(tmp_path, resume=False, overwrite=False)
+    try:
+        with pytest.raises(RuntimeError, match="out: another process trains in"):
+            train(x, TopK(k=2), d_sae=16, n_tokens=1000, batch_size=100, out=tmp_path)
+    finally:
+        os.close(handle)
+    train(x, TopK(k=2), d_sae=16, n_tokens=1000, batch_size=100, out=tmp_path)
+
+
+def test_a_callback_stops_a_run_and_history_grows(tmp_path: Path, x: Any) -> None:
+    def stop(record: dict[str, Any]) -> bool:
+        lines = (tmp_path / "history.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1]) == record and len(lines) == record["step"] // 10
+        return record["step"] < 30
+
+    result = train(x, TopK(k=2), d_sae=16, n_tokens=5000, batch_size=100, out=tmp_path, callback=stop)
+    assert (result.stop_reason, result.tokens) == ("callback", 3000)
+    assert load(tmp_path / "sae").d_sae == 16
 
 
 def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path, x: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from .evaluation.metrics import Metrics, evaluate
 from .formats import load
 from .sae import SAE
 from .training.resampling import Resampling
-from .training.trainer import TrainingDiverged, TrainResult, train, train_many
+from .training.trainer import TrainingDiverged, TrainingInterrupted, TrainResult, train, train_many
 from .transforms import Transform
 
 __version__ = "0.1.0"
@@ -37,6 +37,7 @@ __all__ = [
     "TopK",
     "TrainResult",
     "TrainingDiverged",
+    "TrainingInterrupted",
     "Transform",
     "evaluate",
     "kernels",

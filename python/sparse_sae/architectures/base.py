@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
+from .._arguments import normalise_numbers
 from .products import residual_products
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -112,6 +113,9 @@ class Architecture(ABC):
     needs: ClassVar[
         tuple[str, ...]
     ] = ()  # weights of its own, one entry a latent, without which it cannot encode
+
+    def __post_init__(self) -> None:
+        normalise_numbers(self)
 
     @property
     def unit_norm(self) -> bool:

@@ -58,6 +58,9 @@ class TopK(Architecture):
         """See the base class."""
         if not 1 <= self.k <= d_sae:
             raise ValueError(f"k: got {self.k}, expected 1 to d_sae = {d_sae}")
+        for name in ("aux_coefficient", "multi_coefficient"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a weight from 0 on")
         if self.aux_k is not None and self.aux_k < 0:
             raise ValueError(
                 f"aux_k: got {self.aux_k}, expected a number of latents, 0 (off) or None (d_in / 2)"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import ARCHITECTURES, Coder, evaluate, kernels, load, train
+from .. import ARCHITECTURES, Coder, TrainingInterrupted, evaluate, kernels, load, train
 from .._io.atomic import write_json
 from ._parsing import AddCommand, count, settings
 
@@ -40,6 +40,7 @@ def add_train(add: AddCommand) -> None:
     fit.add_argument("--normalize", default="scale", help="scale, none, whiten, token_norm or layer_norm")
     fit.add_argument("--checkpoint-every", type=count, default=200, help="steps")
     fit.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    fit.add_argument("--overwrite", action="store_true", help="replace another run in --out")
     fit.add_argument("--threads", type=int)
     fit.add_argument("--profile", action="store_true", help="print seconds by phase at the end")
 
@@ -103,19 +104,21 @@ def _train(options: argparse.Namespace) -> int:
             f"--set: {options.architecture} has no such parameter among {', '.join(values)}; "
             f"it has {', '.join(chosen().config())}"
         ) from None
-    result = train(
-        _open(options.data), architecture, d_sae=options.d_sae, n_tokens=options.tokens, batch_size=options.batch_size,
-        coder=Coder(options.coder, options.skip), lr=options.lr, seed=options.seed, normalize=options.normalize,
-        out=options.out, checkpoint_every=options.checkpoint_every, resume=options.resume, num_threads=options.threads,
-    )  # fmt: skip
-    if options.profile:
-        _print_profile(result.history)
-    if result.stop_reason == "interrupt":
+    try:
+        result = train(
+            _open(options.data), architecture, d_sae=options.d_sae, n_tokens=options.tokens,
+            batch_size=options.batch_size, coder=Coder(options.coder, options.skip), lr=options.lr, seed=options.seed,
+            normalize=options.normalize, out=options.out, checkpoint_every=options.checkpoint_every,
+            resume=options.resume, overwrite=options.overwrite, num_threads=options.threads,
+        )  # fmt: skip
+    except TrainingInterrupted as interrupted:
         print(
-            f"interrupted after {result.tokens:,} tokens; go on with the same command and --resume",
+            f"interrupted after {interrupted.result.tokens:,} tokens; go on with the same command and --resume",
             file=sys.stderr,
         )
         return 130
+    if options.profile:
+        _print_profile(result.history)
     last = result.history[-1]
     print(
         f"{options.out / 'sae'}: FVU {last['fvu']:.4f}, L0 {last['l0']:.1f}, dead {last['dead_fraction']:.2%}"

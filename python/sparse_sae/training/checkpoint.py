@@ -1,50 +1,107 @@
-"""One file that holds all a run needs to go on bit-identically."""
+"""One file that holds all a run needs to go on bit-identically, and the directory it lies in."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .._io.arrays import Array
-from .._io.safetensors import write_tensors
+from .._io.files import FormatError
+from .._io.safetensors import map_tensors, read_header, write_tensors
 
 NAME = "checkpoint.safetensors"
+HISTORY = "history.jsonl"
+_STATE = {
+    "settings": dict, "tokens": int, "adam_step": int, "variance": float, "power": float, "transforms": list,
+    "history": list, "data": str,
+}  # fmt: skip
 
 
 def save(directory: Path, groups: dict[str, dict[str, Array]], state: dict[str, Any]) -> None:
     """Write groups of arrays (parameters, moments, counters) and a JSON state, replacing the last checkpoint."""
     tensors = {f"{group}.{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
-    write_tensors(directory / NAME, tensors, {"state": json.dumps(state)})
+    text = json.dumps(state)
+    write_tensors(directory / NAME, tensors, {"state": text, "crc32": checksum(tensors, text)})
+
+
+def checksum(tensors: dict[str, Array], state: str) -> str:
+    """CRC-32 of names, dtypes, shapes and bytes of all tensors, and of the state: a flipped bit anywhere changes it."""
+    crc = zlib.crc32(state.encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        crc = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), crc)
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc)
+    return f"{crc:08x}"
 
 
 def load(directory: Path) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:
     """What `save` wrote.
 
     Raises:
-        FileNotFoundError: no checkpoint there. ValueError: the file is not one.
+        FileNotFoundError: no checkpoint there. ValueError: the file is cut off, changed, or none.
     """
-    from safetensors import SafetensorError, safe_open
-
     file = directory / NAME
     if not file.is_file():
         raise FileNotFoundError(f"resume: no {NAME} in {directory}; start the run without resume")
-    groups: dict[str, dict[str, Array]] = {}
     try:
-        with safe_open(file, framework="numpy") as opened:
-            metadata = opened.metadata() or {}
-            for key in opened.keys():  # noqa: SIM118 (not a dict)
-                group, _, name = key.partition(".")
-                groups.setdefault(group, {})[name] = np.array(opened.get_tensor(key))
-        return groups, json.loads(metadata["state"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(
+        header = read_header(file)
+        tensors = {name: np.array(value) for name, value in map_tensors(file, header).items()}
+        found = checksum(tensors, header.metadata.get("state", ""))
+        if header.metadata.get("crc32") != found:
+            raise FormatError(f"its checksum is {header.metadata.get('crc32')}, expected {found}")
+        state = json.loads(header.metadata["state"])
+        wrong = [key for key, kind in _STATE.items() if not isinstance(state.get(key), kind)]
+        if wrong:
+            raise FormatError(f"its state has no good {', '.join(wrong)}")
+    except (FormatError, KeyError, ValueError, RecursionError) as error:
+        raise FormatError(
             f"resume: {file} is not a complete checkpoint ({error}); start the run anew"
         ) from None
+    groups: dict[str, dict[str, Array]] = {"param": {}, "m": {}, "v": {}, "counter": {}}
+    for key, value in tensors.items():
+        group, _, name = key.partition(".")
+        groups.setdefault(group, {})[name] = value
+    if "since_fired" not in groups["counter"]:
+        raise FormatError(
+            f"resume: {file} is not a complete checkpoint (no counter.since_fired); start the run anew"
+        )
+    return groups, state
 
 
 def exists(directory: Path) -> bool:
     """Whether a run in this directory can be resumed."""
     return (directory / NAME).is_file()
+
+
+def locked(directory: Path, *, resume: bool, overwrite: bool) -> int:
+    """A handle that keeps other processes from training in a directory until it is closed, or this process ends.
+
+    Raises:
+        FileExistsError: another run lies there, which neither `resume` nor `overwrite` was said of.
+        RuntimeError: another process trains there now.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise RuntimeError(
+            f"out: another process trains in {directory}; wait for it, or give another out"
+        ) from None
+    except OSError:
+        pass  # a file system without locks: two processes are then not told apart
+    there = [name for name in (NAME, HISTORY, "sae") if (directory / name).exists()]
+    if there and not (resume or overwrite):
+        os.close(handle)
+        raise FileExistsError(
+            f"out: {directory} holds another run ({', '.join(there)}); pass resume=True to go on with it, "
+            "overwrite=True to replace it, or another directory"
+        )
+    return handle

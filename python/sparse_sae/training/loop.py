@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +20,12 @@ from ..architectures import Architecture, Gradients
 from ..coders import Coder
 from ..data.sources import SAMPLE_ROWS, Source, batches
 from . import checkpoint
+from .checkpoint import HISTORY, locked
 from .config import Options
 from .progress import Bar, Callback, training_text
 from .resampling import centering_advice, mean_to_spread
 from .run import Run, TrainingDiverged
+from .signals import interrupts_deferred
 
 
 class Loop:
@@ -36,8 +41,12 @@ class Loop:
         self.columns: dict[str, slice] = {}
         self._samples: dict[int, Array] = {}
         self._last: dict[str, Gradients] = {}
+        self._locks: list[int] = []
+        self._stopped = False
 
-    def add(self, name: str, given: dict[str, Any], directory: Path | None, resume: bool) -> None:
+    def add(
+        self, name: str, given: dict[str, Any], directory: Path | None, resume: bool, overwrite: bool = False
+    ) -> None:
         """Start or resume a run."""
         given = dict(given)
         widths, columns = self._part(given.pop("part", None))
@@ -46,39 +55,40 @@ class Loop:
             raise TypeError(f"architecture: got {architecture!r}, expected for example TopK(k=32)")
         coder = Coder(coder) if isinstance(coder, str) else coder
         coder.check(widths)
-        dead_after = given.pop("dead_after", None) or min(
-            10_000_000, max(self.n_tokens // 10, self.batch_size)
-        )
         known = Options.__dataclass_fields__
         if unknown := [key for key in given if key not in known]:
             raise TypeError(f"runs: unknown argument(s) {', '.join(unknown)} of run {name!r}")
-        if not isinstance(given.get("d_sae"), int) or given["d_sae"] < 1:
-            raise ValueError(f"d_sae: got {given.get('d_sae')}, expected a positive number of latents")
+        if "d_sae" not in given:
+            raise TypeError(f"d_sae: missing for run {name!r}, expected a positive number of latents")
         options = Options(
             n_tokens=self.n_tokens,
             batch_size=self.batch_size,
-            dead_after=dead_after,
             log_every=self.log_every,
             **given,
         )
         architecture.check(options.d_sae)
-        options.plan  # noqa: B018 (checks lr, warmup and decay)
         if options.resampling is not None and getattr(self.source, "once", False):
             raise ValueError(
                 "resampling: reads data a second time, and this is an iterator; pass an array, list or store"
             )
+        if directory is not None:
+            self._locks.append(locked(directory, resume=resume, overwrite=overwrite))
         threads = threads_for(self.batch_size * options.d_sae * sum(widths), self.threads)
+        data = fingerprint(self.source, columns, self.seed)
         if resume and (len(self.runs) == 0 or directory is None or checkpoint.exists(directory)):
             assert directory is not None
-            run = Run.resume(directory, architecture, coder, options, widths, threads)
+            run = Run.resume(directory, architecture, coder, options, widths, threads, data)
         else:
             sample = self._sample(options.seed)[:, columns]
             run = Run.start(
                 sample, architecture, coder, options, widths, threads, self._fitted(options, coder, columns)
             )
+            run.data = data
             advice = centering_advice(mean_to_spread(coder.split(sample, widths)[0]), options.b_dec_init)
             if advice:
                 warnings.warn(advice, stacklevel=5)
+        if directory is not None:
+            run.write_history(directory)
         self.runs[name], self.directories[name], self.columns[name] = run, directory, columns
 
     def _part(self, part: int | None) -> tuple[tuple[int, ...], slice]:
@@ -109,20 +119,31 @@ class Loop:
         self._samples = {}
         steps = self.n_tokens // self.batch_size
         first = min(run.steps_done for run in self.runs.values())
-        try:
-            with Bar("training", self.n_tokens, first * self.batch_size, progress) as bar:
-                reading = 0.0
-                for step, rows, seconds in self._numbered(first, steps):
-                    reading += seconds / len(self.runs)
-                    self._step(step, rows)
-                    if (step + 1) % self.log_every == 0 or step + 1 == steps:
+        with (
+            interrupts_deferred() as interrupted,
+            Bar("training", self.n_tokens, first * self.batch_size, progress) as bar,
+        ):
+            reading = 0.0
+            for step, rows, seconds in self._numbered(first, steps):
+                reading += seconds / len(self.runs)
+                self._step(step, rows)
+                if (step + 1) % self.log_every == 0 or step + 1 == steps:
+                    try:
                         self._records(step, reading, bar, callback)
-                        reading = 0.0
-                    if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
-                        for name in self.runs:
-                            self.save(name)
-        except KeyboardInterrupt:
-            return "interrupt"
+                    except KeyboardInterrupt:  # of the callback: the step is whole
+                        return "interrupt"
+                    reading = 0.0
+                if interrupted():
+                    return "interrupt"
+                if self._stopped:
+                    return "callback"
+                if (step + 1) % checkpoint_every == 0 and step + 1 < steps:
+                    for name in self.runs:
+                        self.save(name)
+        if not any(run.steps_done for run in self.runs.values()):
+            raise ValueError(
+                f"data: ended before the first batch of {self.batch_size} rows; pass more rows, or a smaller batch_size"
+            )
         return "n_tokens" if all(run.steps_done >= steps for run in self.runs.values()) else "data"
 
     def _numbered(self, first: int, steps: int) -> Iterator[tuple[int, Array, float]]:
@@ -159,8 +180,12 @@ class Loop:
                 continue
             record = run.record(self._last[name], reading)
             bar.update(run.tokens, training_text(record))
-            if callback:
-                callback({"run": name, **record} if name else record)
+            directory = self.directories[name]
+            if directory is not None:
+                with (directory / HISTORY).open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+            if callback and callback({"run": name, **record} if name else record) is False:
+                self._stopped = True
 
     def save(self, name: str) -> None:
         """Checkpoint a run that has a directory."""
@@ -170,6 +195,12 @@ class Loop:
                 self.runs[name].save(directory)
         except TrainingDiverged as error:
             raise self._diverged(name, error) from None
+
+    def close(self) -> None:
+        """Let other processes train in the directories."""
+        for handle in self._locks:
+            os.close(handle)
+        self._locks = []
 
     def _diverged(self, name: str, error: TrainingDiverged) -> TrainingDiverged:
         directory, run = self.directories[name], self.runs[name]
@@ -183,6 +214,12 @@ class Loop:
             f"{error}{of}{kept}. Lower lr (now {run.options.plan.lr:g}), set clip_norm=1, or leave out rows of extreme "
             "norm (massive activations)"
         )
+
+
+def fingerprint(source: Source, columns: slice, seed: int) -> str:
+    """A checksum of some rows of the data: a run may go on only with the data it was begun with."""
+    rows = np.ascontiguousarray(source.sample(64, seed)[:, columns])
+    return hashlib.sha256(repr(rows.shape).encode() + rows.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,11 @@ from ..coders import Coder
 from ..sae import SAE
 from ..transforms import Transform
 from . import checkpoint
+from .checkpoint import HISTORY
 from .config import Options
 from .optim import Adam, initial_params
 from .phases import Phases
 from .progress import Record
-
-HISTORY = "history.jsonl"
 
 
 class TrainingDiverged(RuntimeError):
@@ -39,6 +38,7 @@ class Run:
             and is in a checkpoint.
         variance: mean squared norm of the targets around their mean, for FVU.
         power: mean squared norm of the targets around b_dec, by which losses are divided.
+        data: checksum of some rows of the data, which a resumed run must find again.
     """
 
     architecture: Architecture
@@ -56,6 +56,7 @@ class Run:
     history: list[Record] = field(default_factory=list)
     phases: Phases = field(default_factory=Phases)
     counts: dict[str, int] = field(default_factory=dict)
+    data: str = ""
 
     @classmethod
     def start(
@@ -186,8 +187,13 @@ class Run:
         state = {
             "settings": self.settings(), "tokens": self.tokens, "adam_step": self.adam.step, "variance": self.variance,
             "power": self.power, "transforms": [t.kind for t in self.transforms], "history": self.history,
+            "data": self.data,
         }  # fmt: skip
         checkpoint.save(directory, groups, state)
+        self.write_history(directory)
+
+    def write_history(self, directory: Path) -> None:
+        """Write history.jsonl anew: records after the checkpoint that a killed run has left there are dropped."""
         with atomic_write(directory / HISTORY) as file:
             file.writelines((json.dumps(record) + "\n").encode() for record in self.history)
 
@@ -201,9 +207,9 @@ class Run:
     @classmethod
     def resume(
         cls, directory: Path, architecture: Architecture, coder: Coder, options: Options, widths: tuple[int, ...],
-        threads: int,
+        threads: int, data: str,
     ) -> Run:  # fmt: skip
-        """The run whose checkpoint is in a directory.
+        """The run whose checkpoint is in a directory; data: `fingerprint` of what it is to go on with.
 
         Raises:
             FileNotFoundError: there is none. ValueError: it had other settings, which are named.
@@ -225,7 +231,35 @@ class Run:
         changed = ", ".join(f"{key}={was.get(key)!r}" for key in now if was.get(key) != now[key])
         if changed:
             raise ValueError(f"resume: the run in {directory} had {changed}; pass the same, or another out")
+        file = directory / checkpoint.NAME
+        if state["data"] != data:
+            raise ValueError(
+                f"data: other rows than those the run in {directory} was trained on; pass the same data, or another out"
+            )
+        run.check_against(file)
         return run
+
+    def check_against(self, file: Path) -> None:
+        """Raise a ValueError unless what was read from a checkpoint is of this run's names, shapes and counts."""
+        for group, arrays in (("m", self.adam.m), ("v", self.adam.v)):
+            shapes = {name: a.shape for name, a in arrays.items()}
+            if shapes != {name: a.shape for name, a in self.params.items()}:
+                raise ValueError(
+                    f"resume: {file}: {group} holds {shapes}, expected the names and shapes of param"
+                )
+        d_sae = self.options.d_sae
+        for name in ("W_enc", "W_dec", "b_enc", "b_dec"):
+            if name not in self.params or (name != "b_dec" and len(self.params[name]) != d_sae):
+                raise ValueError(f"resume: {file}: param.{name} is missing or not of d_sae = {d_sae} latents")
+        if self.tokens_since_fired.shape != (d_sae,):
+            raise ValueError(
+                f"resume: {file}: counter.since_fired has shape {self.tokens_since_fired.shape}, expected ({d_sae},)"
+            )
+        if self.adam.step != self.steps_done or self.tokens != self.steps_done * self.options.batch_size:
+            raise ValueError(
+                f"resume: {file}: {self.adam.step} updates and {self.tokens} tokens, expected as many updates as "
+                f"batches of {self.options.batch_size}; the file was changed"
+            )
 
     def finished(self, metadata: dict[str, Any]) -> SAE:
         """The SAE of this run, in raw units: transforms folded where they can be, decoder rows at unit norm where

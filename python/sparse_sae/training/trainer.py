@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +11,27 @@ from typing import Any
 
 import numpy as np
 
+from .._arguments import as_json, whole
 from .._threads import resolve_threads
 from ..architectures import Architecture
 from ..coders import Coder
 from ..data.sources import Source, open_source
 from ..sae import SAE
+from .checkpoint import HISTORY
 from .loop import Loop
 from .progress import Callback, Record
 from .resampling import Resampling
-from .run import HISTORY, TrainingDiverged
+from .run import TrainingDiverged
 
-__all__ = ["HISTORY", "TrainResult", "TrainingDiverged", "default_batch_size", "train", "train_many"]
+__all__ = [
+    "HISTORY",
+    "TrainResult",
+    "TrainingDiverged",
+    "TrainingInterrupted",
+    "default_batch_size",
+    "train",
+    "train_many",
+]
 
 
 @dataclass
@@ -32,7 +43,7 @@ class TrainResult:
         history: one record every `log_every` steps: step, tokens, loss and its terms, fvu, l0, dead_fraction, lr,
             tokens_per_second, seconds by phase; with TopK screen_fallbacks, the rows of that step whose latents
             screening could not decide, so that they were computed in full.
-        stop_reason: "n_tokens" (done), "data" (a finite source ended) or "interrupt" (Ctrl-C).
+        stop_reason: "n_tokens" (done), "data" (a finite source ended), "callback" (it returned False) or "interrupt".
         tokens: rows trained on.
     """
 
@@ -40,6 +51,24 @@ class TrainResult:
     history: list[Record] = field(repr=False)
     stop_reason: str
     tokens: int
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C between two steps: raised after everything was saved.
+
+    Attributes:
+        results: what the runs have come to, by name; `result` is that of `train`.
+    """
+
+    def __init__(self, results: dict[str, TrainResult]) -> None:
+        super().__init__("training was interrupted; what it has come to is in the exception's `results`")
+        self.results = results
+
+    @property
+    def result(self) -> TrainResult:
+        """The only result there is."""
+        (result,) = self.results.values()
+        return result
 
 
 def train(
@@ -65,6 +94,7 @@ def train(
     out: str | Path | None = None,
     checkpoint_every: int = 200,
     resume: bool = False,
+    overwrite: bool = False,
     log_every: int = 10,
     progress: bool | None = None,
     callback: Callback | None = None,
@@ -79,7 +109,7 @@ def train(
             blocks; for a transcoder a pair of these, for a crosscoder several.
         architecture: `TopK(k=32)` or another of `sparse_sae.architectures`.
         d_sae: number of latents.
-        n_tokens: rows to train on; data that can be read again is, in a new order every epoch.
+        n_tokens: rows to train on, in whole batches; data that can be read again is, in a new order every epoch.
         batch_size: rows of a step; None: 1/500 of n_tokens, between 256 and 4096, a power of two.
         seed: fixes initial weights and the order of rows.
         coder: "sae", "transcoder", "crosscoder" or a `Coder`.
@@ -95,16 +125,19 @@ def train(
         checkpoint_every: steps between checkpoints (with out).
         resume: go on from out's checkpoint; the result is bit-identical to an uninterrupted run with the same
             arguments and data.
+        overwrite: replace another run in out; without it and `resume`, a directory with a run in it is refused.
         log_every: steps between history records. progress: None shows a bar on terminals.
-        callback: called with every record.
+        callback: called with every record; training stops where it returns False.
         num_threads: None: all cores; results do not depend on it. dtype: float32 or float64.
-        metadata: kept with the SAE (model_name, hook_name, …).
+        metadata: kept with the SAE (model_name, hook_name, …); a store's own model and hook point are there without.
 
     Returns:
-        TrainResult. After Ctrl-C, the SAE so far (with out: after writing a checkpoint).
+        TrainResult.
 
     Raises:
-        ValueError, TypeError: arguments or data that do not fit, named. TrainingDiverged: NaN loss.
+        ValueError, TypeError: arguments or data that do not fit, named. FileExistsError: out holds another run.
+        TrainingDiverged: NaN loss. TrainingInterrupted (a KeyboardInterrupt): Ctrl-C, which waits for the end of the
+        step; with out, a checkpoint and the SAE so far are written first.
 
     >>> import numpy as np
     >>> from sparse_sae import TopK
@@ -120,8 +153,8 @@ def train(
     }  # fmt: skip
     results = _train(
         open_source(data), {"": arguments}, n_tokens, batch_size, seed, out=out, checkpoint_every=checkpoint_every,
-        resume=resume, log_every=log_every, progress=progress, callback=callback, num_threads=num_threads,
-        metadata=metadata or {},
+        resume=resume, overwrite=overwrite, log_every=log_every, progress=progress, callback=callback,
+        num_threads=num_threads, metadata=metadata or {},
     )  # fmt: skip
     return results[""]
 
@@ -136,6 +169,7 @@ def train_many(
     out: str | Path | None = None,
     checkpoint_every: int = 200,
     resume: bool = False,
+    overwrite: bool = False,
     log_every: int = 10,
     progress: bool | None = None,
     callback: Callback | None = None,
@@ -170,42 +204,76 @@ def train_many(
     arguments = {name: {"seed": seed, **common, **given} for name, given in runs.items()}
     return _train(
         open_source(data), arguments, n_tokens, batch_size, seed, out=out, checkpoint_every=checkpoint_every,
-        resume=resume, log_every=log_every, progress=progress, callback=callback, num_threads=num_threads,
-        metadata=metadata or {},
+        resume=resume, overwrite=overwrite, log_every=log_every, progress=progress, callback=callback,
+        num_threads=num_threads, metadata=metadata or {},
     )  # fmt: skip
 
 
 def default_batch_size(n_tokens: int) -> int:
-    """A power of two near n_tokens / 500, from 256 (or n_tokens) to 4096.
+    """A power of two near n_tokens / 500, from 256 to 4096; fewer than 20 batches of 256 are of one size near that.
 
-    >>> default_batch_size(60_000), default_batch_size(10_000_000), default_batch_size(100)
-    (256, 4096, 100)
+    >>> default_batch_size(60_000), default_batch_size(10_000_000), default_batch_size(1000), default_batch_size(100)
+    (256, 4096, 250, 100)
     """
+    if n_tokens < 20 * 256:  # what is left over would be a large part
+        return n_tokens // max(1, round(n_tokens / 256))
     return min(n_tokens, int(2 ** np.clip(round(math.log2(max(1, n_tokens / 500))), 8, 12)))
 
 
 def _train(
     source: Source, arguments: dict[str, dict[str, Any]], n_tokens: int, batch_size: int | None, seed: int, *,
-    out: str | Path | None, checkpoint_every: int, resume: bool, log_every: int, progress: bool | None,
+    out: str | Path | None, checkpoint_every: int, resume: bool, overwrite: bool, log_every: int,
+    progress: bool | None,
     callback: Callback | None, num_threads: int | None, metadata: dict[str, Any],
 ) -> dict[str, TrainResult]:  # fmt: skip
-    if n_tokens < 1:
-        raise ValueError(f"n_tokens: got {n_tokens}, expected a positive number of rows")
-    batch_size = batch_size or default_batch_size(n_tokens)
-    if batch_size < 1 or batch_size > n_tokens:
+    n_tokens = whole("n_tokens", n_tokens, least=1)
+    batch_size = (
+        default_batch_size(n_tokens) if batch_size is None else whole("batch_size", batch_size, least=1)
+    )
+    if batch_size > n_tokens:
         raise ValueError(f"batch_size: got {batch_size}, expected 1 to n_tokens = {n_tokens}")
+    left_over = n_tokens % batch_size
+    if left_over > n_tokens / 20:
+        warnings.warn(
+            f"n_tokens: {n_tokens} in batches of {batch_size} leave {left_over} rows out; pass a multiple of it",
+            UserWarning,
+            stacklevel=4,
+        )
+    checkpoint_every = whole("checkpoint_every", checkpoint_every, least=1)
+    log_every = whole("log_every", log_every, least=1)
     if resume and out is None:
         raise ValueError("resume: needs out, the directory of the run to go on with")
+    if resume and overwrite:
+        raise ValueError("overwrite: got True with resume=True, expected one of them: go on, or start anew")
+    metadata = {**source_metadata(source), **metadata}
+    as_json("metadata", metadata)
+    seed = whole("seed", seed, least=0)
     loop = Loop(source, n_tokens, batch_size, seed, resolve_threads(num_threads), log_every)
-    for name, given in arguments.items():
-        loop.add(name, given, Path(out) / name if out is not None else None, resume)
-    stop_reason = loop.run(checkpoint_every, progress, callback)
     results = {}
-    for name, run in loop.runs.items():
-        directory = loop.directories[name]
-        loop.save(name)
-        sae = run.finished(metadata)
-        if directory is not None and stop_reason != "interrupt":
-            sae.save(directory / "sae")
-        results[name] = TrainResult(sae, run.history, stop_reason, run.tokens)
+    try:
+        for name, given in arguments.items():
+            loop.add(name, given, Path(out) / name if out is not None else None, resume, overwrite)
+        stop_reason = loop.run(checkpoint_every, progress, callback)
+        for name, run in loop.runs.items():
+            directory = loop.directories[name]
+            loop.save(name)
+            sae = run.finished(metadata)
+            if directory is not None:
+                sae.save(directory / "sae")
+            results[name] = TrainResult(sae, run.history, stop_reason, run.tokens)
+    finally:
+        loop.close()
+    if stop_reason == "interrupt":
+        raise TrainingInterrupted(results)
     return results
+
+
+def source_metadata(source: Source) -> dict[str, Any]:
+    """Model and hook points of a source that knows them, under the names of SAELens."""
+    stores = getattr(source, "stores", ())
+    found = {}
+    if stores:
+        found = {"model_name": stores[0].manifest.get("model"), "hook_name": stores[0].manifest.get("hook")}
+        if len(stores) == 2:
+            found["hook_name_out"] = stores[1].manifest.get("hook")
+    return {name: value for name, value in found.items() if value}

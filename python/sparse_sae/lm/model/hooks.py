@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from sparse_sae.lm.model.hook_point import Edit, HookPoint
+from sparse_sae.lm.model.hook_point import HookFunction, HookPoint
 from sparse_sae.lm.model.loading import LanguageModel
 from sparse_sae.lm.model.model_families import FAMILIES, Family
 
@@ -184,7 +184,7 @@ def read_hooks(
     wanted = {point.name for point in points}
     seen: dict[str, Tensor] = {}
 
-    def reader(name: str) -> Edit:
+    def reader(name: str) -> HookFunction:
         def read(x: Tensor) -> None:
             seen[name] = x
             if len(seen) == len(wanted):

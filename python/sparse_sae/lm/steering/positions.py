@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
@@ -11,7 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparse_sae.lm.model.hook_point import owned
+
 Positions: TypeAlias = Literal["all", "prompt", "generated"] | Sequence[int] | slice
+
+
+class _Progress(threading.local):
+    """Where a thread's current pass begins in the sequence, and where its prompt ends if that is known."""
+
+    def __init__(self, prompt: int | None) -> None:
+        self.start, self.prompt = 0, prompt
 
 
 class Where:
@@ -47,49 +57,52 @@ class Where:
             raise ValueError(f"prompt_length must be at least 1, got {prompt_length}")
         self._base = getattr(module, "base_model", module)
         self._positions, self._relative, self._given = positions, relative, prompt_length
-        self._start, self._prompt = 0, prompt_length
+        self._at = _Progress(prompt_length)
 
     @contextmanager
     def follow(self) -> Iterator[None]:
         """Keep track of where each forward pass begins while the context is open."""
-        self._start, self._prompt = 0, self._given
+        self._at = _Progress(self._given)
         if isinstance(self._positions, str) and self._positions == "all":
             yield
             return
         signature = inspect.signature(self._base.forward)
 
-        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._begin(signature.bind_partial(*args, **kwargs).arguments)
+        with owned() as ours:
 
-        handle = self._base.register_forward_pre_hook(before, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+            def before(_module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
+                if ours():
+                    self._begin(signature.bind_partial(*args, **(kwargs or {})).arguments)
+
+            handle = self._base.register_forward_pre_hook(before, with_kwargs=True)
+            try:
+                yield
+            finally:
+                handle.remove()
 
     def _begin(self, inputs: dict[str, Any]) -> None:
-        cache = inputs.get("past_key_values")
-        self._start = 0 if cache is None else int(cache.get_seq_length())
+        cache, at = inputs.get("past_key_values"), self._at
+        at.start = 0 if cache is None else int(cache.get_seq_length())
         if self._given is not None:
             return
         tokens = (
             inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs.get("inputs_embeds")
         )
         if cache is None:
-            self._prompt = None  # nothing says where the prompt ends
-        elif tokens is not None and (self._start == 0 or self._prompt is None):
-            self._prompt = self._start + int(tokens.shape[1])
+            at.prompt = None  # nothing says where the prompt ends
+        elif tokens is not None and (at.start == 0 or at.prompt is None):
+            at.prompt = at.start + int(tokens.shape[1])
 
     def columns(self, length: int) -> Tensor:
         """Which of this pass's `length` positions are chosen: (length,) bool."""
-        chosen = self._positions
-        if self._relative and self._prompt is None:
+        chosen, at = self._positions, self._at
+        if self._relative and at.prompt is None:
             raise ValueError(
                 f"positions={chosen!r} refers to the prompt, and a pass without a key-value cache does not "
                 "say where the prompt ends: give prompt_length="
             )
-        prompt = self._prompt or 0
-        where = torch.arange(self._start, self._start + length)
+        prompt = at.prompt or 0
+        where = torch.arange(at.start, at.start + length)
         if isinstance(chosen, str):
             if chosen == "all":
                 return torch.ones(length, dtype=torch.bool)

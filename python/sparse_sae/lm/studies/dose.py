@@ -19,7 +19,7 @@ from sparse_sae.lm.model.hook_point import HookPoint
 from sparse_sae.lm.model.prompts import Model, Prompt
 from sparse_sae.lm.steering.interventions import hook_of, steer_direction
 from sparse_sae.lm.steering.positions import Positions
-from sparse_sae.lm.studies.experiments import Change, Edit, Outcome, adjusted, experiment
+from sparse_sae.lm.studies.experiments import Change, Intervention, Outcome, adjusted, experiment
 from sparse_sae.lm.studies.reuse import layers_below, reuse_below
 from sparse_sae.lm.studies.scores import score_texts
 
@@ -218,7 +218,7 @@ def dose_response(
     directions = _directions(sae, chosen, n_directions, n_latents, pool, seed)
     point = hook_of(model, sae, hook)
 
-    def steering(vector: NDArray[np.float32], dose: float, where: Positions) -> Edit:
+    def steering(vector: NDArray[np.float32], dose: float, where: Positions) -> Intervention:
         return lambda: steer_direction(model, point, vector, dose, positions=where)
 
     edits = {(name, s): steering(vector, s, positions) for name, _, vector in directions for s in doses}

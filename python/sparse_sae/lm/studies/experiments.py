@@ -29,7 +29,7 @@ from sparse_sae.lm.studies.significance import (
 
 Values: TypeAlias = "dict[str, NDArray[np.float64]]"
 Outcome: TypeAlias = "Callable[[Model, Sequence[Prompt]], Mapping[str, ArrayLike]]"
-Edit: TypeAlias = Callable[[], AbstractContextManager[Any]]
+Intervention: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 
 def decisions(
@@ -139,7 +139,7 @@ def experiment(
     model: Model,
     prompts: Sequence[Prompt],
     outcome: Outcome,
-    edits: Mapping[str, Edit],
+    edits: Mapping[str, Intervention],
     *,
     outcomes: Sequence[str] | None = None,
     groups: ArrayLike | None = None,

@@ -153,24 +153,21 @@ def test_a_thread_that_was_not_given_the_context_is_warned_about(tiny_lm, tiny_s
     plain = generated(tiny_lm)
     found: list[list[int]] = []
 
-    def run_in(thread: threading.Thread) -> None:
-        with steer(tiny_lm, tiny_sae, {3: 60.0}):
-            thread.start()
-            thread.join()
-
     def run() -> None:
         found.append(generated(tiny_lm))
 
-    def steered_with_context() -> None:
+    def steered_around_another_thread() -> None:
         with steer(tiny_lm, tiny_sae, {3: 60.0}):
-            run_now = threading.Thread(target=contextvars.copy_context().run, args=(run,))
-            run_now.start()
-            run_now.join()
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
 
     with pytest.warns(UserWarning, match=r"belongs to the thread .*copy_context"):
-        run_in(threading.Thread(target=run))
+        steered_around_another_thread()
     assert found[-1] == plain
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), steer(tiny_lm, tiny_sae, {3: 60.0}):
         warnings.simplefilter("error")
-        steered_with_context()
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(run,))
+        thread.start()
+        thread.join()
     assert found[-1] != plain

@@ -49,11 +49,14 @@ __all__ = [
 def kernels() -> dict[str, Any]:
     """Which compiled kernels run: level, loadable levels, threads, OpenMP, version, compiler, Eigen.
 
-    `SPARSE_SAE_KERNELS` forces a level, `OMP_NUM_THREADS` the threads.
+    `screens` lists, for each kind of encode call so far, how long its two screens took and which is used: the machine
+    decides, the codes are the same. `SPARSE_SAE_KERNELS` forces a level, `SPARSE_SAE_SCREEN` (float, int8) a screen,
+    `OMP_NUM_THREADS` the threads.
     """
     return {
         "level": _kernels.level,
         "levels": _kernels.loadable_levels(),
         "threads": resolve_threads(None),
+        "screens": _kernels.screens(),
         **_kernels.build_info,
     }

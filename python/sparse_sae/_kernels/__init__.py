@@ -20,6 +20,7 @@ FUNCTIONS = (
     "grad_squared_norm",
     "latent_sums",
     "matmul_nt",
+    "screens",
     "update_rows",
     "weight_grad",
 )

@@ -20,7 +20,7 @@ import torch
 
 from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.lm import english_documents, load_model
-from sparse_sae.lm.capture import capture
+from sparse_sae.lm.harvest.recording import capture
 
 LAYER = 15
 HOOK = f"blocks.{LAYER}.hook_resid_post"

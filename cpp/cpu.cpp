@@ -2,31 +2,73 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
 
-// The levels of the x86-64 psABI, and the fourth with 8-bit dot products. __builtin_cpu_supports also asks the
-// operating system whether it saves the wide registers, which reading CPUID alone would not tell.
-std::vector<std::string> levels() {
-    std::vector<std::string> names;
+using Names = std::vector<std::string>;
+
+// The only table of levels, best first, each with every feature it needs: the levels of the x86-64 psABI, and the
+// fourth with 8-bit dot products. CMakeLists.txt compiles each with the flags that allow the compiler these features.
+const std::vector<std::pair<std::string, Names>>& table() {
+    static const Names v2{"sse3", "ssse3", "sse4.1", "sse4.2", "popcnt"};
+    static const auto with = [](Names base, const Names& more) {
+        base.insert(base.end(), more.begin(), more.end());
+        return base;
+    };
+    static const Names v3 = with(v2, {"avx", "avx2", "fma", "bmi", "bmi2"});
+    static const Names v4 = with(v3, {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"});
+    static const std::vector<std::pair<std::string, Names>> levels{
+        {"x86_64_v4_vnni", with(v4, {"avx512vnni"})},
+        {"x86_64_v4", v4},
+        {"x86_64_v3", v3},
+        {"x86_64_v2", v2},
+        {"generic", {}},
+    };
+    return levels;
+}
+
+// __builtin_cpu_supports also asks the operating system whether it saves the wide registers, which reading CPUID
+// alone would not tell. It takes literals only: a feature that the table names must be asked for here.
+std::set<std::string> features() {
+    std::set<std::string> found;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    const bool v2 =
-        __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("popcnt");
-    const bool v3 =
-        v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
-    const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                    __builtin_cpu_supports("avx512cd");
-    if (v4 && __builtin_cpu_supports("avx512vnni")) names.push_back("x86_64_v4_vnni");
-    if (v4) names.push_back("x86_64_v4");
-    if (v3) names.push_back("x86_64_v3");
-    if (v2) names.push_back("x86_64_v2");
-#else
-    names.push_back("generic");
+#define ASK(feature) \
+    if (__builtin_cpu_supports(feature)) found.insert(feature)
+    ASK("sse3");
+    ASK("ssse3");
+    ASK("sse4.1");
+    ASK("sse4.2");
+    ASK("popcnt");
+    ASK("avx");
+    ASK("avx2");
+    ASK("fma");
+    ASK("bmi");
+    ASK("bmi2");
+    ASK("avx512f");
+    ASK("avx512bw");
+    ASK("avx512cd");
+    ASK("avx512dq");
+    ASK("avx512vl");
+    ASK("avx512vnni");
+#undef ASK
 #endif
+    return found;
+}
+
+Names levels(const std::optional<std::set<std::string>>& given) {
+    const std::set<std::string> has = given ? *given : features();
+    Names names;
+    for (const auto& [name, needs] : table()) {
+        bool all = true;
+        for (const std::string& feature : needs) all = all && has.count(feature) > 0;
+        if (all) names.push_back(name);
+    }
     return names;
 }
 
@@ -34,5 +76,8 @@ std::vector<std::string> levels() {
 
 PYBIND11_MODULE(_cpu, m) {
     m.doc() = "Names the CPU levels that may be loaded here, best first.";
-    m.def("levels", &levels);
+    m.def("features", &features, "The features of this CPU among those that levels need.");
+    m.def("levels", &levels, pybind11::arg("features") = pybind11::none(),
+          "Levels that a CPU with these features (default: this one) can run, best first.");
+    m.def("needs", &table, "Every level, best first, with the features it needs.");
 }

@@ -25,14 +25,14 @@ import numpy as np
 import sparse_sae
 from sparse_sae._io.files import atomic_write, write_json
 from sparse_sae.data.store import ActivationStore
+from sparse_sae.demo.tickets import LABELS, label_matrix, tickets
 from sparse_sae.lm import english_documents, load_model
-from sparse_sae.lm.capture import capture
-from sparse_sae.lm.dose import DoseResponse, dose_response
-from sparse_sae.lm.experiment import adjusted, decisions
-from sparse_sae.lm.explain import Explanation, explain
-from sparse_sae.lm.quality import model_quality, randomise
-from sparse_sae.lm.score import choice_logprobs
-from sparse_sae.lm.tickets import LABELS, label_matrix, tickets
+from sparse_sae.lm.explaining.attribution import Explanation, explain
+from sparse_sae.lm.harvest.recording import capture
+from sparse_sae.lm.studies.dose import DoseResponse, dose_response
+from sparse_sae.lm.studies.experiments import adjusted, decisions
+from sparse_sae.lm.studies.quality import model_quality, randomise
+from sparse_sae.lm.studies.scores import choice_logprobs
 from sparse_sae.probing import auroc, best_detector
 
 HERE = Path(__file__).resolve().parent.parent

@@ -36,7 +36,7 @@ def tiny_lm(tiny_tokenizer: Any) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from sparse_sae.lm.models import LanguageModel
+    from sparse_sae.lm.model.loading import LanguageModel
 
     torch.manual_seed(0)
     config = LlamaConfig(

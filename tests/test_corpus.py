@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sparse_sae.lm.corpus import english_documents, looks_english
+from sparse_sae.lm.harvest.corpus import english_documents, looks_english
 
 PROSE = (
     "The reader takes the lines of the file one by one and hands them to the parser. When the parser has "

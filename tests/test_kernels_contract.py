@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from sparse_sae import _kernels
-from sparse_sae._kernels import reference
+from sparse_sae._kernels import _cpu, reference
 
 STUB = ast.parse(Path(_kernels.__file__).with_name("__init__.pyi").read_text())
 NOT_KERNELS = {"loadable_levels", "load"}
@@ -110,17 +110,51 @@ def test_the_best_level_is_loaded_unless_forced() -> None:
     assert run("").stdout.split()[0] == _kernels.loadable_levels()[0]
 
 
+SSE4 = "sse3 ssse3 sse4.1 sse4.2 popcnt "
+AVX2 = SSE4 + "avx avx2 fma bmi bmi2 "
+AVX512 = AVX2 + "avx512f avx512cd avx512bw avx512dq avx512vl "
+BEST = {  # what processors of these names report, and the best level each can run
+    "Core 2": ("sse3 ssse3", None),
+    "Nehalem": (SSE4, "x86_64_v2"),
+    "Sandy Bridge": (SSE4 + "avx", "x86_64_v2"),
+    "Piledriver": (SSE4 + "avx fma bmi", "x86_64_v2"),
+    "Haswell": (AVX2, "x86_64_v3"),
+    "Alder Lake, whose dot products are 32 bytes wide": (AVX2 + "avxvnni", "x86_64_v3"),
+    "Knights Landing": (AVX2 + "avx512f avx512cd", "x86_64_v3"),
+    "Skylake-X": (AVX512, "x86_64_v4"),
+    "Cascade Lake": (AVX512 + "avx512vnni", "x86_64_v4_vnni"),
+    "Zen 4": (AVX512 + "avx512vnni avx512bf16", "x86_64_v4_vnni"),
+    "a virtual machine that hides AVX2": (AVX512.replace("avx2 ", "") + "avx512vnni", "x86_64_v2"),
+}
+
+
+@pytest.mark.parametrize("cpu", BEST)
+def test_a_processor_is_offered_the_levels_it_can_run(cpu: str) -> None:
+    """All levels below the best one too, and always the one without flags, which only other processors build."""
+    features, best = BEST[cpu]
+    every = [name for name, _ in _cpu.needs()]
+    start = every.index(best) if best else every.index("generic")
+    assert _cpu.levels(set(features.split())) == every[start:]
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="needs /proc/cpuinfo")
 def test_offered_levels_are_what_the_processor_has() -> None:
+    """The detector, held against what Linux says about this processor, whichever that is."""
     found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
-    assert found
-    flags = set(found[1].split())
-    needs = {
-        "x86_64_v4": {"avx512f", "avx512bw", "avx512vl"},
-        "x86_64_v3": {"avx2", "fma", "bmi2"}, "x86_64_v2": {"sse4_2", "ssse3"},
-    }  # fmt: skip
-    built = {p.name.split(".")[0][1:] for p in Path(_kernels.__file__).parent.glob("_x86_64*.so")}
-    assert _kernels.loadable_levels() == [name for name in needs if name in built and needs[name] <= flags]
+    if not found:
+        pytest.skip("this processor has no x86 flags")
+
+    flags = {flag.replace("_", "") for flag in found[1].split()}
+    theirs = {"sse3": "pni", "bmi": "bmi1"}
+    has = {
+        feature
+        for _, needs in _cpu.needs()
+        for feature in needs
+        if theirs.get(feature, feature.replace(".", "")) in flags
+    }
+    assert _cpu.features() == has
+    built = {p.name.split(".")[0][1:] for p in Path(_kernels.__file__).parent.glob("_*.so")}
+    assert _kernels.loadable_levels() == [name for name in _cpu.levels(has) if name in built]
 
 
 def test_levels_agree_on_what_they_compute() -> None:

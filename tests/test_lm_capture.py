@@ -17,10 +17,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from sparse_sae.data.store import ActivationStore, StoreWriter  # noqa: E402
-from sparse_sae.lm import forward  # noqa: E402
-from sparse_sae.lm.capture import CaptureProgress, capture, stream  # noqa: E402
-from sparse_sae.lm.models import LanguageModel  # noqa: E402
-from sparse_sae.lm.sequences import windows  # noqa: E402
+from sparse_sae.lm import CaptureProgress, capture, stream  # noqa: E402
+from sparse_sae.lm.harvest import reader as forward  # noqa: E402
+from sparse_sae.lm.harvest.sequences import windows  # noqa: E402
+from sparse_sae.lm.model.loading import LanguageModel  # noqa: E402
 
 torch.set_num_threads(1)  # models this small only lose by more
 

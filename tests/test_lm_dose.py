@@ -11,12 +11,19 @@ import pytest
 import torch
 from scipy import stats
 
-from sparse_sae.lm.dose import dose_response
-from sparse_sae.lm.experiment import decisions, experiment
-from sparse_sae.lm.hooks import resolve
-from sparse_sae.lm.score import choice_logprobs, score_texts
-from sparse_sae.lm.statistics import benjamini_hochberg, bootstrap_mean, holm, mcnemar, sign_flip, wilson
-from sparse_sae.lm.steer import steer
+from sparse_sae.lm.model.hooks import resolve
+from sparse_sae.lm.steering.interventions import steer
+from sparse_sae.lm.studies.dose import dose_response
+from sparse_sae.lm.studies.experiments import decisions, experiment
+from sparse_sae.lm.studies.scores import choice_logprobs, score_texts
+from sparse_sae.lm.studies.significance import (
+    benjamini_hochberg,
+    bootstrap_mean,
+    holm,
+    mcnemar,
+    sign_flip,
+    wilson,
+)
 
 PROMPTS = [
     "please can you refund my late parcel",
@@ -262,7 +269,7 @@ def test_dose_response(tiny_lm, tiny_sae):
 
 
 def test_controls_have_the_latents_norm_and_are_drawn_by_seed(tiny_lm, tiny_sae):
-    from sparse_sae.lm.dose import _directions
+    from sparse_sae.lm.studies.dose import _directions
 
     tiny_sae.rows["W_dec"][:] *= np.linspace(0.5, 2, 64, dtype=np.float32)[:, None]
     drawn = _directions(tiny_sae, [3, 9], 4, 4, None, 0)

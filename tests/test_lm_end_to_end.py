@@ -7,10 +7,10 @@ import pytest
 
 import sparse_sae
 from sparse_sae.lm import english_documents, load_model
-from sparse_sae.lm.capture import capture
-from sparse_sae.lm.explain import explain
-from sparse_sae.lm.quality import model_quality
-from sparse_sae.lm.steer import steer
+from sparse_sae.lm.explaining.attribution import explain
+from sparse_sae.lm.harvest.recording import capture
+from sparse_sae.lm.steering.interventions import steer
+from sparse_sae.lm.studies.quality import model_quality
 
 HOOK = "blocks.15.hook_resid_post"
 CHAT = [

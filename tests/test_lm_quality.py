@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sparse_sae.architectures import TopK
-from sparse_sae.lm.hooks import read_hooks, resolve
-from sparse_sae.lm.lens import direct_logits
-from sparse_sae.lm.quality import model_quality, randomise
+from sparse_sae.lm.explaining.logit_lens import direct_logits
+from sparse_sae.lm.model.hooks import read_hooks, resolve
+from sparse_sae.lm.studies.quality import model_quality, randomise
 from sparse_sae.sae import SAE
 
 HOOK = "blocks.1.hook_resid_post"

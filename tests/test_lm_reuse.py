@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sparse_sae.lm.hooks import resolve
-from sparse_sae.lm.reuse import reuse_below
-from sparse_sae.lm.score import choice_logprobs, score_texts
-from sparse_sae.lm.steer import steer
+from sparse_sae.lm.model.hooks import resolve
+from sparse_sae.lm.steering.interventions import steer
+from sparse_sae.lm.studies.reuse import reuse_below
+from sparse_sae.lm.studies.scores import choice_logprobs, score_texts
 
 HOOK = "blocks.1.hook_resid_post"
 PROMPTS = ["please can you refund my late parcel", "my order is late", "no money back", "angry order price"]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from sparse_sae.lm.hooks import read_hooks
-from sparse_sae.lm.steer import steer, steer_direction
+from sparse_sae.lm.model.hooks import read_hooks
+from sparse_sae.lm.steering.interventions import steer, steer_direction
 
 HOOK = "blocks.1.hook_resid_post"
 IDS = torch.tensor([[5, 9, 3, 12, 7, 2], [8, 4, 4, 20, 6, 11]])

@@ -11,6 +11,7 @@ import pytest
 from sparse_sae import L1, BatchTopK, Gated, JumpReLU, Matryoshka, TopK, evaluate, train
 from sparse_sae.architectures import Architecture
 from sparse_sae.training.optim import Adam, Schedule, geometric_median, initial_params
+from sparse_sae.weights import PER_LATENT
 
 
 def test_schedules() -> None:
@@ -133,3 +134,36 @@ def test_k_and_penalty_are_annealed() -> None:
     assert price[0] == 0
     assert price[25] == pytest.approx(price[60] / 2, rel=0.1)
     assert price[60] == pytest.approx(price[90], rel=0.1)
+
+
+def test_forgetting_latents_spares_what_has_their_number_by_chance() -> None:
+    """With d_in = d_sae, b_dec is as long as there are latents and belongs to none of them."""
+    params = {
+        name: np.ones(shape)
+        for name, shape in {"W_enc": (6, 6), "W_dec": (6, 6), "b_enc": (6,), "b_dec": (6,)}.items()
+    }
+    adam = Adam(m={name: value.copy() for name, value in params.items()}, v=params)
+    adam.forget(np.array([1, 4]))
+    for moments in (adam.m, adam.v):
+        assert moments["b_dec"].all()
+        for name in ("W_enc", "W_dec", "b_enc"):
+            assert not moments[name][[1, 4]].any()
+            assert moments[name][[0, 2, 3, 5]].all()
+
+
+def test_every_architectures_own_weights_are_told_apart() -> None:
+    """A weight of an architecture that has one entry for each latent is in the table, and no other one is."""
+    for architecture in (
+        JumpReLU(target_l0=2),
+        JumpReLU(recipe="tanh"),
+        Gated(target_l0=2),
+        BatchTopK(k=2),
+        L1(target_l0=2),
+    ):
+        shapes = {}
+        for d_sae in (11, 13):
+            params = initial_params(planted(100), planted(100), d_sae, np.random.default_rng(0), tied=True)
+            architecture.init(params, planted(100))
+            shapes[d_sae] = {name: value.shape for name, value in params.items()}
+        grows = {name for name, shape in shapes[11].items() if shapes[13][name] != shape}
+        assert grows == {name for name in shapes[11] if name in PER_LATENT}

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from sparse_sae import _threads, kernels
+from sparse_sae import _kernels, _threads, kernels
 from sparse_sae._threads import available_cores, resolve_threads, threads_for
 
 
@@ -32,11 +37,53 @@ def test_resolve_refuses(asked: int) -> None:
 
 
 @pytest.mark.usefixtures("four_cores")
-@pytest.mark.parametrize(
-    ("text", "got"), [("3", 3), (" 2 ", 2), ("2,4", 2), ("", 4), ("0", 4), ("-1", 4), ("many", 4)]
-)
+@pytest.mark.parametrize("asked", [2.0, "2", True, [1]])
+def test_resolve_refuses_what_is_no_number(asked: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"num_threads: got {asked!r}, expected")):
+        resolve_threads(asked)
+
+
+def test_resolve_takes_numbers_of_numpy() -> None:
+    got = resolve_threads(np.int64(3))
+    assert got == 3 and type(got) is int
+
+
+@pytest.mark.parametrize("asked", [60_000, 120_000, 2**31, 2**80])
+def test_no_more_threads_than_can_help(asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, most in [(2, 64), (None, 64), (192, 192)]:
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert resolve_threads(asked) == most
+    monkeypatch.setenv("OMP_NUM_THREADS", "60000")
+    assert resolve_threads(None) == 192
+
+
+@pytest.mark.parametrize("level", _kernels.loadable_levels())
+def test_kernels_start_no_more_threads_than_can_help(level: str) -> None:
+    """Asked for as many directly, OpenMP would end the process."""
+    code = (
+        "import numpy as np; from sparse_sae import _kernels\n"
+        "x = np.ones((2_000_000, 1), np.float32)\n"
+        f"print(_kernels.load({level!r}).first_nonfinite_row(x, num_threads=120_000))"
+    )
+    got = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (got.returncode, got.stdout, got.stderr) == (0, "-1\n", "")
+
+
+@pytest.mark.usefixtures("four_cores")
+@pytest.mark.parametrize("text", ["0", "-1", "many", "9" * 20, "²", "2.5", ",2", "2 4"])
+def test_environment_is_refused_by_name(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    with pytest.raises(ValueError, match=re.escape(f"OMP_NUM_THREADS: got {text!r}, expected")):
+        resolve_threads(None)
+    assert resolve_threads(2) == 2
+
+
+@pytest.mark.usefixtures("four_cores")
+@pytest.mark.parametrize(("text", "got"), [("3", 3), (" 2 ", 2), ("2,4", 2), ("", 4), (" ", 4)])
 def test_environment(text: str, got: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenMP's own rule: the first number of a list counts; what is not a number is ignored."""
+    """OpenMP's own rule: the first number of a list counts."""
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     assert resolve_threads(None) == got
     assert resolve_threads(-1) == 4
@@ -87,3 +134,39 @@ def test_small_work_takes_one_thread() -> None:
 def test_kernels_reports_what_an_unforced_call_uses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert kernels()["threads"] == 3
+
+
+FORK = """
+import multiprocessing, sys
+import numpy as np
+from sparse_sae import _kernels
+
+rng = np.random.default_rng(0)
+x, w = (rng.standard_normal((n, 64)).astype(np.float32) for n in (500, 700))
+
+def encode():
+    return _kernels.encode_topk(x, w, None, 8, num_threads=3)
+
+def child(queue):
+    queue.put([encode(), _kernels.first_nonfinite_row(x, num_threads=3)])
+
+before = encode()  # the threads of the parent exist from here on
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+process = context.Process(target=child, args=(queue,))
+process.start()
+got, row = queue.get(timeout=60)
+process.join()
+assert process.exitcode == 0 and row == -1
+for a, b, c in zip(before[:3], got[:3], encode()[:3], strict=True):
+    assert a.tobytes() == b.tobytes() == c.tobytes()
+print("same")
+"""
+
+
+def test_a_forked_child_runs_kernels_too() -> None:
+    """The threads that OpenMP counts on are not in the child, which waited for them for ever."""
+    got = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert got.stdout == "same\n", got.stderr

@@ -8,9 +8,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sparse_sae.lm._ticket_frames import ENDINGS, GREETINGS, HIGH_AMOUNTS, INTRODUCTIONS, LOW_AMOUNTS
-from sparse_sae.lm._ticket_wordings import WORDINGS
-from sparse_sae.lm.tickets import LABELS, label_matrix, tickets
+from sparse_sae.demo._ticket_frames import ENDINGS, GREETINGS, HIGH_AMOUNTS, INTRODUCTIONS, LOW_AMOUNTS
+from sparse_sae.demo._ticket_wordings import WORDINGS
+from sparse_sae.demo.tickets import LABELS, label_matrix, tickets
 
 
 def test_the_same_seed_gives_the_same_tickets() -> None:

@@ -30,6 +30,26 @@ inline std::string shape_text(std::initializer_list<int64_t> shape) {
     return s + ")";
 }
 
+// Every size and every number of things, before anything is computed from it.
+inline void check_number(const char* name, int64_t value, int64_t least, int64_t most) {
+    if (value < least || value > most)
+        throw py::value_error(std::string(name) + ": " + std::to_string(value) + ", expected " +
+                              (most == INT64_MAX ? "at least " + std::to_string(least)
+                                                 : std::to_string(least) + " to " + std::to_string(most)));
+}
+
+// Elements at multiples of their size, in the byte order of this machine: what compiled code takes for granted.
+inline void check_elements(const char* name, const py::array& a) {
+    if (!(a.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_))
+        throw py::value_error(std::string(name) + ": not aligned in memory; pass numpy.require(" + name +
+                              ", requirements='A')");
+    const char order = a.dtype().byteorder();
+    if (order != '=' && order != '|')
+        throw py::type_error(std::string(name) + ": dtype " + py::str(a.dtype()).cast<std::string>() +
+                             " has the byte order of another machine; pass " + name + ".astype(" + name +
+                             ".dtype.newbyteorder('='))");
+}
+
 // A dense array of exactly T; a negative size accepts any.
 template <class T>
 const T* view(const char* name, const array<T>& a, std::initializer_list<int64_t> shape) {
@@ -37,6 +57,7 @@ const T* view(const char* name, const array<T>& a, std::initializer_list<int64_t
     int64_t i = 0;
     for (const int64_t n : shape) ok = ok && (n < 0 || a.shape(i) == n), ++i;
     if (!ok) wrong_shape(name, a, shape_text(shape));
+    check_elements(name, a);
     return a.data();
 }
 
@@ -53,6 +74,7 @@ const T* view_optional(const char* name, const std::optional<array<T>>& a, std::
 }
 
 inline Dtype dtype_of(const char* name, const py::array& x) {
+    check_elements(name, x);
     const char kind = x.dtype().kind();
     const py::ssize_t item = x.itemsize();
     if (kind == 'f' && item == 2) return Dtype::float16;
@@ -79,7 +101,9 @@ inline int64_t row_stride(const char* name, const py::array& x) {
 template <class T>
 Rows<T> view_rows(const char* name, const py::array& x, const T* center, int64_t D) {
     const Dtype dtype = dtype_of(name, x);
-    if (dtype == Dtype::int8) throw py::type_error(std::string(name) + ": dtype int8, expected floats");
+    if (dtype == Dtype::int8)
+        throw py::type_error(std::string(name) +
+                             ": dtype int8, expected float16, float32, float64 or bfloat16 bits in uint16");
     if (x.ndim() != 2 || (D >= 0 && x.shape(1) != D)) wrong_shape(name, x, shape_text({-1, D}));
     return {x.data(), dtype, row_stride(name, x), center, x.shape(0), x.shape(1)};
 }
@@ -87,7 +111,9 @@ Rows<T> view_rows(const char* name, const py::array& x, const T* center, int64_t
 template <class T>
 CodesView<T> view_codes(const array<int32_t>& indptr, const array<int32_t>& indices, const array<T>& values,
                         int64_t M) {
+    check_number("n_latents", M, 0, INT32_MAX);
     if (indptr.ndim() != 1 || indptr.shape(0) < 1) wrong_shape("indptr", indptr, "(N + 1)");
+    check_elements("indptr", indptr);
     const int64_t N = indptr.shape(0) - 1, nnz = indices.size();
     view("indices", indices, {nnz});
     view("values", values, {nnz});

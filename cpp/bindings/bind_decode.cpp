@@ -1,7 +1,6 @@
 #include "bindings/arrays.h"
 #include "bindings/module.h"
 #include "kernels/decode/decode.h"
-#include "kernels/dense/dense.h"
 
 namespace sparse_sae {
 namespace {
@@ -58,20 +57,6 @@ void bind(py::module_& m) {
         },
         py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("values").noconvert(),
         py::arg("w").noconvert(), py::arg("target").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
-    m.def(
-        "matmul_nt",
-        [](const array<T>& x, const array<T>& w, int num_threads) {
-            view("x", x, {-1, -1});
-            const int64_t N = x.shape(0), D = x.shape(1);
-            view("w", w, {-1, D});
-            const int64_t M = w.shape(0);
-            array<T> out({N, M});
-            T* to = out.mutable_data();
-            py::gil_scoped_release release;
-            matmul_nt(to, x.data(), w.data(), N, M, D, num_threads);
-            return out;
-        },
-        py::arg("x").noconvert(), py::arg("w").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
 }
 
 }  // namespace

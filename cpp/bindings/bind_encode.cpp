@@ -1,3 +1,5 @@
+#include <cstdlib>
+
 #include "bindings/arrays.h"
 #include "bindings/module.h"
 #include "kernels/encode/screen/screening.h"
@@ -25,12 +27,29 @@ Dictionary<T> view_dictionary(const array<T>& w, const Optional<T>& b, const Lat
                                       std::to_string(M - 1));
     }
     if (D < 1 || dict.M < 1) throw py::value_error("w: empty, expected at least one latent and one input");
+    check_number("w: latents", dict.M, 1, INT32_MAX);
     return dict;
+}
+
+// The k largest of M are all M where k is larger; bounded here, so that kernels may compute with it.
+int64_t view_count(const char* name, int64_t k, int64_t M) {
+    check_number(name, k, 1, INT64_MAX);
+    return std::min(k, M);
+}
+
+// SPARSE_SAE_SCREEN forces a screen where a call leaves the choice to us: for tests, and to compare.
+Screening screen_of_environment() {
+    const char* forced = std::getenv("SPARSE_SAE_SCREEN");
+    const std::string name = forced ? forced : "";
+    if (name.empty() || name == "auto") return Screening::automatic;
+    if (name == "float") return Screening::floats;
+    if (name == "int8") return Screening::bytes;
+    throw py::value_error("SPARSE_SAE_SCREEN: got " + name + ", expected auto, float or int8");
 }
 
 template <class T>
 Screening view_screen(const std::string& screen, bool absolute = false) {
-    if (screen == "auto") return Screening::automatic;
+    if (screen == "auto") return screen_of_environment();
     if (screen == "float") return Screening::floats;
     if (screen == "int8" && std::is_same_v<T, float> && !absolute) return Screening::bytes;
     throw py::value_error("screen: got " + screen + ", expected auto, float or (float32, without absolute) int8");
@@ -50,10 +69,11 @@ void bind(py::module_& m) {
             const Screening how = view_screen<T>(screen, absolute);
             const Dictionary<T> dict = view_dictionary(w, b, latents);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
+            const int64_t most = view_count("k", k, dict.M);
             Codes<T> codes;
             {
                 py::gil_scoped_release release;
-                const TopK select{k, absolute, relu};
+                const TopK select{most, absolute, relu};
                 codes = simple ? encode_topk_simple(rows, dict, select, num_threads)
                                : encode_topk(rows, dict, select, num_threads, how);
             }
@@ -74,10 +94,12 @@ void bind(py::module_& m) {
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             static_assert(sizeof(bool) == 1, "NumPy's bool is one byte, 0 or 1");
             const char* mask = reinterpret_cast<const char*>(view("dead", dead, {dict.M}));
+            const TopK select{view_count("k", k, dict.M), absolute, relu};
+            const int64_t aux_most = view_count("aux_k", aux_k, dict.M);
             std::pair<Codes<T>, Codes<T>> both;
             {
                 py::gil_scoped_release release;
-                both = encode_topk_aux(rows, dict, TopK{k, absolute, relu}, mask, aux_k, num_threads, how);
+                both = encode_topk_aux(rows, dict, select, mask, aux_most, num_threads, how);
             }
             const int64_t fallbacks = both.first.fallbacks + both.second.fallbacks;
             return give_codes(std::move(both.first)) + give_codes(std::move(both.second)) + py::make_tuple(fallbacks);
@@ -106,19 +128,20 @@ void bind(py::module_& m) {
     m.def(
         "encode_batch_topk",
         [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t total, const Optional<T>& center,
-           const std::string& screen, int num_threads) {
-            const Screening how = view_screen<T>(screen);
+           int num_threads) {
             const Dictionary<T> dict = view_dictionary(w, b, std::nullopt);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
+            check_number("x: rows", rows.N, 0, INT32_MAX);
+            const int64_t most = view_count("total", total, std::max<int64_t>(1, rows.N * dict.M));
             Codes<T> codes;
             {
                 py::gil_scoped_release release;
-                codes = encode_batch_topk(rows, dict, total, num_threads, how);
+                codes = encode_batch_topk(rows, dict, most, num_threads);
             }
             return give_codes(std::move(codes));
         },
         py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("total"), py::kw_only(),
-        py::arg("center").noconvert() = py::none(), py::arg("screen") = "auto", py::arg("num_threads") = 1);
+        py::arg("center").noconvert() = py::none(), py::arg("num_threads") = 1);
 }
 
 }  // namespace
@@ -126,17 +149,17 @@ void bind(py::module_& m) {
 void bind_encode(py::module_& m) {
     bind<float>(m);
     bind<double>(m);
-    m.def(
-        "first_nonfinite_row",
-        [](const py::array& x, int num_threads) {
-            const Rows<float> rows = view_rows<float>("x", x, nullptr, -1);
-            py::gil_scoped_release release;
-            if (rows.dtype == Dtype::float64)
-                return first_nonfinite_row(Rows<double>{rows.x, rows.dtype, rows.stride, nullptr, rows.N, rows.D},
-                                           num_threads);
-            return first_nonfinite_row(rows, num_threads);
-        },
-        py::arg("x"), py::kw_only(), py::arg("num_threads") = 1);
+    m.def("screens", [] {
+        py::list all;
+        for (const ScreenReport& report : screen_reports()) {
+            const int64_t k = report.key.k & ((int64_t{1} << 48) - 1);
+            all.append(py::dict(py::arg("d_in") = report.key.D, py::arg("d_sae") = report.key.M, py::arg("k") = k,
+                                py::arg("dead_eighths") = report.key.k >> 48, py::arg("threads") = report.key.threads,
+                                py::arg("float_us_per_row") = report.floats, py::arg("int8_us_per_row") = report.bytes,
+                                py::arg("chosen") = report.choice == Screening::bytes ? "int8" : "float"));
+        }
+        return all;
+    });
 }
 
 }  // namespace sparse_sae

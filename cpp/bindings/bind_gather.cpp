@@ -10,6 +10,7 @@ template <class T>
 T* view_mutable_rows(const char* name, py::array_t<T, 0>& a, int64_t N) {
     if (a.ndim() != 2 || a.shape(0) != N) wrong_shape(name, a, shape_text({N, -1}));
     if (!a.writeable()) throw py::value_error(std::string(name) + ": read-only, expected a writeable array");
+    check_elements(name, a);
     return a.mutable_data();
 }
 

@@ -13,7 +13,11 @@ void bind(py::module_& m) {
            int num_threads) {
             view("w", w, {-1, -1});
             const int64_t M = w.shape(0), D = w.shape(1);
+            check_number("k", k, 1, M);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {D}), D);
+            if (rows.N > INT32_MAX / k)
+                throw py::value_error("x: " + std::to_string(rows.N) + " rows of k = " + std::to_string(k) +
+                                      " codes, expected at most 2**31 - 1 codes; encode fewer rows at once");
             Codes<T> codes;
             {
                 py::gil_scoped_release release;

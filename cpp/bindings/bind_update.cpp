@@ -50,9 +50,7 @@ std::vector<RowUpdate<T>> view_updates(const py::list& updates, int64_t M, int64
     return out;
 }
 
-ByLatent order_of(const Ints& indptr, const Ints& indices, int64_t M, int num_threads) {
-    const CodesView<std::int32_t> codes = view_codes<std::int32_t>(indptr, indices, indices, M);
-    py::gil_scoped_release release;
+ByLatent order_of(const CodesView<int32_t>& codes, int64_t M, int num_threads) {
     return by_latent(codes.indptr, codes.indices, codes.n_rows, M, num_threads);
 }
 
@@ -118,10 +116,11 @@ void bind_update(py::module_& m) {
         [](const py::list& updates, const Ints& indptr, const Ints& indices, int64_t n_latents, double lr, double beta1,
            double beta2, double eps, int64_t step, double scale, int num_threads) {
             if (step < 1) throw py::value_error("step: " + std::to_string(step) + ", counted from 1");
-            const ByLatent order = order_of(indptr, indices, n_latents, num_threads);
+            const CodesView<int32_t> codes = view_codes<int32_t>(indptr, indices, indices, n_latents);
             const Adam how{lr, beta1, beta2, eps, step, scale};
             const auto run = [&](const auto& views) {
                 py::gil_scoped_release release;
+                const ByLatent order = order_of(codes, n_latents, num_threads);
                 update_rows(views.data(), static_cast<int>(views.size()), order, how, n_latents, num_threads);
             };
             if (is_double(updates))
@@ -135,9 +134,10 @@ void bind_update(py::module_& m) {
     m.def(
         "grad_squared_norm",
         [](const py::list& updates, const Ints& indptr, const Ints& indices, int64_t n_latents, int num_threads) {
-            const ByLatent order = order_of(indptr, indices, n_latents, num_threads);
+            const CodesView<int32_t> codes = view_codes<int32_t>(indptr, indices, indices, n_latents);
             const auto run = [&](const auto& views) {
                 py::gil_scoped_release release;
+                const ByLatent order = order_of(codes, n_latents, num_threads);
                 return grad_squared_norm(views.data(), static_cast<int>(views.size()), order, n_latents, num_threads);
             };
             return is_double(updates) ? run(view_updates<double>(updates, n_latents, indices.size()))

@@ -12,3 +12,5 @@
 // Only now, so that neither the compiler's headers nor SIMDe believe it.
 #define __AVX512F__ 1
 #define __AVX512VNNI__ 1
+// The one instruction that is written in assembly is its intrinsic then.
+#define SPARSE_SAE_EMULATED 1

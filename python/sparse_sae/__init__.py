@@ -1,7 +1,7 @@
 """Sparse autoencoders on language-model activations, trained and used on ordinary multicore CPUs.
 
 >>> import sparse_sae
->>> sparse_sae.kernels()["level"] in ("x86_64_v4_vnni", "x86_64_v4", "x86_64_v3", "x86_64_v2", "generic", "reference")
+>>> sparse_sae.kernels()["level"] in (*sparse_sae.kernels()["levels"], "reference")
 True
 """
 
@@ -49,11 +49,14 @@ __all__ = [
 def kernels() -> dict[str, Any]:
     """Which compiled kernels run: level, loadable levels, threads, OpenMP, version, compiler, Eigen.
 
-    `SPARSE_SAE_KERNELS` forces a level, `OMP_NUM_THREADS` the threads.
+    `screens` lists, for each kind of encode call so far, how long its two screens took and which is used: the machine
+    decides, the codes are the same. `SPARSE_SAE_KERNELS` forces a level, `SPARSE_SAE_SCREEN` (float, int8) a screen,
+    `OMP_NUM_THREADS` the threads.
     """
     return {
         "level": _kernels.level,
         "levels": _kernels.loadable_levels(),
         "threads": resolve_threads(None),
+        "screens": _kernels.screens(),
         **_kernels.build_info,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from pathlib import Path
 
@@ -30,22 +31,40 @@ def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> int | None:
 def resolve_threads(num_threads: int | None) -> int:
     """None: `OMP_NUM_THREADS`, or the cores we may use; -1: these cores; a positive number: itself.
 
+    Never more than the machine has or 64, whichever is larger: beyond that threads gain nothing, and OpenMP ends the
+    process where it cannot start them (`cpp/kernels/common/parallel.cpp` holds to the same bound).
+
     Raises:
-        ValueError: any other number.
+        TypeError: what is no whole number.
+        ValueError: any other number; an `OMP_NUM_THREADS` that is neither empty nor a list of positive numbers.
 
     >>> resolve_threads(2)
     2
     """
+    expected = "a positive number, -1 (all cores) or None"
     if num_threads is None:
-        text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-        return int(text) if text.isdigit() and int(text) > 0 else available_cores()
-    if num_threads == -1:
-        return available_cores()
-    if num_threads < 1:
+        number = _environment_threads() or available_cores()
+    elif isinstance(num_threads, bool) or not hasattr(num_threads, "__index__"):
+        raise TypeError(f"num_threads: got {num_threads!r}, expected {expected}")
+    elif (number := operator.index(num_threads)) == -1:
+        number = available_cores()
+    elif number < 1:
+        raise ValueError(f"num_threads: got {number}, expected {expected}")
+    return min(number, max(64, os.cpu_count() or 1))
+
+
+def _environment_threads() -> int | None:
+    """`OMP_NUM_THREADS`, of which the first number of a list counts (OpenMP's rule); None where it is not set."""
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if not text:
+        return None
+    first = text.split(",")[0].strip()
+    if not (first.isascii() and first.isdigit() and len(first) < 10 and int(first) > 0):
         raise ValueError(
-            f"num_threads: got {num_threads}, expected a positive number, -1 (all cores) or None"
+            f"OMP_NUM_THREADS: got {text!r}, expected a number of threads from 1, or a list of them; "
+            "unset it to use every core this process may use"
         )
-    return int(num_threads)
+    return int(first)
 
 
 def threads_for(products: int, threads: int) -> int:

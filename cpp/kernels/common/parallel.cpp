@@ -1,11 +1,13 @@
 #include "kernels/common/parallel.h"
 
+#include <algorithm>
+#include <atomic>
 #include <exception>
 #include <mutex>
-
-#ifdef SPARSE_SAE_STD_THREADS
-#include <atomic>
 #include <thread>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
 #endif
 
 namespace sparse_sae {
@@ -31,14 +33,24 @@ void run(int64_t n_tasks, [[maybe_unused]] int num_threads, Task task) {
 }
 #endif
 
+std::atomic<bool> forked{false};  // this process is the child of one that had loaded the kernels
+#if defined(__unix__) || defined(__APPLE__)
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
+
+int most_threads() {
+    static const int most = std::max(64, static_cast<int>(std::thread::hardware_concurrency()));
+    return most;
+}
+
 }  // namespace
 
 void parallel_for(int64_t n_tasks, int num_threads, const std::function<void(int64_t)>& task) {
-    if (num_threads <= 1 || n_tasks <= 1) {
+    if (num_threads <= 1 || n_tasks <= 1 || forked) {
         for (int64_t i = 0; i < n_tasks; ++i) task(i);
         return;
     }
-    if (num_threads > n_tasks) num_threads = static_cast<int>(n_tasks);
+    num_threads = static_cast<int>(std::min<int64_t>({num_threads, n_tasks, most_threads()}));
     std::exception_ptr failure;
     std::mutex guard;
     // An exception must not leave a parallel region: that would end the process.

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
@@ -34,6 +35,11 @@ struct Vector<float> {
 template <>
 struct Vector<double> {
     typedef double type __attribute__((vector_size(kVectorBytes)));
+};
+
+template <>
+struct Vector<int32_t> {
+    typedef int32_t type __attribute__((vector_size(kVectorBytes)));
 };
 
 template <class T>
@@ -80,6 +86,34 @@ inline std::uint32_t lanes_below(vec<T> v, T t) {
 #endif
 }
 
+// Bit i is set where lane i reaches that of t. NaN reaches nothing.
+inline std::uint32_t lanes_reach(vec<float> v, vec<float> t) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)v, (__m512)t, _CMP_GE_OQ);
+#elif defined(__AVX__)
+    return static_cast<std::uint32_t>(_mm256_movemask_ps((__m256)(v >= t)));
+#elif defined(__SSE2__)
+    return static_cast<std::uint32_t>(_mm_movemask_ps((__m128)(v >= t)));
+#else
+    std::uint32_t bits = 0;
+    for (int i = 0; i < kLanes<float>; ++i) bits |= static_cast<std::uint32_t>(v[i] >= t[i]) << i;
+    return bits;
+#endif
+}
+
+// Writes the lanes of v whose bits are set to out, one after the other; what follows them, up to a whole vector, is
+// overwritten.
+template <class T>
+inline void store_lanes(T* out, vec<T> v, std::uint32_t bits) {
+    static_assert(sizeof(T) == 4, "lanes of 32 bits");
+#if defined(__AVX512F__)
+    // In a register: the form that compresses into memory is slow on some processors.
+    _mm512_storeu_si512(out, _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), (__m512i)v));
+#else
+    for (; bits; bits &= bits - 1) *out++ = v[__builtin_ctz(bits)];
+#endif
+}
+
 inline constexpr int kDotLanes = 32;
 
 // Rows handled together: they share the loads of x, which are what limits a dot product in the cache, and their
@@ -106,6 +140,17 @@ inline void dot_rows(T* out, const T* x, const T* const* w, int64_t D) {
         }
         for (int h = A / 2; h > 0; h /= 2)
             for (int a = 0; a < h; ++a) acc[b][a] += acc[b][a + h];
+#if defined(__AVX512F__)
+        if constexpr (sizeof(T) == 4) {  // the same tree, without a detour through memory
+            const __m512 all = (__m512)acc[b][0];
+            const __m512 far = _mm512_shuffle_f32x4(all, all, 0x4e);
+            const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_castps512_ps256(far));
+            const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+            const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            out[b] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+            continue;
+        }
+#endif
         T lane[L];
         store(lane, acc[b][0]);
         for (int h = L / 2; h > 0; h /= 2)
@@ -124,6 +169,16 @@ inline void dot_many(T* out, const T* x, int64_t count, int64_t D, Row row) {
         for (int b = 0; b < B; ++b) w[b] = row(i + b);
         dot_rows<T, B>(out + i, x, w, D);
     }
+    const auto rest = [&](auto some) {
+        constexpr int S = decltype(some)::value;
+        if constexpr (S < B)
+            for (; i + S <= count; i += S) {
+                for (int b = 0; b < S; ++b) w[b] = row(i + b);
+                dot_rows<T, S>(out + i, x, w, D);
+            }
+    };
+    rest(std::integral_constant<int, 4>{});
+    rest(std::integral_constant<int, 2>{});
     for (; i < count; ++i) {
         w[0] = row(i);
         dot_rows<T, 1>(out + i, x, w, D);

@@ -1,7 +1,8 @@
 #include "kernels/encode/threshold.h"
 
 #include "kernels/encode/entries.h"
-#include "kernels/encode/screen/screen_byte.h"
+#include "kernels/encode/screen/byte_threshold.h"
+#include "kernels/encode/screen/screen_float.h"
 
 namespace sparse_sae {
 namespace {
@@ -37,18 +38,16 @@ struct AboveThreshold {
 };
 
 // Candidates for the `total` largest of the whole block of rows. After each chunk the total-th largest lower
-// bound (approximation minus margin and spread) becomes the cut for all rows. The values kept are upper bounds.
+// bound (approximation minus margin) becomes the cut for all rows. The values kept are upper bounds.
 template <class T>
 struct AboveCommonCut {
     int64_t total;
     T cut = 0;  // on canonical values: only positive ones are wanted
-    Spread<T> spread;
     std::vector<T> margin;
     RowEntries<T> found;
 
     template <class Screen>
-    AboveCommonCut(int64_t most, const Screen& screen)
-        : total(most), spread(screen.spread()), margin(screen.count), found(screen.count) {
+    AboveCommonCut(int64_t most, const Screen& screen) : total(most), margin(screen.count), found(screen.count) {
         for (int64_t n = 0; n < screen.count; ++n) margin[n] = screen.bound(n);
     }
     T threshold(int64_t n) const { return cut - margin[n]; }
@@ -60,8 +59,7 @@ struct AboveCommonCut {
         std::vector<T> lower;
         for (std::size_t n = 0; n < found.size(); ++n)
             for (const auto& e : found[n])
-                if (const T least = e.value - 2 * margin[n] - (spread ? spread(n, e.latent) : T(0)); least == least)
-                    lower.push_back(least);
+                if (const T least = e.value - 2 * margin[n]; least == least) lower.push_back(least);
         if (static_cast<int64_t>(lower.size()) <= total) return;
         std::nth_element(lower.begin(), lower.begin() + (total - 1), lower.end(), std::greater<T>());
         cut = std::max(cut, lower[total - 1]);
@@ -106,41 +104,55 @@ Codes<T> encode_threshold_few(const Rows<T>& rows, const Dictionary<T>& dict, co
     return to_codes(kept, 1);
 }
 
+template <class T>
+Codes<T> threshold_by_floats(const Rows<T>& rows, const Dictionary<T>& dict, const T* threshold, int num_threads) {
+    using Screen = FloatScreen<T>;
+    const typename Screen::Weights weights(dict, rows, num_threads);
+    RowEntries<T> all(static_cast<std::size_t>(rows.N));
+    const int64_t step = block_rows(Screen::Weights::row_bytes(dict.D));
+    for (int64_t n0 = 0; n0 < rows.N; n0 += step) {
+        Screen screen(weights, rows, n0, std::min(step, rows.N - n0), num_threads);
+        AboveThreshold<T> found(dict, threshold, screen);
+        sweep<T>(screen, dict.M, dict.M, num_threads, found);
+        score_rows(found.found, rows, n0, dict, num_threads,
+                   [&](const Entry<T>& e) { return e.value > found.at(e.latent) && e.value != 0; });
+        std::move(found.found.begin(), found.found.end(), all.begin() + n0);
+    }
+    return to_codes(all, num_threads);
+}
+
 }  // namespace
 
 template <class T>
 Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const T* threshold, int num_threads,
                           Screening how) {
     if (few_rows(rows.N)) return encode_threshold_few(rows, dict, threshold, num_threads);
-    RowEntries<T> all(static_cast<std::size_t>(rows.N));
-    with_screen(how, dict, rows, num_threads, [&](auto kind, const auto& weights) {
-        using Screen = typename decltype(kind)::type;
-        const int64_t step = block_rows(Screen::Weights::row_bytes(dict.D));
-        for (int64_t n0 = 0; n0 < rows.N; n0 += step) {
-            Screen screen(weights, rows, n0, std::min(step, rows.N - n0), num_threads);
-            AboveThreshold<T> found(dict, threshold, screen);
-            sweep<T>(screen, dict.M, dict.M, num_threads, found);
-            score_rows(found.found, rows, n0, dict, num_threads,
-                       [&](const Entry<T>& e) { return e.value > found.at(e.latent) && e.value != 0; });
-            std::move(found.found.begin(), found.found.end(), all.begin() + n0);
+    const auto floats = [&] { return threshold_by_floats(rows, dict, threshold, num_threads); };
+    if constexpr (sizeof(T) == sizeof(float)) {
+        Codes<T> codes;
+        if (how == Screening::automatic && dict.D >= 128 && dict.M >= 256) {
+            const ScreenTurn turn({dict.D, dict.M, 0, num_threads}, rows.N);
+            if (turn.screen() != Screening::bytes || !byte_threshold(&codes, rows, dict, threshold, num_threads))
+                codes = floats();
+            turn.done(codes.fallbacks);
+            return codes;
         }
-    });
-    return to_codes(all, num_threads);
+        if (how == Screening::bytes && byte_threshold(&codes, rows, dict, threshold, num_threads)) return codes;
+    }
+    return floats();
 }
 
 template <class T>
-Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads,
-                           Screening how) {
+Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads) {
     if (total < 1) throw std::invalid_argument("total: must be at least 1");
     RowEntries<T> all;
-    with_screen(how, dict, rows, num_threads, [&](auto kind, const auto& weights) {
-        // All rows compete, so all are packed at once: this is a kernel for training batches.
-        typename decltype(kind)::type screen(weights, rows, 0, rows.N, num_threads);
-        AboveCommonCut<T> found(total, screen);
-        const int64_t per_row = (total + rows.N - 1) / std::max<int64_t>(1, rows.N);
-        sweep<T>(screen, dict.M, 2 * per_row, num_threads, found);
-        all = std::move(found.found);
-    });
+    // All rows compete, so all are packed at once: this is a kernel for training batches.
+    const typename FloatScreen<T>::Weights weights(dict, rows, num_threads);
+    FloatScreen<T> screen(weights, rows, 0, rows.N, num_threads);
+    AboveCommonCut<T> found(total, screen);
+    const int64_t per_row = (total + rows.N - 1) / std::max<int64_t>(1, rows.N);
+    sweep<T>(screen, dict.M, 2 * per_row, num_threads, found);
+    all = std::move(found.found);
     score_rows(all, rows, 0, dict, num_threads, [](const Entry<T>& e) { return e.value > 0; });
 
     struct Place {
@@ -170,7 +182,7 @@ Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64
 
 template Codes<float> encode_threshold(const Rows<float>&, const Dictionary<float>&, const float*, int, Screening);
 template Codes<double> encode_threshold(const Rows<double>&, const Dictionary<double>&, const double*, int, Screening);
-template Codes<float> encode_batch_topk(const Rows<float>&, const Dictionary<float>&, int64_t, int, Screening);
-template Codes<double> encode_batch_topk(const Rows<double>&, const Dictionary<double>&, int64_t, int, Screening);
+template Codes<float> encode_batch_topk(const Rows<float>&, const Dictionary<float>&, int64_t, int);
+template Codes<double> encode_batch_topk(const Rows<double>&, const Dictionary<double>&, int64_t, int);
 
 }  // namespace sparse_sae

@@ -23,11 +23,9 @@ template <class T>
 Codes<T> encode_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads,
                      Screening how = Screening::automatic);
 
-// AuxK (arXiv 2406.04093, section 2.3): two selections from one sweep. The first is encode_topk's; the second the
-// aux_k largest, positive or not, among the latents with dead[j] == 1 (M bytes, each 0 or 1). The first is bit for
-// bit what a separate encode gives. The second is so large that computing it again in the canonical order would cost a
-// seventh of the sweep, for values that only steer dead latents: where the screen's own sums are float sums, they
-// are taken, which are the same on any number of threads and as near to the exact values as the canonical ones.
+// AuxK (arXiv 2406.04093, section 2.3): two selections. The first is encode_topk's; the second the
+// aux_k largest, positive or not, among the latents with dead[j] == 1 (M bytes, each 0 or 1). Both are bit for
+// bit what separate encodes give, whatever the screen.
 // Memory: O(N (K + aux_k)).
 template <class T>
 std::pair<Codes<T>, Codes<T>> encode_topk_aux(const Rows<T>& rows, const Dictionary<T>& dict, TopK select,

@@ -1,12 +1,11 @@
 """Choose one compiled module per process and re-export its functions; `__init__.pyi` is their contract.
 
-The only file that names CPU levels. `SPARSE_SAE_KERNELS=<level>` forces one; "reference" runs the NumPy twins.
+`cpp/cpu.cpp` holds the table of CPU levels. `SPARSE_SAE_KERNELS=<level>` forces one; "reference" runs the NumPy twins.
 """
 
 import importlib
 import os
 
-LEVELS = ("x86_64_v4_vnni", "x86_64_v4", "x86_64_v3", "x86_64_v2", "generic")
 FUNCTIONS = (
     "adam_rows",
     "code_grad",
@@ -22,6 +21,7 @@ FUNCTIONS = (
     "grad_squared_norm",
     "latent_sums",
     "matmul_nt",
+    "screens",
     "update_rows",
     "weight_grad",
 )

@@ -5,7 +5,8 @@ same for every array of a call. Arrays are C-contiguous; x alone may have any ro
 (float16, float32, float64, or bfloat16 bits in uint16). Codes are CSR arrays (indptr (N + 1) int32,
 indices (nnz) int32 ascending within a row, values (nnz) T). Every function gives bit-identical results for any
 num_threads. screen says how candidates are found, "float" or (float32 only) "int8"; no result depends on it, and
-"auto" takes what is faster at this level. `reference.py` holds the same functions in NumPy.
+"auto" takes what SPARSE_SAE_SCREEN says, or what has been the faster on this machine for calls of the same d_in, d_sae,
+k and threads. `reference.py` holds the same functions in NumPy.
 """
 
 from types import ModuleType
@@ -17,13 +18,15 @@ import numpy.typing as npt
 T = TypeVar("T", np.float32, np.float64)
 Ints: TypeAlias = npt.NDArray[np.int32]
 
-LEVELS: tuple[str, ...]
 FUNCTIONS: tuple[str, ...]
 level: str
 build_info: dict[str, Any]
 
 def loadable_levels() -> list[str]: ...
 def load(level: str) -> ModuleType: ...
+def screens() -> list[dict[str, Any]]:
+    """What has been measured of the screens in this process, a kind of call each; empty where there is no choice."""
+
 def encode_topk(
     x: npt.NDArray[Any],
     w: npt.NDArray[T],
@@ -88,7 +91,6 @@ def encode_batch_topk(
     total: int,
     *,
     center: npt.NDArray[T] | None = None,
-    screen: str = "auto",
     num_threads: int = 1,
 ) -> tuple[Ints, Ints, npt.NDArray[T]]:
     """The `total` largest positive pre-activations of the whole batch; ties go to the lower row, then latent."""

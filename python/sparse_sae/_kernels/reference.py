@@ -46,9 +46,23 @@ def encode_topk(
     absolute: bool = False, relu: bool = True, simple: bool = False, screen: str = "auto", num_threads: int = 1,
 ) -> tuple[Array, Array, Array, int]:  # fmt: skip
     """Sort every row."""
+    if k < 1:
+        raise ValueError(f"k: {k}, expected at least 1")
+    return _topk(x, w, b, k, center, latents, absolute, relu)
+
+
+def _topk(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    k: int,
+    center: Array | None,
+    latents: Array | None,
+    absolute: bool,
+    relu: bool,
+) -> tuple[Array, Array, Array, int]:
     pre = _pre(x, w, b, center, latents)
-    key = np.abs(pre) if absolute else pre
-    order = np.argsort(-np.where(np.isnan(key), -np.inf, key), axis=1, kind="stable")[:, :k]
+    order = np.argsort(-(np.abs(pre) if absolute else pre), axis=1, kind="stable")[:, :k]  # NaN comes last
     kept = np.zeros(pre.shape, bool)
     np.put_along_axis(kept, order, True, axis=1)
     if relu:
@@ -63,7 +77,7 @@ def encode_topk_aux(
     """Two calls."""
     main = encode_topk(x, w, b, k, center=center, absolute=absolute, relu=relu)
     latents = np.flatnonzero(dead).astype(np.int32)
-    aux = encode_topk(x, w, b, min(aux_k, len(latents)), center=center, latents=latents, relu=False)
+    aux = _topk(x, w, b, aux_k, center, latents, absolute=False, relu=False)
     return (*main[:3], aux[0], latents[aux[1]], aux[2], 0)
 
 
@@ -85,10 +99,11 @@ def encode_batch_topk(
     total: int,
     *,
     center: Array | None = None,
-    screen: str = "auto",
     num_threads: int = 1,
 ) -> tuple[Array, Array, Array]:
     """Sort the whole batch."""
+    if total < 1:
+        raise ValueError(f"total: {total}, expected at least 1")
     pre = _pre(x, w, b, center, None)
     order = np.argsort(-pre.ravel(), kind="stable")[:total]
     kept = np.zeros(pre.size, bool)
@@ -248,4 +263,29 @@ def grad_squared_norm(
 def first_nonfinite_row(x: Array, *, num_threads: int = 1) -> int:
     """Look at every row."""
     bad = ~np.isfinite(_rows(x, x if x.dtype == np.float64 else np.empty(0, np.float32), None)).all(axis=1)
+    return int(np.argmax(bad)) if bad.any() else -1
+
+
+def screens() -> list[dict[str, Any]]:
+    """There is one way, so nothing to choose."""
+    return []
+
+
+def gather(
+    out: Array, x: Array, index: Array, scale: Array | None = None, *, center: Array | None = None,
+    factor: Array | None = None, num_threads: int = 1,
+) -> int:  # fmt: skip
+    """Index, then one whole array after the other."""
+    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(x):
+        raise IndexError(f"index: rows {index.min()} to {index.max()}, expected 0 to {len(x) - 1}")
+    with np.errstate(over="ignore"):
+        rows = _rows(x[index], out, None)
+    if scale is not None:
+        rows *= scale[index][:, None].astype(out.dtype)
+    if center is not None:
+        rows -= center
+    if factor is not None:
+        rows *= factor
+    out[...] = rows
+    bad = ~np.isfinite(rows).all(axis=1)
     return int(np.argmax(bad)) if bad.any() else -1

@@ -96,11 +96,11 @@ def _add_sae(parser: argparse.ArgumentParser) -> None:
 def _demo(options: argparse.Namespace) -> int:
     _require("torch", "transformers") if not options.synthetic else None
     if options.synthetic:
-        from ..synthetic.demo import run_synthetic
+        from ..demo.ground_truth import run_synthetic
 
         run_synthetic(features=options.features or 64, k=options.k or 3, json_path=options.json)
         return 0
-    from ..demo import run
+    from ..demo.language_model import run
 
     run(
         tokens=options.tokens, features=options.features or 4608, k=options.k or 32, out=options.out,
@@ -132,8 +132,7 @@ def _prompt(options: argparse.Namespace) -> Any:
 
 def _capture(options: argparse.Namespace) -> int:
     model = _model(options)
-    from ..lm import english_documents
-    from ..lm.capture import capture
+    from ..lm import capture, english_documents
     from ..training.progress import Bar
 
     hooks = options.hook if len(options.hook) > 1 else options.hook[0]
@@ -159,7 +158,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _explain(options: argparse.Namespace) -> int:
     sae = load(options.sae)
     model = _model(options)
-    from ..lm.explain import explain
+    from ..lm import explain
 
     found = explain(
         model,
@@ -182,8 +181,8 @@ def _steer(options: argparse.Namespace) -> int:
     model = _model(options)
     import torch
 
-    from ..lm.prompts import token_ids
-    from ..lm.steer import steer
+    from ..lm import steer
+    from ..lm.model.prompts import token_ids
 
     ids = torch.tensor([token_ids(_prompt(options), model.tokenizer)])
     with steer(model, sae, latents, options.mode, hook=options.hook):

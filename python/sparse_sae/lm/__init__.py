@@ -1,58 +1,76 @@
-"""Language models: hook points, captured activations, texts to capture them on.
+"""Language models: load, capture, explain, steer, measure.
 
-Nothing here is imported before it is used, and this is the only part of the package that imports torch
-and transformers. They come with the extra `lm`: `pip install "sparse-sae[lm]"`.
+    from sparse_sae.lm import load_model, capture, explain, steer
 
-The functions `capture`, `tickets`, `explain`, `steer` and `experiment` are in modules of their own names:
-`from sparse_sae.lm.capture import capture`, `from sparse_sae.lm.steer import steer`.
+The rooms are `model` (loading, hook points, prompts), `harvest` (activations to disk or to training), `steering`,
+`explaining` and `studies` (quality, experiments, doses). A name is imported when it is first used, and this is the
+only part of the package that imports torch and transformers, which come with the extra `lm`:
+`pip install "sparse-sae[lm]"`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# public name -> module; a new module of this folder adds its names here (not one equal to a module's name)
-_PUBLIC = {
-    "LanguageModel": "models",
-    "load_model": "models",
-    "HookPoint": "hooks",
-    "hook_names": "hooks",
-    "read_hooks": "hooks",
-    "resolve": "hooks",
-    "stream": "streaming",
-    "english_documents": "corpus",
-    "Ticket": "tickets",
-    "choice_logprobs": "score",
-    "score_texts": "score",
-    "steer_direction": "steer",
-    "model_quality": "quality",
-    "randomise": "quality",
-    "direct_logits": "lens",
-    "decisions": "experiment",
-    "dose_response": "dose",
-    "reuse_below": "reuse",
+if TYPE_CHECKING:
+    from sparse_sae.lm.explaining.attribution import explain as explain
+    from sparse_sae.lm.explaining.explanation import Effect as Effect
+    from sparse_sae.lm.explaining.explanation import Explanation as Explanation
+    from sparse_sae.lm.explaining.logit_lens import direct_logits as direct_logits
+    from sparse_sae.lm.harvest.corpus import english_documents as english_documents
+    from sparse_sae.lm.harvest.recording import CaptureProgress as CaptureProgress
+    from sparse_sae.lm.harvest.recording import capture as capture
+    from sparse_sae.lm.harvest.streaming import ActivationStream as ActivationStream
+    from sparse_sae.lm.harvest.streaming import stream as stream
+    from sparse_sae.lm.model.hook_point import HookPoint as HookPoint
+    from sparse_sae.lm.model.hooks import hook_names as hook_names
+    from sparse_sae.lm.model.hooks import read_hooks as read_hooks
+    from sparse_sae.lm.model.hooks import resolve as resolve
+    from sparse_sae.lm.model.loading import LanguageModel as LanguageModel
+    from sparse_sae.lm.model.loading import load_model as load_model
+    from sparse_sae.lm.steering.interventions import Steering as Steering
+    from sparse_sae.lm.steering.interventions import steer as steer
+    from sparse_sae.lm.steering.interventions import steer_direction as steer_direction
+    from sparse_sae.lm.studies.dose import DoseResponse as DoseResponse
+    from sparse_sae.lm.studies.dose import dose_response as dose_response
+    from sparse_sae.lm.studies.experiments import Experiment as Experiment
+    from sparse_sae.lm.studies.experiments import decisions as decisions
+    from sparse_sae.lm.studies.experiments import experiment as experiment
+    from sparse_sae.lm.studies.quality import ModelQuality as ModelQuality
+    from sparse_sae.lm.studies.quality import model_quality as model_quality
+    from sparse_sae.lm.studies.quality import randomise as randomise
+    from sparse_sae.lm.studies.reuse import reuse_below as reuse_below
+    from sparse_sae.lm.studies.scores import choice_logprobs as choice_logprobs
+    from sparse_sae.lm.studies.scores import score_texts as score_texts
+
+# module -> its public names; the same as above, for the running program
+_MODULES = {
+    "explaining.attribution": ("explain",),
+    "explaining.explanation": ("Effect", "Explanation"),
+    "explaining.logit_lens": ("direct_logits",),
+    "harvest.corpus": ("english_documents",),
+    "harvest.recording": ("CaptureProgress", "capture"),
+    "harvest.streaming": ("ActivationStream", "stream"),
+    "model.hook_point": ("HookPoint",),
+    "model.hooks": ("hook_names", "read_hooks", "resolve"),
+    "model.loading": ("LanguageModel", "load_model"),
+    "steering.interventions": ("Steering", "steer", "steer_direction"),
+    "studies.dose": ("DoseResponse", "dose_response"),
+    "studies.experiments": ("Experiment", "decisions", "experiment"),
+    "studies.quality": ("ModelQuality", "model_quality", "randomise"),
+    "studies.reuse": ("reuse_below",),
+    "studies.scores": ("choice_logprobs", "score_texts"),
 }
-_EXTRA_PACKAGES = {"torch", "transformers", "safetensors", "gguf"}
+_PUBLIC = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    module_name = _PUBLIC.get(name)
-    if module_name is None:
+    if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        module = import_module(f"{__name__}.{module_name}")
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in _EXTRA_PACKAGES:
-            raise
-        raise ImportError(
-            f"sparse_sae.lm.{name} needs the package {missing!r}, which is not installed. "
-            'It comes with an extra: pip install "sparse-sae[lm]"'
-        ) from error
-    value = getattr(module, name)
+    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     globals()[name] = value
     return value
 

@@ -13,6 +13,7 @@ from .. import _kernels
 from .._io.arrays import Array
 from ..architectures import Gradients
 from ..architectures.products import dense_weight_grad, is_dense
+from ..weights import PER_LATENT
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,12 @@ class Adam:
             self._vector(name, params[name], grad * grad.dtype.type(scale), lr)
         return scale
 
-    def forget(self, latents: Array, d_sae: int) -> None:
-        """Zero the moments of these latents, in every parameter that has one entry or row a latent."""
+    def forget(self, latents: Array) -> None:
+        """Zero the moments of these latents, in every parameter that `PER_LATENT` names."""
         for moments in (self.m, self.v):
-            for value in moments.values():
-                if len(value) == d_sae and value.ndim >= 1:
-                    value[latents] = 0
+            for name, value in moments.items():
+                if name in PER_LATENT:
+                    np.moveaxis(value, PER_LATENT[name], 0)[latents] = 0
 
     def _vector(self, name: str, w: Array, grad: Array, lr: float) -> None:
         beta1, beta2 = self.betas

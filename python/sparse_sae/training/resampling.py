@@ -78,7 +78,7 @@ class Resampling:
         # Where b_dec does not centre the input, the bias does.
         params["b_enc"][dead] = -(params["W_enc"][dead] @ center).astype(dtype)
         run.architecture.revive(params, dead)
-        run.adam.forget(dead, options.d_sae)
+        run.adam.forget(dead)
         run.tokens_since_fired[dead] = 0
         return len(dead)
 

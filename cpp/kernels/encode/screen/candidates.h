@@ -1,7 +1,7 @@
 // Candidates for the k largest of every row of a block, while the latents stream by.
 //
 // A row's buffer holds `capacity` entries; when it is nearly full it is cut back to what can still be among the
-// k largest. With e the bound of sweep.h and s the k-th largest approximation - spread seen, k canonical values are at
+// k largest. With e the bound of sweep.h and s the k-th largest approximation seen, k canonical values are at
 // least s - e, so a latent whose approximation is below s - 2e may go. Where more remain than the buffer holds (many
 // equal or nearly equal values), or where an approximation is NaN, the bound cannot decide: the row `overflow`s and is
 // computed in full. Whichever way, the choice is made on canonical values (settle.h).
@@ -40,16 +40,13 @@ struct Candidates {
     TopK select;
     int64_t capacity;
     Buffer<T> values;  // (rows, capacity), uninitialised; with `absolute`, magnitudes
-    Spread<T> spread;
-    Buffer<T> lowest;  // value - spread, where there is one
     Buffer<int32_t> latents;
     std::vector<int32_t> count;
     std::vector<T> cut, margin;
     std::vector<char> overflow;
 
-    // wider: more room for a screen whose bound leaves more candidates.
-    static int64_t room(int64_t k, int64_t competing, int wider) {
-        return std::min(competing, wider * (2 * k + std::max<int64_t>(k, 32))) + kTileCols<T>;
+    static int64_t room(int64_t k, int64_t competing) {
+        return std::min(competing, 2 * k + std::max<int64_t>(k, 32)) + kTileCols<T>;
     }
     static int64_t entry_bytes() { return static_cast<int64_t>(2 * sizeof(T) + sizeof(int32_t)); }
 
@@ -57,10 +54,8 @@ struct Candidates {
     template <class Screen>
     Candidates(TopK how, int64_t competing, const Screen& screen)
         : select(how),
-          capacity(room(how.k, competing, Screen::kRoom)),
+          capacity(room(how.k, competing)),
           values(buffer<T>(screen.count * capacity)),
-          spread(screen.spread()),
-          lowest(spread ? buffer<T>(screen.count * capacity) : nullptr),
           latents(buffer<int32_t>(screen.count * capacity)),
           count(screen.count, 0),
           cut(screen.count, how.relu && !how.absolute ? T(0) : -std::numeric_limits<T>::infinity()),
@@ -94,7 +89,6 @@ struct Candidates {
             const int i = __builtin_ctz(hits);
             value[c] = s[i];
             latent[c] = static_cast<int32_t>(j0 + i);
-            if (lowest) lowest[n * capacity + c] = s[i] - spread(n, j0 + i);
             nan |= s[i] != s[i];
         }
         overflow[n] = nan;
@@ -111,12 +105,11 @@ struct Candidates {
         if (size <= select.k) return;
         T* value = values.get() + n * capacity;
         int32_t* latent = latents.get() + n * capacity;
-        T* least = lowest ? lowest.get() + n * capacity : value;
-        auto [low, high] = extent(least, size);
+        auto [low, high] = extent(value, size);
         for (; halvings > 0; --halvings) {
             const T middle = low / 2 + high / 2;
             int32_t reach = 0;
-            for (int32_t i = 0; i < size; ++i) reach += least[i] >= middle;
+            for (int32_t i = 0; i < size; ++i) reach += value[i] >= middle;
             (reach >= select.k ? low : high) = middle;
             if (reach == select.k) break;
         }
@@ -127,7 +120,6 @@ struct Candidates {
             const bool stays = value[i] >= keep;
             value[kept] = value[i];
             latent[kept] = latent[i];
-            least[kept] = least[i];
             kept += stays;
         }
         count[n] = kept;

@@ -53,16 +53,12 @@ T error_bound(double row_norm, const DictionaryScale& scale, int64_t D) {
 template <class T>
 class FloatScreen {
   public:
-    static constexpr bool kValues = true;  // what it finds are float sums themselves, the same for any cut of the work
-    static constexpr int kRoom = 1;        // candidates kept for each one selected, as a multiple of the usual
-
     // What all blocks of rows of a call share.
     struct Weights {
         const Dictionary<T>& dict;
         DictionaryScale scale;
         Weights(const Dictionary<T>& d, const Rows<T>&, int num_threads)
             : dict(d), scale(dictionary_scale(d, num_threads)) {}
-        static bool usable() { return true; }
         static int64_t row_bytes(int64_t D) { return D * static_cast<int64_t>(sizeof(T)); }
     };
 
@@ -88,7 +84,6 @@ class FloatScreen {
         });
     }
 
-    static Spread<T> spread() { return {}; }
     T bound(int64_t n) const { return error_bound<T>(static_cast<double>(norms_[n]), weights_.scale, weights_.dict.D); }
     int64_t panel_bytes() const { return kTileCols<T> * Weights::row_bytes(weights_.dict.D); }
     void reserve(int64_t panels) {

@@ -1,9 +1,54 @@
-// How candidates are found: results do not depend on it, speed does.
+// Which screen finds the candidates: results do not depend on it, speed does.
 #pragma once
+
+#include <chrono>
+#include <tuple>
+#include <vector>
+
+#include "kernels/common/types.h"
 
 namespace sparse_sae {
 
-// automatic takes bytes where this level has the instructions and the rows are long enough; bytes needs float32.
+// automatic takes whichever has been the faster on this machine for such calls (choose_screen); bytes needs float32.
 enum class Screening { automatic, floats, bytes };
+
+// Calls that are alike: what decides which screen is the faster.
+struct ScreenKey {
+    int64_t D, M, k;  // k: 0 for a threshold
+    int threads;
+    bool operator<(const ScreenKey& other) const {
+        return std::tie(D, M, k, threads) < std::tie(other.D, other.M, other.k, other.threads);
+    }
+};
+
+// One call's turn: ask `screen`, do the work, then say how it went. Each screen is tried kTrials times on calls of a
+// key; then the faster by seconds a row serves, and the other is tried once more every kAgain calls, because data and
+// weights change in training. More than kInFull of the rows computed in full counts against bytes as that much time.
+class ScreenTurn {
+  public:
+    static constexpr int kTrials = 2;
+    static constexpr int64_t kAgain = 500, kLeastRows = 512;
+    static constexpr double kInFull = 0.02;
+
+    ScreenTurn(ScreenKey key, int64_t n_rows);
+    Screening screen() const { return screen_; }
+    void done(int64_t fallbacks) const;
+
+  private:
+    ScreenKey key_;
+    int64_t n_rows_;
+    Screening screen_;
+    bool timed_;
+    std::chrono::steady_clock::time_point start_;
+};
+
+// What has been measured, for people: a key, microseconds a row by floats and by bytes (negative: not tried), the
+// choice.
+struct ScreenReport {
+    ScreenKey key;
+    double floats, bytes;
+    Screening choice;
+};
+std::vector<ScreenReport> screen_reports();
 
 }  // namespace sparse_sae

@@ -1,5 +1,4 @@
-// The exact choice: candidates are scored by the canonical dot product (but for AuxK's, topk.h), and the k
-// largest of these are selected.
+// The exact choice: candidates are scored by the canonical dot product, and the k largest of these are selected.
 #pragma once
 
 #include <functional>
@@ -72,11 +71,10 @@ struct Selected {
           fell_back(static_cast<std::size_t>(N), 0) {}
 
     // Settles every row of the block: the candidates are scored and the exact choice is made. competes(j) says
-    // which latents compete, for rows that must be computed in full. With as_found the candidates' values are good as
-    // they are and nothing is scored.
+    // which latents compete, for rows that must be computed in full.
     template <class Competes>
     void settle(Candidates<T>& found, const Rows<T>& rows, int64_t n0, int64_t n_rows, const Dictionary<T>& dict,
-                int num_threads, Competes competes, bool as_found = false) {
+                int num_threads, Competes competes) {
         const int64_t visiting = visiting_rows(n_rows);
         parallel_for((n_rows + visiting - 1) / visiting, num_threads, [&](int64_t block) {
             const int64_t first = block * visiting, n = std::min(visiting, n_rows - first);
@@ -86,14 +84,14 @@ struct Selected {
             std::vector<Entry<T>> room(static_cast<std::size_t>(n * found.capacity));
             std::vector<int64_t> many(static_cast<std::size_t>(n));
             for (int64_t i = 0; i < n; ++i) {
-                if (!as_found || found.overflow[first + i]) rows.read(x.data() + i * dict.D, n0 + first + i);
+                rows.read(x.data() + i * dict.D, n0 + first + i);
                 found.cut_back(first + i, 20);
                 mine[i] = room.data() + i * found.capacity;
                 many[i] = found.overflow[first + i] ? 0 : found.count[first + i];
                 const int64_t at = (first + i) * found.capacity;
                 for (int64_t e = 0; e < many[i]; ++e) mine[i][e] = {found.values[at + e], found.latents[at + e]};
             }
-            if (!as_found) score_block(mine.data(), many.data(), x.data(), n, dict);
+            score_block(mine.data(), many.data(), x.data(), n, dict);
             for (int64_t i = 0; i < n; ++i) {
                 const int64_t at = n0 + first + i;
                 Entry<T>* choice = mine[i];

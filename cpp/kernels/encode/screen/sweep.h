@@ -8,11 +8,10 @@
 //     selector.chunk_done(j1)          every row has seen the latents [0, j1)
 // offer() for one row is called in ascending order of latents and never from two threads at once.
 //
-// How a pair is approximated is the screen's business (screen_float.h, screen_byte.h). A screen holds the packed rows
+// How a pair is approximated is the screen's business (screen_float.h). A screen holds the packed rows
 // of a block and has
 //     count, tiles, tiles_per_task     its rows, the tiles they make, how many of these a task takes
-//     bound(n), spread()               the canonical value (simd.h) is at most approximation + bound(n), and at least
-//                                      approximation - bound(n) - spread()(n, j); infinite where nothing is known
+//     bound(n)                         the canonical value (simd.h) is within it; infinite where nothing is known
 //     panel_bytes(), reserve(panels)   room for packed latents
 //     pack(slot, j0)                   packs the latents [j0, j0 + kTileCols)
 //     product(s, tile, slot, limit)    approximations of one tile; bit r is set where row r has one >= limit[r], or NaN
@@ -22,15 +21,6 @@
 #include "kernels/encode/screen/tile.h"
 
 namespace sparse_sae {
-
-// What a screen's approximations may be above the canonical values, beyond bound(n); none where it has no arrays.
-template <class T>
-struct Spread {
-    const T *row_error = nullptr, *row_length = nullptr, *length = nullptr, *error = nullptr;
-
-    explicit operator bool() const { return length; }
-    T operator()(int64_t n, int64_t j) const { return 2 * (row_error[n] * length[j] + row_length[n] * error[j]); }
-};
 
 inline constexpr int64_t kBlockBytes = 16 << 20;  // packed rows of one block
 inline constexpr int64_t kTaskBytes = 160 << 10;  // packed rows of one task: they stay in the L2 cache

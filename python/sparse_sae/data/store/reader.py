@@ -21,7 +21,7 @@ _KINDS = ("first", "padding", "massive")
 
 
 class ActivationStore:
-    """Activations in a directory, as `sparse_sae.lm.capture.capture` or `StoreWriter` leave them.
+    """Activations in a directory, as `sparse_sae.lm.capture` or `StoreWriter` leave them.
 
     Rows that would distort training are left out unless asked for: first positions of sequences, padding,
     and massive activations (`massive_threshold`). Everything below speaks of the rows that remain, in the

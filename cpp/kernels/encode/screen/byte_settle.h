@@ -1,0 +1,15 @@
+// The exact choice among the listed latents of a block of rows, with the proof that nothing else could be chosen.
+#pragma once
+
+#include "kernels/encode/screen/byte_rows.h"
+#include "kernels/encode/screen/settle.h"
+
+namespace sparse_sae {
+
+// Selects for each row of the block. A row whose cut was above its k-th largest canonical value is left with a count of
+// -1 in `selected`, and as its cut a value that k canonical values reach: sweeping it again with that one is certain to
+// settle it, unless its list overflows.
+void byte_settle(Selected<float>& selected, ByteRows& block, const Rows<float>& rows, const Dictionary<float>& dict,
+                 TopK select, int num_threads);
+
+}  // namespace sparse_sae

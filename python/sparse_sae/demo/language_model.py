@@ -1,0 +1,231 @@
+"""The main job, start to end, over the public API: capture, train, measure, find, steer.
+
+Read it as a tutorial: each function is one thing a user does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import SAE, TopK, evaluate, load, train
+from .._io.arrays import Array
+from .._io.files import write_json
+from ..data.store import ActivationStore
+from ..lm import LanguageModel, capture, english_documents, load_model, steer
+from ..probing import Detector, best_detector
+from ..training.progress import Bar
+from .tickets import LABELS, Split, label_matrix, tickets
+
+HOOK = "blocks.15.hook_resid_post"
+SPLITS: tuple[Split, Split] = ("train", "held_out")
+PROMPT = "My parcel is three weeks late and I want my money back. Can I get a refund?"
+
+
+def run(
+    *, tokens: int, features: int, k: int, out: Path, model: str | None = None, json_path: Path | None = None
+) -> dict[str, Any]:
+    """The demo on a real language model; returns what it prints, as JSON values."""
+    print(f"1. Language model: {model or 'SmolLM2-135M-Instruct'}, hook point {HOOK}")
+    lm = load_model(model)
+
+    n_tickets = min(1000, max(150, tokens // 500))
+    labelled = {split: tickets(n_tickets, seed=0, split=split) for split in SPLITS}
+    print(
+        f"2. Activations of {tokens:,} tokens, kept in {out}: {n_tickets} training and {n_tickets} held-out support "
+        "tickets, then English prose from Python's own documentation"
+    )
+    texts = chain((t.text for split in SPLITS for t in labelled[split]), english_documents())
+    store = _captured(lm, texts, out / f"activations-{tokens}", tokens)
+    parts = _split(store, n_tickets)
+    excluded = store.excluded
+    print(f"   left out of training: {', '.join(f'{n} {kind}' for kind, n in excluded.items())}")
+
+    print(f"3. TopK SAE, {features:,} latents, k = {k}, on {len(parts['training']):,} tokens")
+    sae = _trained(parts["training"], out / f"sae-{tokens}-{features}-{k}", features, k, lm.name)
+    metrics = evaluate(sae, parts["held out"])
+    print(
+        f"4. Quality on {len(parts['held out']):,} held-out tokens of prose and tickets\n{_indented(metrics)}"
+    )
+
+    print("5. The best single neuron, latent and random direction for each label, on tickets in unseen words")
+    by_split = {split: parts[f"{split} tickets"] for split in SPLITS}
+    labels = _detectors(sae, by_split, {split: label_matrix(items) for split, items in labelled.items()})
+    print(_label_table(labels))
+
+    print("6. Where latents fire most")
+    shown = [d["latent"].index for d in labels.values()]
+    fired = np.flatnonzero(metrics.density > 0)
+    others = np.random.default_rng(0).permutation(fired[~np.isin(fired, shown)])
+    contexts = _top_contexts(sae, parts["training"], lm, [*dict.fromkeys(shown), *others.tolist()][:12])
+    for latent, lines in contexts.items():
+        print(f"   latent {latent}")
+        for line in lines:
+            print(f"      {line}")
+
+    latent = labels["refund_asked"]["latent"].index
+    print(f"7. Steering: latent {latent} added while the model answers «{PROMPT}»")
+    steering = _steered(lm, sae, latent, by_split["train"])
+    for example in steering:
+        print(f"   {example['strength']:+8.1f}  {example['text']}")
+
+    result = {
+        "fvu": metrics.fvu, "l0": metrics.l0, "dead_fraction": metrics.dead_fraction,
+        "tokens": len(parts["training"]), "excluded_tokens": sum(excluded.values()), "excluded": excluded,
+        "labels": {
+            name: {kind: detector.to_dict() for kind, detector in found.items()} for name, found in labels.items()
+        },
+        "contexts": {str(latent): lines for latent, lines in contexts.items()},
+        "steering": {"latent": latent, "prompt": PROMPT, "examples": steering},
+    }  # fmt: skip
+    if json_path:
+        write_json(json_path, result)
+    return result
+
+
+def _captured(lm: LanguageModel, texts: Iterator[str], path: Path, max_tokens: int) -> ActivationStore:
+    """Activations of texts, each in a context of its own; what an earlier run captured is reused."""
+    try:
+        return ActivationStore(path)
+    except (FileNotFoundError, ValueError):
+        with Bar("capturing", max_tokens) as bar:
+            return capture(
+                lm, texts, HOOK, path, max_tokens=max_tokens, pack=False,
+                progress=lambda p: bar.update(p.tokens, f"{p.tokens_per_second:,.0f} tokens/s"),
+            )  # fmt: skip
+
+
+def _split(store: ActivationStore, n_tickets: int) -> dict[str, ActivationStore]:
+    """By text: the first n_tickets are training tickets, as many held-out ones follow, then prose.
+
+    Every tenth prose document is held out of training, and so are the held-out tickets.
+    """
+    texts = np.unique(store.documents)
+    ticket = texts < 2 * n_tickets
+    held_out = np.where(ticket, texts >= n_tickets, texts % 10 == 0)
+    if not (~ticket & held_out).any():
+        raise ValueError(
+            f"tokens: {len(store):,} leave no prose beside {2 * n_tickets} tickets; ask for 40,000 or more"
+        )
+    chosen = {
+        "training": ~held_out, "held out": held_out, "train tickets": ticket & ~held_out,
+        "held_out tickets": ticket & held_out,
+    }  # fmt: skip
+    return {name: store.select(documents=texts[mask]) for name, mask in chosen.items()}
+
+
+def _trained(rows: ActivationStore, path: Path, features: int, k: int, model_name: str) -> SAE:
+    if (path / "sae").is_dir():
+        return load(path / "sae")
+    passes = max(2, min(4, 400_000 // len(rows)))
+    metadata = {"model_name": model_name, "hook_name": HOOK}
+    return train(
+        rows, TopK(k=k), d_sae=features, n_tokens=passes * len(rows), out=path, metadata=metadata
+    ).sae
+
+
+def _detectors(
+    sae: SAE, stores: Mapping[Split, ActivationStore], labels: Mapping[Split, Array]
+) -> dict[str, dict[str, Detector]]:
+    """For each label the best neuron, latent and random direction, chosen on training tickets.
+
+    A ticket's score is the highest value on any of its tokens. There are as many random directions as latents.
+    """
+    random = np.random.default_rng(0).standard_normal((sae.d_in, sae.d_sae), dtype=np.float32)
+    random /= np.linalg.norm(random, axis=0)
+    views = {
+        "neuron": lambda x: x,
+        "latent": lambda x: sae.encode(x).toarray(),
+        "random": lambda x: (x - sae.b_dec) @ random,
+    }
+    pooled = {
+        kind: {split: _ticket_maxima(store, view) for split, store in stores.items()}
+        for kind, view in views.items()
+    }
+    return {
+        name: {
+            kind: best_detector(
+                scores["train"], labels["train"][:, i], scores["held_out"], labels["held_out"][:, i]
+            )
+            for kind, scores in pooled.items()
+        }
+        for i, name in enumerate(LABELS)
+    }
+
+
+def _ticket_maxima(store: ActivationStore, view: Any) -> Array:
+    """(n_tickets, m): the maximum over each ticket's tokens of view(x), an (n, m) matrix."""
+    documents = store.documents
+    starts = np.append(np.flatnonzero(np.diff(documents, prepend=-1)), len(documents))
+    maxima = []
+    for first in range(0, len(starts) - 1, 32):  # tickets at a time: enough rows for a fast encode
+        bounds = starts[first : first + 33]
+        values = view(store.rows(slice(bounds[0], bounds[-1])))
+        maxima.append(np.maximum.reduceat(values, bounds[:-1] - bounds[0], axis=0))
+    return np.concatenate(maxima)
+
+
+def _label_table(labels: dict[str, dict[str, Detector]]) -> str:
+    lines = [f"   {'AUROC (average precision)':28}{'neuron':>16}{'latent':>16}{'random':>16}"]
+    for name, found in labels.items():
+        cells = "".join(
+            f"{f'{found[kind].auroc:.3f} ({found[kind].average_precision:.3f})':>16}"
+            for kind in ("neuron", "latent", "random")
+        )
+        lines.append(f"   {name:28}{cells}")
+    return "\n".join(lines)
+
+
+def _top_contexts(
+    sae: SAE, store: ActivationStore, lm: LanguageModel, latents: list[int], n: int = 4
+) -> dict[int, list[str]]:
+    """The tokens, in context, on which each latent fires most."""
+    values: list[Array] = []
+    for start in range(0, len(store), 8192):
+        values.append(sae.encode(store.rows(slice(start, start + 8192))).tocsc()[:, latents].toarray())
+    codes = np.concatenate(values)
+    found: dict[int, list[str]] = {}
+    for column, latent in enumerate(latents):
+        best = np.argsort(-codes[:, column], kind="stable")[:n]
+        found[latent] = [
+            f"{codes[i, column]:7.1f}  {_in_context(store, lm, int(i))}" for i in best if codes[i, column] > 0
+        ]
+    return found
+
+
+def _in_context(store: ActivationStore, lm: LanguageModel, row: int) -> str:
+    tokens, at = store.context(row)
+    before, token, after = (
+        lm.tokenizer.decode(part) for part in (tokens[:at], tokens[at : at + 1], tokens[at + 1 :])
+    )
+    return " ".join(f"{before}[[{token}]]{after}".split())
+
+
+def _steered(lm: LanguageModel, sae: SAE, latent: int, store: ActivationStore) -> list[dict[str, Any]]:
+    """Greedy answers with the latent added at multiples of its strongest activation on the tickets."""
+    strongest = max(
+        float(sae.encode(store.rows(slice(s, s + 8192)), latents=[latent]).max())
+        for s in range(0, len(store), 8192)
+    )
+    prompt = lm.tokenizer.apply_chat_template(
+        [{"role": "user", "content": PROMPT}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    examples = []
+    for multiple in (-1.0, 0.0, 0.5, 1.0):
+        strength = multiple * strongest
+        with steer(lm, sae, {latent: strength}, hook=HOOK):
+            ids = lm.model.generate(**prompt, max_new_tokens=32, do_sample=False)
+        text = lm.tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        examples.append({"strength": strength, "text": " ".join(text.split())})
+    return examples
+
+
+def _indented(text: Any) -> str:
+    return "\n".join(f"   {line}" for line in str(text).splitlines())

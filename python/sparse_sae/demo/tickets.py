@@ -1,0 +1,92 @@
+"""Support tickets of an online shop with known labels: ground truth for a language model's features.
+
+A ticket has five labels, each true in half of the tickets and independent of the others. For each label there
+is a sentence either way, so that no topic gives it away: a customer who wants no refund often says so, a
+parcel in time is mentioned, a fair price is praised. Held-out tickets are worded as no training ticket is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ._ticket_frames import (
+    ENDINGS,
+    GREETINGS,
+    HIGH_AMOUNTS,
+    INTRODUCTIONS,
+    LOW_AMOUNTS,
+    PRODUCTS,
+)
+from ._ticket_wordings import WORDINGS
+
+Split = Literal["train", "held_out"]
+LABELS = ("refund_asked", "angry_tone", "high_value_order", "shipping_delay", "price_complaint")
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A support ticket.
+
+    Attributes:
+        text: what the customer wrote.
+        labels: for each of `LABELS`, whether it holds.
+    """
+
+    text: str
+    labels: dict[str, bool]
+
+
+def tickets(n: int, seed: int = 0, split: Split = "train") -> list[Ticket]:
+    """Generate support tickets.
+
+    Args:
+        n: how many.
+        seed: which; the same seed gives the same tickets, and the first of many are those of few.
+        split: "train" or "held_out", whose sentences are worded differently throughout.
+
+    Raises:
+        ValueError: n is negative or the split has another name.
+
+    >>> ticket = tickets(1, seed=3)[0]
+    >>> sorted(ticket.labels) == sorted(LABELS), len(ticket.text.split()) > 20
+    (True, True)
+    """
+    if n < 0:
+        raise ValueError(f"n must not be negative, got {n}")
+    if split not in ("train", "held_out"):
+        raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
+    return [_ticket(np.random.default_rng([seed, i, split == "held_out"]), split) for i in range(n)]
+
+
+def label_matrix(items: list[Ticket]) -> np.ndarray:
+    """(n, 5) booleans: the labels of tickets, columns in the order of `LABELS`.
+
+    >>> label_matrix(tickets(7)).shape
+    (7, 5)
+    """
+    return np.array([[item.labels[name] for name in LABELS] for item in items], dtype=bool).reshape(-1, 5)
+
+
+def _ticket(rng: np.random.Generator, split: Split) -> Ticket:
+    labels = {name: bool(rng.integers(2)) for name in LABELS}
+
+    def pick(texts: list[str]) -> str:
+        return texts[rng.integers(len(texts))]
+
+    words = {
+        "product": pick(PRODUCTS),
+        "amount": pick((HIGH_AMOUNTS if labels["high_value_order"] else LOW_AMOUNTS)[split]),
+        "order": str(rng.integers(10_000, 100_000)),
+        "day": pick(["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"]),
+        "days": str(rng.integers(3, 9)),
+        "percent": str(5 * rng.integers(2, 9)),
+    }
+    sentences = [pick(WORDINGS[name, labels[name]][split]) for name in LABELS]
+    order = rng.permutation(len(sentences))
+    parts = [pick(GREETINGS[split]), pick(INTRODUCTIONS[split]), *(sentences[i] for i in order)]
+    parts.append(pick(ENDINGS[split]))
+    text = " ".join(part.format(**words) for part in parts if part)
+    return Ticket(text, labels)

@@ -1,0 +1,5 @@
+"""Edits of activations while a model runs."""
+
+from sparse_sae.lm._extra import require_extra
+
+require_extra()

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator
+from contextlib import closing, nullcontext
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,7 +19,8 @@ from .._io.arrays import Array
 from .._threads import threads_for
 from ..architectures import Architecture, Gradients
 from ..coders import Coder
-from ..data.sources import SAMPLE_ROWS, Source, batches
+from ..data.ahead import Ahead
+from ..data.sources import SAMPLE_ROWS, Part, Source, batches
 from . import checkpoint
 from .checkpoint import HISTORY, locked
 from .config import Options
@@ -26,6 +28,8 @@ from .progress import Bar, Callback, training_text
 from .resampling import centering_advice, mean_to_spread
 from .run import Run, TrainingDiverged
 from .signals import interrupts_deferred
+
+_WORTH_A_THREAD = 1 << 20  # bytes of a batch: smaller ones are read faster than they are handed over
 
 
 class Loop:
@@ -122,9 +126,10 @@ class Loop:
         with (
             interrupts_deferred() as interrupted,
             Bar("training", self.n_tokens, first * self.batch_size, progress) as bar,
+            closing(self._numbered(first, steps)) as numbered,
         ):
             reading = 0.0
-            for step, rows, seconds in self._numbered(first, steps):
+            for step, rows, seconds in numbered:
                 reading += seconds / len(self.runs)
                 self._step(step, rows)
                 if (step + 1) % self.log_every == 0 or step + 1 == steps:
@@ -146,14 +151,21 @@ class Loop:
             )
         return "n_tokens" if all(run.steps_done >= steps for run in self.runs.values()) else "data"
 
-    def _numbered(self, first: int, steps: int) -> Iterator[tuple[int, Array, float]]:
-        rows = batches(self.source, self.batch_size, self.seed, first * self.batch_size)
-        for step in range(first, steps):
-            started = perf_counter()
-            batch = next(rows, None)
-            if batch is None:
-                return
-            yield step, batch, perf_counter() - started
+    def _numbered(self, first: int, steps: int) -> Generator[tuple[int, Array, float], None, None]:
+        """Step, rows, and the seconds that the loop waited for them."""
+        ahead = self.source.may_wait and 4 * self.batch_size * sum(self.source.widths) >= _WORTH_A_THREAD
+        # Between two steps all threads read; beside a step, one does.
+        rows = batches(
+            self.source, self.batch_size, self.seed, first * self.batch_size, 1 if ahead else self.threads
+        )
+        wanted = islice(rows, steps - first)
+        with closing(rows), Ahead(wanted) if ahead else nullcontext(wanted) as taken:
+            for step in range(first, steps):
+                started = perf_counter()
+                batch = next(taken, None)
+                if batch is None:
+                    return
+                yield step, batch, perf_counter() - started
 
     def _step(self, step: int, rows: Array) -> None:
         """One step of every run that has not made it yet (after a crash, some checkpoints may be ahead)."""
@@ -166,7 +178,7 @@ class Loop:
                 occasion = resampling.steps(run.options.steps).get(step) if resampling else None
                 if resampling is not None and occasion is not None:
                     with run.phases("resampling"):
-                        resampling.apply(run, _Columns(self.source, self.columns[name]), occasion)
+                        resampling.apply(run, Part(self.source, self.columns[name]), occasion)
                 key = id(run.transforms)
                 if key not in transformed:
                     transformed[key] = run.transformed(np.ascontiguousarray(rows[:, self.columns[name]]))
@@ -220,22 +232,3 @@ def fingerprint(source: Source, columns: slice, seed: int) -> str:
     """A checksum of some rows of the data: a run may go on only with the data it was begun with."""
     rows = np.ascontiguousarray(source.sample(64, seed)[:, columns])
     return hashlib.sha256(repr(rows.shape).encode() + rows.tobytes()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The columns of a source that a run reads."""
-
-    source: Source
-    columns: slice
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.columns.stop - self.columns.start,)
-
-    def sample(self, n: int, seed: int) -> Array:
-        return self.source.sample(n, seed)[:, self.columns]
-
-    def blocks(self, seed: int, start: int) -> Iterator[Array]:
-        for block in self.source.blocks(seed, start):
-            yield np.ascontiguousarray(block[:, self.columns])

@@ -28,7 +28,7 @@ def test_train_evaluate_info(tmp_path: Path, data: str, capsys: pytest.CaptureFi
     assert "FVU" in printed
     assert "gradients and Adam" in printed
     records = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
-    assert records[-1]["tokens"] == 3840
+    assert records[-1]["tokens"] == 4000
     assert main(["evaluate", f"{out}/sae", data, "--json", str(tmp_path / "m.json")]) == 0
     assert json.loads((tmp_path / "m.json").read_text())["l0"] == 2
     assert main(["info", f"{out}/sae"]) == 0

@@ -78,7 +78,7 @@ def test_ablation_is_the_one_that_explain_measures(tiny_lm, tiny_sae):
 
 
 def test_latents_that_do_not_compete_are_encoded_alone_to_the_same_bits(tiny_lm, tiny_sae, monkeypatch):
-    relu = SAE(tiny_sae.params, L1(), metadata=tiny_sae.metadata)
+    relu = SAE.from_rows(tiny_sae.params, L1(), metadata=tiny_sae.metadata)
     with steer(tiny_lm, relu, {3: 4.0}, "clamp", exact=True):
         exact = activations(tiny_lm)
     with steer(tiny_lm, relu, {3: 4.0}, "clamp", exact=False):

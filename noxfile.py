@@ -88,6 +88,13 @@ def kernel_tests(session: nox.Session, option: str, env: dict[str, str] | None =
 
 
 @nox.session
+def torture(session: nox.Session) -> None:
+    """Attack files, kernels, running processes and arguments: five minutes, or `nox -s torture -- --minutes 600`."""
+    session.install(*CONSTRAINTS, ".[test]")
+    session.run("python", "tests/torture", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time the kernels beside plain matrix products of the same size; arguments go to `sparse-sae bench`."""
     session.install(*CONSTRAINTS, ".[bench]")

@@ -14,6 +14,8 @@ WANTED_IN_WHEEL = (
     r"sparse_sae/_kernels/_cpu\..*\.so",
     r"sparse_sae/_kernels/_(x86_64_v2|generic)\..*\.so",
     r"sparse_sae-[^/]*\.dist-info/licenses/LICENSE",
+    r"sparse_sae-[^/]*\.dist-info/licenses/licenses/Eigen-MPL-2\.0\.txt",
+    r"sparse_sae-[^/]*\.dist-info/licenses/licenses/pybind11-BSD-3-Clause\.txt",
     r"sparse_sae-[^/]*\.dist-info/entry_points\.txt",
 )
 ALLOWED_IN_WHEEL = (
@@ -25,8 +27,8 @@ ALLOWED_IN_WHEEL = (
     r"sparse_sae-[^/]*\.dist-info/.*",
 )
 WANTED_IN_SDIST = (
-    r"CMakeLists\.txt", r"pyproject\.toml", r"LICENSE", r"README\.md", r"constraints\.txt", r"cpp/kernels/types\.h",
-    r"python/sparse_sae/__init__\.py", r"tests/conftest\.py",
+    r"CMakeLists\.txt", r"pyproject\.toml", r"LICENSE", r"README\.md", r"constraints\.txt",
+    r"cpp/kernels/common/types\.h", r"python/sparse_sae/__init__\.py", r"tests/conftest\.py",
 )  # fmt: skip
 FORBIDDEN_IN_SDIST = (r".*\.(so|o|a|tmp|pyc)", r"(build|dist|\.git|\.nox|\.venv)/.*", r"(.*/)?__pycache__/.*")
 LARGEST_SDIST_BYTES = 20 << 20

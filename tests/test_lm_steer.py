@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from sparse_sae import L1, SAE
+from sparse_sae.lm import dose_response, explain, model_quality
 from sparse_sae.lm.model.hooks import read_hooks
 from sparse_sae.lm.steering.interventions import steer, steer_direction
 
@@ -29,7 +31,7 @@ def hooks_left(module: torch.nn.Module) -> int:
 def test_each_mode_is_its_equation(tiny_lm, tiny_sae):
     x = activations(tiny_lm)
     d = tiny_sae.rows["W_dec"][[3, 40]]
-    a = tiny_sae.encode(x.reshape(-1, 32), latents=[3, 40]).toarray().reshape(2, 6, 2)
+    a = tiny_sae.encode(x.reshape(-1, 32)).toarray()[:, [3, 40]].reshape(2, 6, 2)
     v = np.array([1.5, -0.5])
     assert a.max() > 0
     # the two coordinates of x on d, by least squares
@@ -65,6 +67,24 @@ def test_orthogonal_leaves_nothing_of_the_span(tiny_lm, tiny_sae):
     assert np.abs(x @ tiny_sae.rows["W_dec"][[3, 40, 7]].T).max() < 1e-5 < np.abs(activations(tiny_lm)).max()
 
 
+def test_ablation_is_the_one_that_explain_measures(tiny_lm, tiny_sae):
+    """For a TopK SAE too, whose latents compete: the default, with nothing said about it."""
+    prompt = [5, 9, 3, 12, 7, 2]
+    found = explain(tiny_lm, tiny_sae, prompt, 9, top=12, positions=range(6))
+    for effect in found.effects[:12]:
+        with steer(tiny_lm, tiny_sae, [effect.latent], "ablate"), torch.inference_mode():
+            steered = tiny_lm.model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)[9]
+        assert effect.ablation == pytest.approx(found.value - float(steered), abs=2e-5)
+
+
+def test_latents_that_do_not_compete_are_encoded_alone_to_the_same_bits(tiny_lm, tiny_sae, monkeypatch):
+    relu = SAE(tiny_sae.params, L1(), metadata=tiny_sae.metadata)
+    with steer(tiny_lm, relu, {3: 4.0}, "clamp", exact=True):
+        exact = activations(tiny_lm)
+    with steer(tiny_lm, relu, {3: 4.0}, "clamp", exact=False):
+        np.testing.assert_array_equal(activations(tiny_lm), exact)
+
+
 def test_exact_sees_the_competition_of_a_topk_sae(tiny_lm, tiny_sae):
     x = activations(tiny_lm).reshape(-1, 32)
     alone = tiny_sae.encode(x, latents=list(range(64))).toarray()
@@ -73,6 +93,9 @@ def test_exact_sees_the_competition_of_a_topk_sae(tiny_lm, tiny_sae):
     with steer(tiny_lm, tiny_sae, [latent], "ablate", exact=True):
         by_full = activations(tiny_lm).reshape(-1, 32)
     np.testing.assert_allclose(by_full, x - full[:, [latent]] * tiny_sae.rows["W_dec"][latent], atol=2e-5)
+    with steer(tiny_lm, tiny_sae, [latent], "ablate", exact=False):
+        by_itself = activations(tiny_lm).reshape(-1, 32)
+    np.testing.assert_allclose(by_itself, x - alone[:, [latent]] * tiny_sae.rows["W_dec"][latent], atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +122,7 @@ def test_add_encodes_nothing_and_others_only_the_named(tiny_lm, tiny_sae, monkey
         lambda self, x, latents=None: asked.append(latents) or encode(self, x, latents=latents),
     )
     for mode in ("add", "orthogonal", "clamp"):
-        with steer(tiny_lm, tiny_sae, {3: 1.0, 40: 2.0}, mode):
+        with steer(tiny_lm, tiny_sae, {3: 1.0, 40: 2.0}, mode, exact=False):
             tiny_lm.model(IDS)
         assert asked == ([[3, 40]] if mode == "clamp" else [])
 
@@ -248,6 +271,8 @@ def test_half_precision_model(tiny_lm, tiny_sae):
         ({}, {}, "latents is empty"),
         ([3], {}, "must be a mapping"),
         ([3, 3], {"mode": "ablate"}, "distinct"),
+        ({True: 1.0}, {}, "whole numbers from 0 to 63; got .True"),
+        ({1.0: 1.0}, {}, "whole numbers"),
         ({3: float("nan")}, {}, "finite"),
         ({3: [1.0, 2.0], 4: [1.0, 2.0, 3.0]}, {}, "lengths are"),
         ({3: 1.0}, {"mode": "push"}, "mode must be one of"),
@@ -269,8 +294,58 @@ def test_only_adding_is_defined_where_codes_do_not_reconstruct_the_hook(tiny_lm,
 
 
 def test_wrong_width_says_so(tiny_lm, tiny_sae):
-    elsewhere = steer(tiny_lm, tiny_sae, {3: 1.0}, hook="blocks.1.mlp.hook_post")
+    with pytest.raises(ValueError, match=r"hook_post of this model is 64 wide, the SAE 32: another hook"):
+        steer(tiny_lm, tiny_sae, {3: 1.0}, hook="blocks.1.mlp.hook_post")
+    elsewhere = steer_direction(tiny_lm, "model.layers.1.mlp.up_proj", np.ones(32), 1.0)
     with elsewhere, pytest.raises(ValueError, match="32 wide: another hook point"):
         tiny_lm.model(IDS)
     with pytest.raises(ValueError, match="finite vector"):
         steer_direction(tiny_lm, HOOK, np.ones((2, 32)), 1.0)
+
+
+def every_caller(lm: Any, sae: Any, **given: Any) -> list[Any]:
+    """The functions that put an SAE into a model."""
+    hook = given.get("hook")
+    return [
+        lambda: steer(lm, sae, {3: 1.0}, **given),
+        lambda: steer(lm, sae, [3], "ablate", **given),
+        lambda: explain(lm, sae, [5, 9, 3], 7, top=1, **given),
+        lambda: model_quality(lm, sae if hook is None else {hook: sae}, [[5, 9, 3, 4]]),
+        lambda: dose_response(
+            lm, sae, 3, [1.0], [[5, 9], [4, 4]], outcome, n_directions=1, n_latents=0, **given
+        ),
+    ]
+
+
+def outcome(_lm: Any, prompts: Any) -> dict[str, Any]:
+    return {"one": np.arange(len(prompts))}
+
+
+def test_an_sae_of_another_model_is_warned_about_with_both_names(tiny_lm, tiny_sae):
+    tiny_sae.metadata["model_name"] = "gpt2-xl"
+    for call in every_caller(tiny_lm, tiny_sae):
+        with pytest.warns(UserWarning, match=r"'tiny' is used with an SAE of 'gpt2-xl'"):
+            call()
+    tiny_sae.metadata["model_name"] = "someone/Tiny"  # a hub's name of the same
+    for call in every_caller(tiny_lm, tiny_sae):
+        call()
+
+
+def test_an_sae_of_another_hook_point_is_warned_about_with_both_names(tiny_lm, tiny_sae):
+    for call in every_caller(tiny_lm, tiny_sae, hook="blocks.0.hook_resid_post"):
+        with pytest.warns(UserWarning, match=r"'blocks.0.hook_resid_post' .* of 'blocks.1.hook_resid_post'"):
+            call()
+    for call in every_caller(tiny_lm, tiny_sae, hook="blocks.2.hook_resid_pre"):  # the same place
+        call()
+
+
+def test_an_sae_without_hook_point_needs_one(tiny_lm, tiny_sae):
+    del tiny_sae.metadata["hook_name"]
+    for call in every_caller(tiny_lm, tiny_sae):
+        with pytest.raises(ValueError, match="metadata name no hook point"):
+            call()
+
+
+def test_a_transcoder_steers_where_it_writes(tiny_lm, tiny_sae):
+    tiny_sae.metadata["hook_name_out"] = "blocks.1.hook_mlp_out"
+    assert steer(tiny_lm, tiny_sae, {3: 1.0}).point.name == "blocks.1.hook_mlp_out"

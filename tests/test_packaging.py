@@ -60,6 +60,27 @@ def test_all_names_exist_and_are_documented() -> None:
     assert sorted(sparse_sae.__all__) == list(dict.fromkeys(sorted(sparse_sae.__all__)))
 
 
+def test_dir_shows_the_api_and_nothing_else() -> None:
+    shown = {name for name in dir(sparse_sae) if not name.startswith("__")}
+    assert shown == {*sparse_sae.__all__, *sparse_sae._PARTS}
+    assert "Any" not in shown and "annotations" not in shown
+
+
+@pytest.mark.parametrize(
+    "part", ["data", "evaluation", "formats", "match", "probing", "pursuit", "synthetic", "toy"]
+)
+def test_parts_are_imported_where_they_are_named(part: str) -> None:
+    """In a new interpreter, where nothing else has imported them."""
+    imported(f"import sparse_sae; assert sparse_sae.{part}.__name__ == 'sparse_sae.{part}'")
+
+
+def test_every_part_exists() -> None:
+    for part in sparse_sae._PARTS:
+        assert (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").is_file()
+    with pytest.raises(AttributeError, match="module 'sparse_sae' has no attribute 'nothing'"):
+        sparse_sae.nothing  # noqa: B018
+
+
 def test_types_are_shipped() -> None:
     assert (PACKAGE / "py.typed").is_file()
     assert (PACKAGE / "_kernels/__init__.pyi").is_file()
@@ -92,7 +113,8 @@ def test_installed_files_are_the_package_alone() -> None:
         or re.search(r"\.(cpp|h|tmp|o|a|cmake)$|(^|/)tests?/", f)
     ]
     assert not strays
-    assert any(f.endswith("licenses/LICENSE") for f in files)
+    for name in ("LICENSE", "Eigen-MPL-2.0.txt", "pybind11-BSD-3-Clause.txt"):
+        assert any(f.endswith(f"licenses/{name}") for f in files), f"the wheel lacks {name}"
 
 
 def test_command_is_declared() -> None:

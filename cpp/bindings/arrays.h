@@ -73,31 +73,39 @@ const T* view_optional(const char* name, const std::optional<array<T>>& a, std::
     return a ? view(name, *a, shape) : nullptr;
 }
 
-// Input rows: float16, float32, float64, or uint16 holding bfloat16 bits; the last axis contiguous.
-template <class T>
-Rows<T> view_rows(const char* name, const py::array& x, const T* center, int64_t D) {
+inline Dtype dtype_of(const char* name, const py::array& x) {
     check_elements(name, x);
     const char kind = x.dtype().kind();
     const py::ssize_t item = x.itemsize();
-    Dtype dtype;
-    if (kind == 'f' && item == 2)
-        dtype = Dtype::float16;
-    else if (kind == 'f' && item == 4)
-        dtype = Dtype::float32;
-    else if (kind == 'f' && item == 8)
-        dtype = Dtype::float64;
-    else if (kind == 'u' && item == 2)
-        dtype = Dtype::bfloat16;
-    else
-        throw py::type_error(std::string(name) + ": dtype " + py::str(x.dtype()).cast<std::string>() +
-                             ", expected float16, float32, float64 or bfloat16 bits in uint16");
-    if (x.ndim() != 2 || (D >= 0 && x.shape(1) != D)) wrong_shape(name, x, shape_text({-1, D}));
+    if (kind == 'f' && item == 2) return Dtype::float16;
+    if (kind == 'f' && item == 4) return Dtype::float32;
+    if (kind == 'f' && item == 8) return Dtype::float64;
+    if (kind == 'u' && item == 2) return Dtype::bfloat16;
+    if (kind == 'i' && item == 1) return Dtype::int8;
+    throw py::type_error(std::string(name) + ": dtype " + py::str(x.dtype()).cast<std::string>() +
+                         ", expected float16, float32, float64 or bfloat16 bits in uint16");
+}
+
+// Distance between rows, in elements; the last axis must be contiguous.
+inline int64_t row_stride(const char* name, const py::array& x) {
+    const py::ssize_t item = x.itemsize();
     // NumPy gives axes of length 0 or 1, and all axes of an empty array, strides that mean nothing.
     const bool walks_rows = x.shape(0) > 1 && x.shape(1) > 0, walks_columns = x.shape(1) > 1 && x.shape(0) > 0;
     if ((walks_columns && x.strides(1) != item) || (walks_rows && x.strides(0) % item != 0))
         throw py::value_error(std::string(name) +
                               ": the last axis must be contiguous; pass numpy.ascontiguousarray(x)");
-    return {x.data(), dtype, static_cast<int64_t>(x.strides(0) / item), center, x.shape(0), x.shape(1)};
+    return static_cast<int64_t>(x.strides(0) / item);
+}
+
+// Input rows: float16, float32, float64, or uint16 holding bfloat16 bits; the last axis contiguous.
+template <class T>
+Rows<T> view_rows(const char* name, const py::array& x, const T* center, int64_t D) {
+    const Dtype dtype = dtype_of(name, x);
+    if (dtype == Dtype::int8)
+        throw py::type_error(std::string(name) +
+                             ": dtype int8, expected float16, float32, float64 or bfloat16 bits in uint16");
+    if (x.ndim() != 2 || (D >= 0 && x.shape(1) != D)) wrong_shape(name, x, shape_text({-1, D}));
+    return {x.data(), dtype, row_stride(name, x), center, x.shape(0), x.shape(1)};
 }
 
 template <class T>

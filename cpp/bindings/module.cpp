@@ -13,6 +13,7 @@ PYBIND11_MODULE(SPARSE_SAE_MODULE, m) {
     sparse_sae::bind_encode(m);
     sparse_sae::bind_decode(m);
     sparse_sae::bind_dense(m);
+    sparse_sae::bind_gather(m);
     sparse_sae::bind_omp(m);
     sparse_sae::bind_update(m);
 }

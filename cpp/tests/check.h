@@ -60,6 +60,7 @@ bool same(const Codes<T>& a, const Codes<T>& b) {
 }
 
 void test_encode();
+void test_gather();
 void test_grad();
 void test_pursuit();
 

@@ -7,7 +7,7 @@ True
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _kernels
 from ._threads import resolve_threads
@@ -19,6 +19,21 @@ from .sae import SAE
 from .training.resampling import Resampling
 from .training.trainer import TrainingDiverged, TrainResult, train, train_many
 from .transforms import Transform
+
+if TYPE_CHECKING:
+    from . import (  # noqa: F401 (what `__getattr__` gives)
+        architectures,
+        data,
+        evaluation,
+        formats,
+        lm,
+        match,
+        probing,
+        pursuit,
+        synthetic,
+        toy,
+        training,
+    )
 
 __version__ = "0.1.0"
 
@@ -44,6 +59,26 @@ __all__ = [
     "train",
     "train_many",
 ]
+
+
+# Imported when they are first named (`sparse_sae.match`), so that importing the package stays quick.
+_PARTS = (
+    "architectures", "data", "evaluation", "formats", "lm", "match", "probing", "pursuit", "synthetic", "toy",
+    "training",
+)  # fmt: skip
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in _PARTS:
+            import importlib
+
+            return importlib.import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_PARTS, *(name for name in globals() if name.startswith("__"))])
 
 
 def kernels() -> dict[str, Any]:

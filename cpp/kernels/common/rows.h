@@ -5,8 +5,6 @@
 
 namespace sparse_sae {
 
-enum class Dtype { float16, bfloat16, float32, float64 };
-
 // x is (N, D) with rows `stride` elements apart. center is (D) or null; read() gives x[n] - center.
 template <class T>
 struct Rows {

@@ -16,6 +16,9 @@ namespace sparse_sae {
 using std::int32_t;
 using std::int64_t;
 
+// How rows are stored.
+enum class Dtype { float16, bfloat16, float32, float64, int8 };
+
 // Codes a kernel returns: N rows, owned. `fallbacks` counts rows that screening could not decide.
 template <class T>
 struct Codes {

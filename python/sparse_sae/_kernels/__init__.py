@@ -17,6 +17,7 @@ FUNCTIONS = (
     "encode_topk",
     "encode_topk_aux",
     "first_nonfinite_row",
+    "gather",
     "grad_squared_norm",
     "latent_sums",
     "matmul_nt",

@@ -207,3 +207,19 @@ def grad_squared_norm(
 
 def first_nonfinite_row(x: npt.NDArray[Any], *, num_threads: int = 1) -> int:
     """Index of the first row of x (N, D) that holds a NaN or an infinity, or -1."""
+
+def gather(
+    out: npt.NDArray[T],
+    x: npt.NDArray[Any],
+    index: npt.NDArray[np.int64],
+    scale: npt.NDArray[np.float32] | None = None,
+    *,
+    center: npt.NDArray[T] | None = None,
+    factor: npt.NDArray[T] | None = None,
+    num_threads: int = 1,
+) -> int:
+    """out (N, D)[i] = (x (R, D)[index (N)[i]] * scale (R)[index[i]] - center (D)) * factor (D), each step rounded to T.
+
+    x may also be int8; out may be columns of a wider array. Returns the first i whose row of out holds a NaN or an
+    infinity, or -1.
+    """

@@ -270,3 +270,23 @@ def first_nonfinite_row(x: Array, *, num_threads: int = 1) -> int:
 def screens() -> list[dict[str, Any]]:
     """There is one way, so nothing to choose."""
     return []
+
+
+def gather(
+    out: Array, x: Array, index: Array, scale: Array | None = None, *, center: Array | None = None,
+    factor: Array | None = None, num_threads: int = 1,
+) -> int:  # fmt: skip
+    """Index, then one whole array after the other."""
+    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(x):
+        raise IndexError(f"index: rows {index.min()} to {index.max()}, expected 0 to {len(x) - 1}")
+    with np.errstate(over="ignore"):
+        rows = _rows(x[index], out, None)
+    if scale is not None:
+        rows *= scale[index][:, None].astype(out.dtype)
+    if center is not None:
+        rows -= center
+    if factor is not None:
+        rows *= factor
+    out[...] = rows
+    bad = ~np.isfinite(rows).all(axis=1)
+    return int(np.argmax(bad)) if bad.any() else -1

@@ -74,6 +74,13 @@ def add_steer(add: AddCommand) -> None:
         "--latent", action="append", required=True, metavar="NUMBER=VALUE", help="may be given several times"
     )
     steer.add_argument("--mode", choices=("add", "clamp", "scale", "ablate", "orthogonal"), default="add")
+    steer.add_argument(
+        "--exact",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="a latent's activation is that of the full encoding, 0 where it loses the competition; with "
+        "--no-exact its own positive part (default: --exact)",
+    )
     steer.add_argument("--new-tokens", type=count, default=64)
 
 
@@ -185,7 +192,7 @@ def _steer(options: argparse.Namespace) -> int:
     from ..lm.model.prompts import token_ids
 
     ids = torch.tensor([token_ids(_prompt(options), model.tokenizer)])
-    with steer(model, sae, latents, options.mode, hook=options.hook):
+    with steer(model, sae, latents, options.mode, hook=options.hook, exact=options.exact):
         out = model.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=options.new_tokens, do_sample=False
         )

@@ -1,42 +1,41 @@
-"""Where training rows come from. One order of rows for a seed, which can be entered at any row.
-
-A source yields (n, width) float32 blocks; several hook points side by side are one wider row (coders.py says
-which columns are read and which are written).
-"""
+"""Where training rows come from: arrays, files and stores; `stream.py` has the iterables."""
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array, as_array, as_rows, to_float
+from .._io.arrays import Array, as_array
+from .base import SAMPLE_ROWS, Part, Source, batches
+from .picks import Pick, Stored
+from .store.shuffle import Held, Pool, pass_through, pools, row_numbers
+from .stream import StreamSource
 
-SAMPLE_ROWS = 16384  # enough rows to estimate a mean, a scale and a geometric median
+__all__ = [
+    "SAMPLE_ROWS",
+    "ArraySource",
+    "Part",
+    "Source",
+    "StoreSource",
+    "StreamSource",
+    "batches",
+    "open_source",
+]
+
 _CHUNK_ROWS = 256
+_PICK_ROWS = 1024  # of what lies on a disk: between two picks, a little more is read ahead
 
 
-class Source(Protocol):
-    """What the trainer needs of its data."""
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Columns of each part of a row."""
-
-    def sample(self, n: int, seed: int) -> Array:
-        """Up to n rows, float32."""
-
-    def blocks(self, seed: int, start: int) -> Iterator[Array]:
-        """Blocks of rows in training order, without end or until the data ends, from the start-th row on."""
-
-
-class ArraySource:
+class ArraySource(Source):
     """One or several arrays or memmaps of equal length, shuffled anew every epoch.
 
-    An array on disk is read in pieces of neighbouring rows, which are then mixed in a buffer: an epoch still
-    visits every row once.
+    Rows are read where they lie. Those of an array on disk pass in pools of pieces of neighbouring rows, so that the
+    pieces of the next pool can be asked for while one passes: an epoch still visits every row once.
     """
 
     def __init__(self, arrays: Sequence[Array], buffer_bytes: int = 256 << 20) -> None:
@@ -48,47 +47,64 @@ class ArraySource:
         """See `Source`."""
         return tuple(int(a.shape[1]) for a in self.arrays)
 
-    def _rows(self, index: Array) -> Array:
-        return np.concatenate([to_float(a[index]) for a in self.arrays], axis=1)
-
     def sample(self, n: int, seed: int) -> Array:
         """See `Source`."""
         total = len(self.arrays[0])
         rng = np.random.default_rng([seed, 1])
         index = np.sort(rng.choice(total, size=min(n, total), replace=False))
-        return self._checked(self._rows(index))
+        out = np.empty((len(index), sum(self.widths)), np.float32)
+        Pick(_views(self.arrays), index).read(out)
+        return out
 
-    def blocks(self, seed: int, start: int) -> Iterator[Array]:
+    def picks(self, seed: int, start: int) -> Iterator[Pick]:
         """See `Source`."""
-        from .store.shuffle import shuffled_blocks
-
         total = len(self.arrays[0])
-        on_disk = any(isinstance(a, np.memmap) for a in self.arrays)
-        chunk = _CHUNK_ROWS if on_disk else 1
+        mapped = [a for a in self.arrays if isinstance(a, np.memmap)]
+        chunk = _CHUNK_ROWS if mapped else 1
         sizes = np.full(-(-total // chunk), chunk, dtype=np.int64)
         sizes[-1] = total - chunk * (len(sizes) - 1)
-
-        def read(chunks: Sequence[int]) -> Array:
-            starts = np.asarray(chunks, dtype=np.int64) * chunk
-            return self._rows((starts[:, None] + np.arange(chunk)).ravel()[: sizes[list(chunks)].sum()])
-
+        buffer_rows = max(1, self.buffer_bytes // (4 * sum(self.widths)))
         epoch, skip = divmod(start, total)
-        row_bytes = 4 * sum(self.widths)
-        while True:
-            blocks = shuffled_blocks(
-                sizes, read, seed=seed, epoch=epoch, skip=skip,
-                buffer_rows=max(1, self.buffer_bytes // row_bytes), block_rows=8192,
-            )  # fmt: skip
-            for block in blocks:
-                yield self._checked(block)
-            epoch, skip = epoch + 1, 0
-
-    @staticmethod
-    def _checked(rows: Array) -> Array:
-        return as_rows(rows, rows.shape[1], "data")
+        order = chain.from_iterable(
+            pools(sizes, seed, e, skip if e == epoch else 0, buffer_rows) for e in count(epoch)
+        )
+        parts = _views(self.arrays)
+        return pass_through(order, lambda pool: _InPlace(parts, mapped, sizes, pool), _PICK_ROWS)
 
 
-class StoreSource:
+def _views(arrays: Sequence[Array]) -> list[Stored]:
+    return [Stored(np.asarray(a)) for a in arrays]
+
+
+class _InPlace(Held):
+    """The rows of a pool where they lie; of mapped files, their pages are asked for before they are read."""
+
+    def __init__(self, parts: Sequence[Stored], mapped: Sequence[Any], sizes: Array, pool: Pool) -> None:
+        self.parts, self.index = parts, row_numbers(sizes, pool.chunks)[pool.permutation]
+        self._mapped, self._sizes, self._chunks = mapped, sizes, pool.chunks
+        self._asked = 0
+
+    def load(self, share: float) -> None:
+        """Ask the system for the pages of the next chunks; it reads them while we go on."""
+        end = min(len(self._chunks), int(np.ceil(share * len(self._chunks)))) if self._mapped else 0
+        for array in self._mapped:
+            for chunk in self._chunks[self._asked : end]:
+                _will_need(array, int(chunk) * int(self._sizes[0]), int(self._sizes[chunk]))
+        self._asked = max(self._asked, end)
+
+
+def _will_need(array: Any, first: int, count: int) -> None:
+    """Advice only: where it cannot be given, rows are read when they are needed."""
+    file = getattr(array, "_mmap", None)
+    if file is None or not hasattr(mmap, "MADV_WILLNEED") or array.strides[0] <= 0:
+        return
+    base = np.frombuffer(file, np.uint8).ctypes.data
+    begin = array.ctypes.data - base + first * array.strides[0]
+    aligned = begin - begin % mmap.PAGESIZE
+    file.madvise(mmap.MADV_WILLNEED, aligned, min(begin + count * array.strides[0], len(file)) - aligned)
+
+
+class StoreSource(Source):
     """One or several `ActivationStore`s of the same tokens, shuffled alike."""
 
     def __init__(self, stores: Sequence[Any]) -> None:
@@ -105,111 +121,12 @@ class StoreSource:
         """See `Source`."""
         return np.concatenate([s.sample(n, seed) for s in self.stores], axis=1)
 
-    def blocks(self, seed: int, start: int) -> Iterator[Array]:
+    def picks(self, seed: int, start: int) -> Iterator[Pick]:
         """See `Source`."""
-        epoch, skip = divmod(start, len(self.stores[0]))
+        first, *beside = self.stores
         # Equal buffers in rows make equal orders, whatever the widths.
-        buffer_rows = (256 << 20) // (4 * max(self.widths))
-        while True:
-            parts = [s.epoch(seed, epoch, skip, buffer_rows=buffer_rows) for s in self.stores]
-            for blocks in zip(*parts, strict=True):
-                yield np.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
-            epoch, skip = epoch + 1, 0
-
-
-class StreamSource:
-    """Blocks from any iterable, in its order, mixed in a buffer; an iterator is read once, a list again and again."""
-
-    def __init__(self, blocks: Iterable[Any], mixing_rows: int = 16384) -> None:
-        self.iterable = blocks
-        self.mixing_rows = mixing_rows
-        self._once = iter(blocks) if iter(blocks) is blocks else None
-        self._head: list[Array] = []
-        self._peek(1)
-
-    @property
-    def once(self) -> bool:
-        """Whether the rows can be read only once."""
-        return self._once is not None
-
-    def _fresh(self) -> Iterator[Array]:
-        for block in self.iterable if self._once is None else self._once:
-            parts = block if isinstance(block, tuple) else (block,)
-            rows = [to_float(as_rows(p, as_array(p, "data").shape[-1], "data")) for p in parts]
-            if any(len(r) != len(rows[0]) for r in rows):
-                raise ValueError(
-                    f"data: blocks of {[len(r) for r in rows]} rows side by side, expected equal numbers"
-                )
-            self.__dict__.setdefault("_widths", tuple(r.shape[1] for r in rows))
-            if tuple(r.shape[1] for r in rows) != self._widths:
-                raise ValueError(f"data: a block of widths {[r.shape[1] for r in rows]} after {self._widths}")
-            yield np.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
-
-    def _peek(self, n: int) -> None:
-        """Read ahead until n rows are at hand; what is read is not lost to `blocks`."""
-        have = sum(map(len, self._head))
-        if have >= n:
-            return
-        if self._once is None:
-            self._head = []
-            have = 0
-        for block in self._fresh():
-            self._head.append(block)
-            have += len(block)
-            if have >= n:
-                return
-        if not have:
-            raise ValueError("data: the iterable yielded no rows; expected (n, d_in) blocks")
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """See `Source`."""
-        widths: tuple[int, ...] = self.__dict__["_widths"]
-        return widths
-
-    _widths = property(lambda self: self.__dict__["_widths"])
-
-    def sample(self, n: int, seed: int) -> Array:
-        """See `Source`."""
-        self._peek(n)
-        return np.concatenate(self._head)[:n]
-
-    def _in_order(self) -> Iterator[Array]:
-        if self._once is not None:
-            head, self._head = self._head, []
-            yield from head
-            yield from self._fresh()
-            return
-        while True:
-            yield from self._fresh()
-
-    def blocks(self, seed: int, start: int) -> Iterator[Array]:
-        """See `Source`. Starting later reads, and passes over, what comes before."""
-        passed = 0
-        for number, rows in enumerate(_regrouped(self._in_order(), self.mixing_rows)):
-            mixed = rows[np.random.default_rng([seed, number]).permutation(len(rows))]
-            if passed + len(mixed) > start:
-                yield mixed[max(0, start - passed) :]
-            passed += len(mixed)
-
-
-def _regrouped(blocks: Iterable[Array], n: int) -> Iterator[Array]:
-    held: list[Array] = []
-    count = 0
-    for block in blocks:
-        held.append(block)
-        count += len(block)
-        while count >= n:
-            rows = np.concatenate(held)
-            yield rows[:n]
-            held, count = [rows[n:]], count - n
-    if count:
-        yield np.concatenate(held)
-
-
-def batches(source: Source, size: int, seed: int, start: int) -> Iterator[Array]:
-    """Batches of exactly `size` rows, contiguous float32; the last rows of a finite source are left over."""
-    yield from (b for b in _regrouped(source.blocks(seed, start), size) if len(b) == size)
+        picks: Iterator[Pick] = first.picks(seed, start, (256 << 20) // (4 * max(self.widths)), beside)
+        return picks
 
 
 def open_source(data: Any) -> Source:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator
+from contextlib import closing, nullcontext
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -15,12 +16,15 @@ from .._io.arrays import Array
 from .._threads import threads_for
 from ..architectures import Architecture, Gradients
 from ..coders import Coder
-from ..data.sources import SAMPLE_ROWS, Source, batches
+from ..data.ahead import Ahead
+from ..data.sources import SAMPLE_ROWS, Part, Source, batches
 from . import checkpoint
 from .config import Options
 from .progress import Bar, Callback, training_text
 from .resampling import centering_advice, mean_to_spread
 from .run import Run, TrainingDiverged
+
+_WORTH_A_THREAD = 1 << 20  # bytes of a batch: smaller ones are read faster than they are handed over
 
 
 class Loop:
@@ -110,9 +114,12 @@ class Loop:
         steps = self.n_tokens // self.batch_size
         first = min(run.steps_done for run in self.runs.values())
         try:
-            with Bar("training", self.n_tokens, first * self.batch_size, progress) as bar:
+            with (
+                Bar("training", self.n_tokens, first * self.batch_size, progress) as bar,
+                closing(self._numbered(first, steps)) as numbered,
+            ):
                 reading = 0.0
-                for step, rows, seconds in self._numbered(first, steps):
+                for step, rows, seconds in numbered:
                     reading += seconds / len(self.runs)
                     self._step(step, rows)
                     if (step + 1) % self.log_every == 0 or step + 1 == steps:
@@ -125,14 +132,21 @@ class Loop:
             return "interrupt"
         return "n_tokens" if all(run.steps_done >= steps for run in self.runs.values()) else "data"
 
-    def _numbered(self, first: int, steps: int) -> Iterator[tuple[int, Array, float]]:
-        rows = batches(self.source, self.batch_size, self.seed, first * self.batch_size)
-        for step in range(first, steps):
-            started = perf_counter()
-            batch = next(rows, None)
-            if batch is None:
-                return
-            yield step, batch, perf_counter() - started
+    def _numbered(self, first: int, steps: int) -> Generator[tuple[int, Array, float], None, None]:
+        """Step, rows, and the seconds that the loop waited for them."""
+        ahead = self.source.may_wait and 4 * self.batch_size * sum(self.source.widths) >= _WORTH_A_THREAD
+        # Between two steps all threads read; beside a step, one does.
+        rows = batches(
+            self.source, self.batch_size, self.seed, first * self.batch_size, 1 if ahead else self.threads
+        )
+        wanted = islice(rows, steps - first)
+        with closing(rows), Ahead(wanted) if ahead else nullcontext(wanted) as taken:
+            for step in range(first, steps):
+                started = perf_counter()
+                batch = next(taken, None)
+                if batch is None:
+                    return
+                yield step, batch, perf_counter() - started
 
     def _step(self, step: int, rows: Array) -> None:
         """One step of every run that has not made it yet (after a crash, some checkpoints may be ahead)."""
@@ -145,7 +159,7 @@ class Loop:
                 occasion = resampling.steps(run.options.steps).get(step) if resampling else None
                 if resampling is not None and occasion is not None:
                     with run.phases("resampling"):
-                        resampling.apply(run, _Columns(self.source, self.columns[name]), occasion)
+                        resampling.apply(run, Part(self.source, self.columns[name]), occasion)
                 key = id(run.transforms)
                 if key not in transformed:
                     transformed[key] = run.transformed(np.ascontiguousarray(rows[:, self.columns[name]]))
@@ -183,22 +197,3 @@ class Loop:
             f"{error}{of}{kept}. Lower lr (now {run.options.plan.lr:g}), set clip_norm=1, or leave out rows of extreme "
             "norm (massive activations)"
         )
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The columns of a source that a run reads."""
-
-    source: Source
-    columns: slice
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        return (self.columns.stop - self.columns.start,)
-
-    def sample(self, n: int, seed: int) -> Array:
-        return self.source.sample(n, seed)[:, self.columns]
-
-    def blocks(self, seed: int, start: int) -> Iterator[Array]:
-        for block in self.source.blocks(seed, start):
-            yield np.ascontiguousarray(block[:, self.columns])

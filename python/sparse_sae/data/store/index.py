@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sparse_sae.data.store.format import F32, Array, Dtype, Shard
+from sparse_sae.data.picks import Stored
+from sparse_sae.data.store.format import F32, ROW_TYPES, Array, Dtype, Shard
 
 _CHUNK_BYTES = 256 << 10  # of float32: large enough for a disk, small enough to mix many of them
 _OPEN_SHARDS = 2  # chunks are read in order, so more would only hold address space
@@ -26,11 +27,14 @@ class Shards:
         self._open: dict[int, Shard] = {}
 
     def __getitem__(self, number: int) -> Shard:
-        if number not in self._open:
-            while len(self._open) >= _OPEN_SHARDS:
-                del self._open[next(iter(self._open))]
-            self._open[number] = Shard(self._files[number])
-        return self._open[number]
+        # Another thread may be reading too: what it closes here stays open where it is in use.
+        shard = self._open.get(number)
+        if shard is None:
+            shard = Shard(self._files[number])
+            for oldest in list(self._open)[: len(self._open) + 1 - _OPEN_SHARDS]:
+                self._open.pop(oldest, None)
+            self._open[number] = shard
+        return shard
 
 
 class RowIndex:
@@ -81,17 +85,19 @@ class RowIndex:
             out[places] = shard.rows(self._dtype, where[numbers[places] - self._start(int(chunk))])
         return out
 
-    def read(self, chunks: Sequence[int]) -> F32:
-        """The selected rows of whole chunks, one after another."""
-        out = np.empty((int(self.sizes[list(chunks)].sum()), self._d_in), dtype=np.float32)
-        at = 0
-        for chunk in chunks:
-            number, part = self._chunks[chunk]
-            rows = self._shards[number].rows(self._dtype, part)
-            size = int(self.sizes[chunk])
-            out[at : at + size] = rows if size == len(rows) else rows[self._keep(number, part)]
-            at += size
-        return out
+    def memory(self, n: int) -> Stored:
+        """Room for n rows as they are stored."""
+        scale = np.empty(n, np.float32) if self._dtype == "int8" else None
+        return Stored(np.empty((n, self._d_in), ROW_TYPES[self._dtype][0]), scale)
+
+    def copy(self, chunk: int, to: Stored, at: int) -> None:
+        """Copy the selected rows of a chunk, as they are stored, to the at-th place and those after it."""
+        number, part = self._chunks[chunk]
+        shard, size = self._shards[number], int(self.sizes[chunk])
+        keep = self._keep(number, part) if size < part.stop - part.start else slice(None)
+        to.rows[at : at + size] = shard["rows"][part][keep]
+        if to.scale is not None:
+            to.scale[at : at + size] = shard["scale"][part][keep]
 
     def column(self, name: str) -> Array:
         """A per-row tensor of the shards, for the selected rows."""

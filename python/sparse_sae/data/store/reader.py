@@ -12,12 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sparse_sae.data.picks import Pick, picked_batches, picked_blocks
+from sparse_sae.data.store.buffers import store_picks
 from sparse_sae.data.store.format import F32, FIRST, PADDING, Array, Dtype, find_store
 from sparse_sae.data.store.index import RowIndex, Shards
-from sparse_sae.data.store.shuffle import fixed_uniform, shuffled_blocks
+from sparse_sae.data.store.shuffle import fixed_uniform
 from sparse_sae.data.store.writer import FORMAT, VERSION
 
 _KINDS = ("first", "padding", "massive")
+_PICK_ROWS = 1024  # between two picks, a little of the next buffer is read
 
 
 class ActivationStore:
@@ -186,19 +189,16 @@ class ActivationStore:
             seed, epoch: which order; the same two give the same order.
             skip: rows to leave out at the beginning, at hardly any cost: to resume.
             block_rows: largest block.
-            buffer_bytes: memory of the buffer in which rows are mixed; the order depends on it
-                (`sparse_sae.data.store.shuffle` says how).
+            buffer_bytes: size, in float32, of the buffer in which rows are mixed; the order depends on it
+                (`sparse_sae.data.store.shuffle` says how). Two are held, in the dtype of the store: while one
+                passes, the next is read.
             buffer_rows: its size in rows instead, to have one order for `aligned` stores of several widths.
         """
-        return shuffled_blocks(
-            self._index.sizes,
-            self._index.read,
-            seed=seed,
-            epoch=epoch,
-            skip=skip,
-            buffer_rows=buffer_rows or max(1, buffer_bytes // (4 * self.d_in)),
-            block_rows=block_rows,
+        rows = buffer_rows or max(1, buffer_bytes // (4 * self.d_in))
+        order = store_picks(
+            [self._index], seed, epoch, skip, buffer_rows=rows, size=block_rows, endless=False
         )
+        return picked_blocks(order, block_rows)
 
     def batches(
         self, batch_size: int, seed: int = 0, start: int = 0, *, buffer_bytes: int = 256 << 20
@@ -216,20 +216,17 @@ class ActivationStore:
         """
         if not len(self):
             raise ValueError("the store has no usable rows")
-        number, skip = divmod(start, len(self))
-        batch = np.empty((batch_size, self.d_in), dtype=np.float32)
-        filled = 0
-        while True:
-            for block in self.epoch(seed, number, skip, block_rows=batch_size, buffer_bytes=buffer_bytes):
-                rows = block
-                while len(rows):
-                    take = min(len(rows), batch_size - filled)
-                    batch[filled : filled + take] = rows[:take]
-                    rows, filled = rows[take:], filled + take
-                    if filled == batch_size:
-                        yield batch
-                        batch, filled = np.empty_like(batch), 0
-            number, skip = number + 1, 0
+        yield from picked_batches(self.picks(seed, start, buffer_bytes // (4 * self.d_in)), batch_size)
+
+    def picks(
+        self, seed: int, start: int, buffer_rows: int, beside: Sequence[ActivationStore] = ()
+    ) -> Iterator[Pick]:
+        """Rows from the start-th on in the order of `batches`, not yet read; with those of `aligned` stores beside."""
+        epoch, skip = divmod(start, len(self))
+        indices = [self._index, *(store._index for store in beside)]
+        return store_picks(
+            indices, seed, epoch, skip, buffer_rows=max(1, buffer_rows), size=_PICK_ROWS, endless=True
+        )
 
     def context(self, index: int, before: int = 10, after: int = 5) -> tuple[Array, int]:
         """The tokens around a row, of its own sequence, and where in them the row's token is.

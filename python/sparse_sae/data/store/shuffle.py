@@ -8,32 +8,39 @@ of some hundred other chunks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from sparse_sae.data.store.format import F32, Array
+from sparse_sae.data.picks import Pick, Stored
+from sparse_sae.data.store.format import Array
 
 
-def shuffled_blocks(
-    sizes: Array,
-    read: Callable[[Sequence[int]], F32],
-    *,
-    seed: int,
-    epoch: int,
-    skip: int,
-    buffer_rows: int,
-    block_rows: int,
-) -> Iterator[F32]:
-    """Blocks of rows in the random order of an epoch.
+@dataclass(frozen=True)
+class Pool:
+    """Chunks whose rows are mixed with each other.
+
+    Attributes:
+        chunks: their numbers, ascending.
+        permutation: (n,) the order in which their rows pass, counted through the chunks.
+        skip: rows that are passed over at the beginning.
+    """
+
+    chunks: Array
+    permutation: Array
+    skip: int
+
+
+def pools(sizes: Array, seed: int, epoch: int, skip: int, buffer_rows: int) -> Iterator[Pool]:
+    """The random order of an epoch.
 
     Args:
         sizes: (n_chunks,) rows of each chunk.
-        read: given chunk numbers in ascending order, returns their rows, (n, d).
         seed, epoch: which order.
-        skip: rows to leave out at the beginning; only the buffer where it ends is read.
-        buffer_rows: a buffer is closed when it has this many rows.
-        block_rows: largest block to yield.
+        skip: rows to leave out at the beginning; pools before the one where it ends are left out.
+        buffer_rows: a pool is closed when it has this many rows.
     """
     chunks = np.flatnonzero(sizes)
     order = chunks[np.random.default_rng([seed, epoch]).permutation(len(chunks))]
@@ -44,13 +51,63 @@ def shuffled_blocks(
     lasts = np.append(firsts, len(order))[1:]
     for number, (first, last) in enumerate(zip(firsts, lasts, strict=True)):
         begin, end = int(starts[first]), int(ends[last - 1])
-        if end <= skip:
-            continue
-        rows = read(np.sort(order[first:last]).tolist())
-        permutation = np.random.default_rng([seed, epoch, number]).permutation(end - begin)
-        for at in range(max(0, skip - begin), end - begin, block_rows):
-            yield rows[permutation[at : at + block_rows]]
-        del rows  # before the next buffer is read
+        if end > skip:
+            permutation = np.random.default_rng([seed, epoch, number]).permutation(end - begin)
+            yield Pool(np.sort(order[first:last]), permutation, max(0, skip - begin))
+
+
+def row_numbers(sizes: Array, chunks: Array) -> Array:
+    """(n,) numbers, through all chunks, of the rows of these chunks.
+
+    >>> row_numbers(np.array([2, 3, 1]), np.array([0, 2]))
+    array([0, 1, 5])
+    """
+    of = sizes[chunks]
+    shift = (np.cumsum(sizes) - sizes)[chunks] - (np.cumsum(of) - of)
+    return np.asarray(np.repeat(shift, of) + np.arange(of.sum()))
+
+
+class Held(ABC):
+    """The rows of a pool, at hand once `load` has been asked for all of them.
+
+    Attributes:
+        parts: where they are.
+        index: (n,) rows of the parts, in the order in which they pass.
+    """
+
+    parts: Sequence[Stored]
+    index: Array
+
+    def number(self, row: int) -> int:
+        """What the user knows a row of the parts by."""
+        return row
+
+    @abstractmethod
+    def load(self, share: float) -> None:
+        """See that at least this share of the rows is at hand."""
+
+
+def pass_through(order: Iterable[Pool], hold: Callable[[Pool], Held], size: int) -> Iterator[Pick]:
+    """The rows of pools in their order, `size` at a time; while a pool passes, the next is loaded by and by.
+
+    Args:
+        order: the pools, one epoch or many.
+        hold: says where the rows of a pool are; two pools are held at a time.
+        size: rows of a pick.
+    """
+    coming = iter(order)
+    pool = next(coming, None)
+    held = hold(pool) if pool else None
+    while pool is not None and held is not None:
+        held.load(1.0)
+        pool_after = next(coming, None)
+        held_after = hold(pool_after) if pool_after else None
+        total = len(pool.permutation)
+        for at in range(pool.skip, total, size):
+            yield Pick(held.parts, held.index[at : at + size], held.number)
+            if held_after is not None:
+                held_after.load((at + size - pool.skip) / (total - pool.skip))
+        pool, held = pool_after, held_after
 
 
 def fixed_uniform(numbers: Array, seed: int) -> Array:

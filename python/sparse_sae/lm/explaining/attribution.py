@@ -27,8 +27,8 @@ from sparse_sae.lm.explaining.explanation import Effect, Explanation, Place
 from sparse_sae.lm.explaining.targets import Measure, Target, target_measure
 from sparse_sae.lm.model.hook_point import HookPoint
 from sparse_sae.lm.model.hooks import unwrap
+from sparse_sae.lm.model.pairing import hook_of, require_own_space
 from sparse_sae.lm.model.prompts import Model, Prompt, logits_of, token_ids, tokenizer_for
-from sparse_sae.lm.steering.interventions import hook_of, require_own_space
 
 
 def explain(

@@ -5,14 +5,14 @@ by nothing else, so what the SAE does not reconstruct (its error) stays in the a
 
     mode        x becomes                              v leaves x as it is when   encodes
     add         x + v d_j                              v = 0                      nothing
-    clamp       x + (v - a_j) d_j                      never                      the named latents
-    scale       x + (v - 1) a_j d_j                    v = 1                      the named latents
-    ablate      x - v a_j d_j                          v = 0                      the named latents
+    clamp       x + (v - a_j) d_j                      never                      latents
+    scale       x + (v - 1) a_j d_j                    v = 1                      latents
+    ablate      x - v a_j d_j                          v = 0                      latents
     orthogonal  x - v c_j d_j                          v = 0                      nothing
 
-a_j is the latent's activation and c the least-squares coordinates of x on the named decoder rows, so that
-`orthogonal` with v = 1 leaves nothing of their span in x. Clamping with the error kept is the intervention of
-Templeton et al., "Scaling Monosemanticity" (2024).
+a_j is the latent's activation in the full encoding, where latents of a TopK SAE compete (`exact`), and c the
+least-squares coordinates of x on the named decoder rows, so that `orthogonal` with v = 1 leaves nothing of their
+span in x. Clamping with the error kept is the intervention of Templeton et al., "Scaling Monosemanticity" (2024).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from sparse_sae.lm.model.hook_point import HookPoint
 from sparse_sae.lm.model.hooks import resolve, unwrap
 from sparse_sae.lm.model.loading import LanguageModel
+from sparse_sae.lm.model.pairing import hook_of, require_own_space
 from sparse_sae.lm.steering.positions import Positions, Where
 
 Mode: TypeAlias = Literal["add", "clamp", "scale", "ablate", "orthogonal"]
@@ -47,7 +48,7 @@ def steer(
     positions: Positions = "all",
     hook: str | HookPoint | None = None,
     prompt_length: int | None = None,
-    exact: bool = False,
+    exact: bool = True,
 ) -> Steering:
     """Steer latents of an SAE in every forward pass of `model` while the context is open.
 
@@ -67,10 +68,10 @@ def steer(
         hook: hook point; by default the one the SAE was trained on (`sae.metadata["hook_name"]`).
         prompt_length: tokens in the prompt, padding included. Found by itself when `generate` runs with its
             cache; elsewhere needed for positions that refer to the prompt.
-        exact: an SAE whose latents compete (TopK, BatchTopK in training) has an activation for a latent only
-            if it wins. By default only the named latents are encoded, which cannot see the competition: see
-            `SAE.encode` for what it gives then. True encodes all latents, which costs as much as the SAE's
-            full encoder.
+        exact: whether a latent's activation is the one it has in the full encoding, as `explain` measures it.
+            Where latents compete (TopK, BatchTopK), that is 0 unless it wins, and all latents are encoded to
+            know; elsewhere the named ones suffice and give the same bits. False: the named latents by
+            themselves, ReLU(pre-activation), also where they lose the competition.
 
     Returns:
         A `Steering`, to be used in a `with` statement.
@@ -89,7 +90,8 @@ def steer(
         raise ValueError(
             f"latents must be a mapping latent -> value for mode={mode!r}, got {type(latents).__name__}"
         )
-    if mode in _ENCODES:
+    encodes = mode in _ENCODES
+    if encodes:
         require_own_space(sae)
     names = _checked_latents(list(latents), int(sae.d_sae))
     values: list[ArrayLike] = [1.0] * len(names)
@@ -97,7 +99,7 @@ def steer(
         values = list(latents.values())
     rows = np.array(sae.rows["W_dec"][names], dtype=np.float32)
     return Steering(
-        model, hook_of(model, sae, hook), rows, _values(values), mode,
+        model, hook_of(model, sae, hook, writes=not encodes), rows, _values(values), mode,
         sae=sae, latents=names, positions=positions, prompt_length=prompt_length, exact=exact,
     )  # fmt: skip
 
@@ -158,7 +160,7 @@ class Steering:
         latents: list[int] | None = None,
         positions: Positions = "all",
         prompt_length: int | None = None,
-        exact: bool = False,
+        exact: bool = True,
     ) -> None:
         self.point, self.mode, self.exact = point, mode, exact
         self._where = Where(unwrap(model), positions, prompt_length)
@@ -224,51 +226,17 @@ class Steering:
         flat = x.detach().reshape(-1, x.shape[2]).numpy()
         codes = (
             self._sae.encode(flat)[:, self._latents]
-            if self.exact
+            if self.exact and self._sae.architecture.competes
             else self._sae.encode(flat, latents=self._latents)
         )
         return torch.from_numpy(codes.toarray()).reshape(*x.shape[:2], -1)
 
 
-def hook_of(model: LanguageModel | nn.Module, sae: Any, hook: str | HookPoint | None) -> HookPoint:
-    """The hook point given, or the one whose activations the SAE was trained on."""
-    if isinstance(hook, HookPoint):
-        return hook
-    name = hook or sae.metadata.get("hook_name")
-    if not name:
-        raise ValueError(
-            "hook: the SAE's metadata name no hook point; give hook='blocks.15.hook_resid_post' or the like"
-        )
-    return resolve(model, name)
-
-
-def require_own_space(sae: Any) -> None:
-    """Refuse SAEs whose codes cannot be read off, and put back into, the activation at one hook point.
-
-    Raises:
-        NotImplementedError: a transcoder, a crosscoder, or an input normalisation that depends on the token.
-    """
-    other = sae.metadata.get("hook_name_out")
-    if (
-        sae.d_in != sae.d_out
-        or sae.sources
-        or "W_skip" in sae.params
-        or other not in (None, sae.metadata.get("hook_name"))
-    ):
-        raise NotImplementedError(
-            "a transcoder or crosscoder reads one place and writes another; steer it with mode='add'"
-        )
-    if not sae.transform.is_identity:
-        raise NotImplementedError(
-            "this SAE normalises each token by itself, so its codes are not in the units of the activation; "
-            "fold the normalisation or use mode='add'"
-        )
-
-
 def _checked_latents(latents: list[int], d_sae: int) -> list[int]:
     if not latents:
         raise ValueError("latents is empty: name at least one")
-    wrong = [j for j in latents if not isinstance(j, int | np.integer) or not 0 <= j < d_sae]
+    whole = [isinstance(j, int | np.integer) and not isinstance(j, bool) for j in latents]
+    wrong = [j for j, fits in zip(latents, whole, strict=True) if not fits or not 0 <= j < d_sae]
     if wrong or len(set(latents)) < len(latents):
         raise ValueError(
             f"latents must be distinct whole numbers from 0 to {d_sae - 1}; got {wrong or latents}"

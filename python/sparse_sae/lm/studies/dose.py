@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.pairing import hook_of
 from sparse_sae.lm.model.prompts import Model, Prompt
-from sparse_sae.lm.steering.interventions import hook_of, steer_direction
+from sparse_sae.lm.steering.interventions import steer_direction
 from sparse_sae.lm.steering.positions import Positions
 from sparse_sae.lm.studies.experiments import Change, Intervention, Outcome, adjusted, experiment
 from sparse_sae.lm.studies.reuse import layers_below, reuse_below
@@ -216,7 +217,7 @@ def dose_response(
     if not doses or 0.0 in doses or not np.isfinite(doses).all():
         raise ValueError(f"strengths must be finite numbers other than 0, got {list(strengths)}")
     directions = _directions(sae, chosen, n_directions, n_latents, pool, seed)
-    point = hook_of(model, sae, hook)
+    point = hook_of(model, sae, hook, writes=True)
 
     def steering(vector: NDArray[np.float32], dose: float, where: Positions) -> Intervention:
         return lambda: steer_direction(model, point, vector, dose, positions=where)

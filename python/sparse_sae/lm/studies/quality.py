@@ -23,8 +23,8 @@ from sparse_sae.data.store import massive_threshold
 from sparse_sae.lm.model.hook_point import HookPoint
 from sparse_sae.lm.model.hooks import read_hooks, unwrap
 from sparse_sae.lm.model.loading import LanguageModel
+from sparse_sae.lm.model.pairing import hook_of
 from sparse_sae.lm.model.prompts import Model, Prompt, batches, token_ids, tokenizer_for
-from sparse_sae.lm.steering.interventions import hook_of
 from sparse_sae.lm.studies.reuse import layers_below, reuse_below
 from sparse_sae.lm.studies.scores import TextScores, score_texts
 

@@ -124,9 +124,7 @@ def test_fast_equals_simple_and_threads_do_not_matter(
         if screen == "float" or not p["absolute"]:
             same(kernels.encode_topk(*args, p["k"], **how, **topk), want)
         same(kernels.encode_threshold(*args, p["threshold"], **how, **options), above)
-        same(
-            kernels.encode_batch_topk(*args, p["total"], center=options["center"], num_threads=threads), batch
-        )
+        same(kernels.encode_batch_topk(*args, p["total"], center=options["center"], **how), batch)
 
 
 def screens(dtype: Any, absolute: bool = False) -> tuple[str, ...]:
@@ -236,7 +234,10 @@ def misleading_orders() -> dict[str, Any]:
     few[::64] = 3
     late[-100:] = 3
     rising = np.linspace(0.1, 2, 2800)[:, None]
-    return {"equal": np.ones((2800, 1)), "rising": rising, "falling": rising[::-1], "few": few, "late": late}
+    # The panels (of 32 latents with AVX-512) that are visited first hold all that is large.
+    first = np.where(np.arange(2800) // 32 % 5 == 0, 3.0, 1.0)[:, None]
+    orders = {"equal": np.ones((2800, 1)), "rising": rising, "falling": rising[::-1]}
+    return {**orders, "few": few, "late": late, "first": first}
 
 
 @compiled
@@ -250,6 +251,24 @@ def test_guessed_thresholds_never_change_the_answer(kernels: Any, order: str, re
         want = kernels.encode_topk(x, w, None, k, relu=relu, screen="float")
         for threads in (1, 2, 7):
             same(kernels.encode_topk(x, w, None, k, relu=relu, screen="int8", num_threads=threads), want)
+
+
+@compiled
+@pytest.mark.parametrize("order", misleading_orders())
+@pytest.mark.parametrize("loud", [1, 20])
+def test_a_guessed_cut_of_a_whole_batch_never_changes_the_answer(
+    kernels: Any, order: str, loud: float
+) -> None:
+    """Some rows far larger than the others take most of the batch, or more than their lists hold."""
+    rng = np.random.default_rng(9)
+    x, w = rng.standard_normal((300, 160)), rng.standard_normal((2800, 160))
+    x[::75] *= loud
+    x, w = x.astype(np.float32), (w * misleading_orders()[order]).astype(np.float32)
+    for total in (1, 1500, 9600):
+        want = kernels.encode_batch_topk(x, w, None, total, screen="float")
+        assert len(want[1]) == total
+        for threads in (1, 2, 7):
+            same(kernels.encode_batch_topk(x, w, None, total, screen="int8", num_threads=threads), want)
 
 
 @compiled
@@ -285,6 +304,7 @@ def test_the_choice_of_a_screen_is_measured_and_can_be_read(kernels: Any) -> Non
     for _ in range(6):
         same(kernels.encode_topk(x, w, None, 3), want)
     found = [r for r in kernels.screens() if (r["d_in"], r["d_sae"], r["k"]) == (129, 257, 3)]
+    assert {r["kernel"] for r in found} <= {"encode_topk"}
     for report in found:  # a level without 8-bit dot products measures nothing
         assert report["float_us_per_row"] > 0 and report["int8_us_per_row"] > 0
         assert report["chosen"] in ("float", "int8")
@@ -310,6 +330,8 @@ def test_screening_never_changes_the_answer(kernels: Any, name: str, absolute: b
         )
         same(got[:3], main)
         same(got[3:6], aux)
+        batch = kernels.encode_batch_topk(x, w, b, k * len(x), screen="float")
+        same(kernels.encode_batch_topk(x, w, b, k * len(x), screen=screen, num_threads=2), batch)
         counts = np.diff(want[0])
         assert name in ("zeros", "all below zero") or counts.max() == k
 

@@ -169,14 +169,15 @@ def test_batches_are_bucketed_by_length() -> None:
 def test_max_tokens_reuse_and_extension(model: LanguageModel, tmp_path: Path) -> None:
     texts = random_texts(60)
     small = capture(model, texts, HOOK, tmp_path / "s", max_tokens=200, **OPTIONS)
-    n = len(small.select(exclude=()))
-    assert 200 <= n < 200 + 64
+    assert len(small.select(exclude=())) == 200
     before = (tmp_path / "s" / "manifest.json").read_bytes()
     capture(model, texts, HOOK, tmp_path / "s", max_tokens=150, **OPTIONS)
     assert (tmp_path / "s" / "manifest.json").read_bytes() == before  # nothing left to do
     grown = capture(model, texts, HOOK, tmp_path / "s", max_tokens=500, **OPTIONS)
     whole = capture(model, texts, HOOK, tmp_path / "w", max_tokens=500, **OPTIONS)
-    assert len(grown) > len(small)
+    assert len(grown.select(exclude=())) == 500
+    np.testing.assert_array_equal(grown.positions, whole.positions)
+    np.testing.assert_array_equal(grown.documents, whole.documents)
     np.testing.assert_array_equal(grown.rows(), whole.rows())
     np.testing.assert_array_equal(grown.tokens, whole.tokens)
 
@@ -186,7 +187,7 @@ def test_progress_is_reported(model: LanguageModel, tmp_path: Path) -> None:
     capture(model, random_texts(30), HOOK, tmp_path / "s", max_tokens=300, progress=reports.append, **OPTIONS)
     counts = [report.tokens for report in reports]
     assert counts == sorted(set(counts))
-    assert counts[-1] >= 300 > counts[-2]
+    assert counts[-1] == 300 > counts[-2]
     assert reports[-1].max_tokens == 300
     assert all(report.tokens_per_second > 0 for report in reports)
 
@@ -212,7 +213,8 @@ def test_a_stream_gives_the_same_rows_mixed(model: LanguageModel, tmp_path: Path
     again = stream(model, texts, HOOK, buffer_bytes=4 * 16 * 1000, block_rows=100, **kwargs)
     np.testing.assert_array_equal(mixed, np.concatenate(list(again)))
     limited = stream(model, texts, HOOK, max_tokens=500, **kwargs)
-    assert 400 < sum(map(len, limited)) < 500 + 64
+    assert sum(map(len, limited)) == 500 - limited.excluded["first"] - limited.excluded["massive"]
+    assert limited.tokens == 500
 
 
 def test_training_straight_from_the_model_reads_each_token_once(model: LanguageModel) -> None:
@@ -297,6 +299,10 @@ def test_where_bfloat16_has_no_instructions_the_model_is_not_even_tried(
         ({"context": 65}, r"context must be from 2 to the model's 64 tokens, got 65"),
         ({"context": 1}, "context must be"),
         ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"batch_tokens": -5}, "batch_tokens: got -5, expected at least 1"),
+        ({"shard_bytes": 0}, "shard_bytes: got 0"),
+        ({"texts": [[5, 97, 3]]}, r"input_ids: token 97 of row 0 at position 1, expected 0 to 96"),
+        ({"texts": [[5, -1]]}, "token -1 of row 0"),
         ({"compute_dtype": "int8"}, "compute_dtype must be"),
         ({"hooks": []}, "hooks must be"),
         ({"hooks": [HOOK, HOOK]}, "hooks must be"),
@@ -312,6 +318,67 @@ def test_bad_arguments_are_refused(
     arguments: dict[str, Any] = {"texts": random_texts(3), "hooks": HOOK, **OPTIONS, **change}
     with pytest.raises(ValueError, match=match):
         capture(model, arguments.pop("texts"), arguments.pop("hooks"), tmp_path / "s", **arguments)
+
+
+def test_one_string_and_a_bare_model_are_refused(model: LanguageModel, tmp_path: Path) -> None:
+    """A string would be read as texts of one letter each."""
+    lm = LanguageModel(model.model, Tokenizer(), "t")
+
+    def captured(model: Any, texts: Any) -> Any:
+        return capture(model, texts, HOOK, tmp_path / "s", context=16)
+
+    def streamed(model: Any, texts: Any) -> Any:
+        return next(stream(model, texts, HOOK, context=16))
+
+    for read in (captured, streamed):
+        with pytest.raises(TypeError, match=r"texts: got one str, .*give \[text\]"):
+            read(lm, "one string")
+        with pytest.raises(
+            TypeError, match="model: got LlamaForCausalLM, expected a LanguageModel: load_model"
+        ):
+            read(model.model, random_texts(3))
+        with pytest.raises(TypeError, match="does not hold whole numbers"):
+            read(lm, [[1.5, 2.0]])
+    for wrong in ({"block_rows": 0}, {"buffer_bytes": -1}, {"max_tokens": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got"):
+            stream(model, random_texts(3), HOOK, **wrong)
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 130])
+def test_max_tokens_is_exact_and_grows_from_anywhere(
+    n: int, pack: bool, model: LanguageModel, tmp_path: Path
+) -> None:
+    texts = random_texts(40)
+    whole = capture(model, texts, HOOKS, tmp_path / "w", pack=pack, max_tokens=300, **OPTIONS)
+    for limit in (n, n + 1, 300):
+        store = capture(
+            model, texts, HOOKS, tmp_path / "s", pack=pack, max_tokens=limit, shard_bytes=999, **OPTIONS
+        )
+        for hook in HOOKS:
+            everything, expected = store[hook].select(exclude=()), whole[hook].select(exclude=())
+            np.testing.assert_array_equal(everything.rows(), expected.rows(slice(0, limit)))
+            np.testing.assert_array_equal(everything.documents, expected.documents[:limit])
+
+
+def test_special_tokens_in_texts_are_announced_and_chosen(tiny_lm: LanguageModel, tmp_path: Path) -> None:
+    texts = ["the parcel is late", "a refund <pad> please"]
+    special = tiny_lm.tokenizer.pad_token_id
+
+    def tokens(name: str, **options: Any) -> list[int]:
+        store = capture(tiny_lm, texts, HOOK, tmp_path / name, pack=False, compute_dtype="float32", **options)
+        found: list[int] = store.select(exclude=()).tokens.tolist()
+        return found
+
+    with pytest.warns(
+        UserWarning, match=r"'<pad>' occurs in a text .* parse_special=False reads it as plain"
+    ):
+        read = tokens("default")
+    assert special in read
+    assert tokens("meant", parse_special=True) == read
+    assert special not in tokens("plain", parse_special=False)
+    texts = texts[:1]
+    assert tokens("none")  # nothing to announce
 
 
 def test_other_texts_or_settings_do_not_go_into_the_same_store(model: LanguageModel, tmp_path: Path) -> None:

@@ -116,6 +116,26 @@ def test_every_named_hook_point_is_read(lm: LanguageModel) -> None:
         assert value.shape == (2, 5, neurons if name.endswith("mlp.hook_post") else 16), name
 
 
+def test_padding_on_either_side_changes_no_activation(lm: LanguageModel) -> None:
+    """Positions count tokens: a model with learned positions (GPT-2) reads the same row either way."""
+    name = "blocks.1.hook_resid_post"
+    alone = read_hooks(lm, [name], IDS[:1, :3])[name][0]
+    short = IDS[0, :3].tolist()
+    for row, mask, where in (
+        ([0, 0, *short], [0, 0, 1, 1, 1], slice(2, 5)),
+        ([*short, 0, 0], [1, 1, 1, 0, 0], slice(0, 3)),
+    ):
+        ids = torch.stack([torch.tensor(row), IDS[1]])
+        masks = torch.tensor([mask, [1] * 5])
+        found = read_hooks(lm, [name], ids, masks)[name]
+        torch.testing.assert_close(found[0, where], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_outside_the_vocabulary_are_named(lm: LanguageModel) -> None:
+    with pytest.raises(ValueError, match=r"input_ids: token 50 of row 1 at position 0, expected 0 to 49"):
+        read_hooks(lm, ["blocks.0.hook_resid_pre"], torch.tensor([[1, 2], [50, 3]]))
+
+
 def test_residual_stream_is_the_models_own_hidden_states(lm: LanguageModel) -> None:
     hidden = lm.model(IDS, output_hidden_states=True).hidden_states
     seen = read_hooks(lm, hook_names(lm), IDS)

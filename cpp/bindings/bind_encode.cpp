@@ -128,7 +128,8 @@ void bind(py::module_& m) {
     m.def(
         "encode_batch_topk",
         [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t total, const Optional<T>& center,
-           int num_threads) {
+           const std::string& screen, int num_threads) {
+            const Screening how = view_screen<T>(screen);
             const Dictionary<T> dict = view_dictionary(w, b, std::nullopt);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             check_number("x: rows", rows.N, 0, INT32_MAX);
@@ -136,12 +137,12 @@ void bind(py::module_& m) {
             Codes<T> codes;
             {
                 py::gil_scoped_release release;
-                codes = encode_batch_topk(rows, dict, most, num_threads);
+                codes = encode_batch_topk(rows, dict, most, num_threads, how);
             }
             return give_codes(std::move(codes));
         },
         py::arg("x"), py::arg("w").noconvert(), py::arg("b").noconvert(), py::arg("total"), py::kw_only(),
-        py::arg("center").noconvert() = py::none(), py::arg("num_threads") = 1);
+        py::arg("center").noconvert() = py::none(), py::arg("screen") = "auto", py::arg("num_threads") = 1);
 }
 
 }  // namespace
@@ -152,10 +153,11 @@ void bind_encode(py::module_& m) {
     m.def("screens", [] {
         py::list all;
         for (const ScreenReport& report : screen_reports()) {
-            const int64_t k = report.key.k & ((int64_t{1} << 48) - 1);
-            all.append(py::dict(py::arg("d_in") = report.key.D, py::arg("d_sae") = report.key.M, py::arg("k") = k,
-                                py::arg("dead_eighths") = report.key.k >> 48, py::arg("threads") = report.key.threads,
-                                py::arg("float_us_per_row") = report.floats, py::arg("int8_us_per_row") = report.bytes,
+            all.append(py::dict(py::arg("kernel") = report.key.kernel, py::arg("d_in") = report.key.D,
+                                py::arg("d_sae") = report.key.M, py::arg("k") = report.key.k,
+                                py::arg("dead_eighths") = report.key.dead_eighths,
+                                py::arg("threads") = report.key.threads, py::arg("float_us_per_row") = report.floats,
+                                py::arg("int8_us_per_row") = report.bytes,
                                 py::arg("chosen") = report.choice == Screening::bytes ? "int8" : "float"));
         }
         return all;

@@ -65,7 +65,10 @@ void check_threshold(const Problem<T>& p) {
     for (const int64_t total : {int64_t{1}, p.N, 3 * p.N * p.M}) {
         const Codes<T> want = encode_batch_topk(p.rows(), p.dictionary(), std::max<int64_t>(1, total), 1);
         CHECK(static_cast<int64_t>(want.indices.size()) <= std::max<int64_t>(1, total));
-        CHECK(same(encode_batch_topk(p.rows(), p.dictionary(), std::max<int64_t>(1, total), 7), want));
+        for (const Screening how : {Screening::floats, Screening::bytes})
+            for (const int threads : kThreads)
+                CHECK(
+                    same(encode_batch_topk(p.rows(), p.dictionary(), std::max<int64_t>(1, total), threads, how), want));
     }
 }
 

@@ -33,8 +33,8 @@ class SAE:
             (`threshold`, …). All float32, or all float64. `from_rows` takes both matrices a latent a row.
         architecture: how pre-activations become codes.
         kind: "sae", "transcoder" or "crosscoder": what is read and what is written. None for a crosscoder where there
-            are `sources`, a transcoder where the widths differ or there is a skip, and else an SAE: a transcoder
-            between places of equal width must be said to be one.
+            are `sources`, a transcoder where the widths differ, there is a skip, or metadata name a
+            `hook_name_out` of its own, and else an SAE: another transcoder of equal widths must be said to be one.
         apply_b_dec_to_input: whether the encoder sees x - b_dec.
         transform: input normalisation that cannot be folded into the weights (per-token norms).
         sources: widths of the parts of a row, for a crosscoder.
@@ -68,7 +68,9 @@ class SAE:
         self.sources = tuple(sources)
         self.metadata = dict(metadata or {})
         self._check()
-        differs = self.d_in != self.d_out or "W_skip" in self.params
+        written = self.metadata.get("hook_name_out")
+        elsewhere = written not in (None, self.metadata.get("hook_name"))
+        differs = self.d_in != self.d_out or "W_skip" in self.params or elsewhere
         self.kind = kind or ("crosscoder" if self.sources else "transcoder" if differs else "sae")
         if self.kind not in KINDS or (self.kind == "crosscoder") != bool(self.sources):
             raise ValueError(
@@ -79,6 +81,7 @@ class SAE:
             raise ValueError(
                 f"kind: got 'sae', but it reads {self.d_in} and writes {self.d_out} numbers"
                 + (" with a skip" if "W_skip" in self.params else "")
+                + (f" at {written}" if elsewhere else "")
                 + "; pass kind='transcoder'"
             )
 
@@ -237,15 +240,22 @@ class SAE:
         undoing a per-token transform.
         """
         if not isinstance(codes, csr_array):
-            codes = csr_array(codes)
+            try:
+                codes = csr_array(codes)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"codes: got {type(codes).__name__} ({error}), expected (n, d_sae) numbers"
+                ) from None
         if codes.ndim != 2 or codes.shape[1] != self.d_sae:
             raise ValueError(f"codes: shape {codes.shape}, expected (n, d_sae = {self.d_sae})")
-        if not np.issubdtype(codes.dtype, np.floating) and not np.issubdtype(codes.dtype, np.integer):
-            raise TypeError(f"codes: dtype {codes.dtype}, expected real numbers")
-        # Narrowing to int32 would bring an index that is out of range back into it.
-        if codes.nnz and not (codes.indices.min() >= 0 and codes.indices.max() < self.d_sae):
+        if codes.dtype.kind not in "fiub":
+            raise TypeError(
+                f"codes: dtype {codes.dtype}, expected real numbers; pass codes.real or abs(codes)"
+            )
+        # Checked before they are narrowed to 32 bits, where a larger one would become another latent.
+        if codes.indices.size and not 0 <= codes.indices.min() <= codes.indices.max() < self.d_sae:
             raise ValueError(
-                f"codes: indices {codes.indices.min()} to {codes.indices.max()}, expected 0 to {self.d_sae - 1}"
+                f"codes: indices from {codes.indices.min()} to {codes.indices.max()}, expected 0 to {self.d_sae - 1}"
             )
         if not codes.has_sorted_indices:
             codes = codes.sorted_indices()

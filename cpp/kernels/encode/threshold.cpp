@@ -1,73 +1,13 @@
 #include "kernels/encode/threshold.h"
 
 #include "kernels/encode/entries.h"
+#include "kernels/encode/screen/above.h"
+#include "kernels/encode/screen/byte_batch.h"
 #include "kernels/encode/screen/byte_threshold.h"
 #include "kernels/encode/screen/screen_float.h"
 
 namespace sparse_sae {
 namespace {
-
-template <class T>
-using RowEntries = std::vector<std::vector<Entry<T>>>;
-
-// Everything that may exceed its own threshold, with the approximation as value.
-template <class T>
-struct AboveThreshold {
-    const Dictionary<T>& dict;
-    const T* limit;
-    T lowest;
-    std::vector<T> margin;
-    RowEntries<T> found;
-
-    template <class Screen>
-    AboveThreshold(const Dictionary<T>& d, const T* threshold, const Screen& screen)
-        : dict(d), limit(threshold), lowest(0), margin(screen.count), found(screen.count) {
-        if (limit) {
-            lowest = std::numeric_limits<T>::infinity();
-            for (int64_t j = 0; j < d.M; ++j) lowest = std::min(lowest, limit[d.at(j)]);
-        }
-        for (int64_t n = 0; n < screen.count; ++n) margin[n] = screen.bound(n);
-    }
-    T at(int64_t j) const { return limit ? limit[dict.at(j)] : T(0); }
-    T threshold(int64_t n) const { return lowest - margin[n]; }
-    void offer(int64_t n, int64_t j0, const T* s, int64_t count) {
-        for (int64_t i = 0; i < count; ++i)
-            if (!(s[i] < at(j0 + i) - margin[n])) found[n].push_back({s[i], static_cast<int32_t>(j0 + i)});
-    }
-    void chunk_done(int64_t) {}
-};
-
-// Candidates for the `total` largest of the whole block of rows. After each chunk the total-th largest lower
-// bound (approximation minus margin) becomes the cut for all rows. The values kept are upper bounds.
-template <class T>
-struct AboveCommonCut {
-    int64_t total;
-    T cut = 0;  // on canonical values: only positive ones are wanted
-    std::vector<T> margin;
-    RowEntries<T> found;
-
-    template <class Screen>
-    AboveCommonCut(int64_t most, const Screen& screen) : total(most), margin(screen.count), found(screen.count) {
-        for (int64_t n = 0; n < screen.count; ++n) margin[n] = screen.bound(n);
-    }
-    T threshold(int64_t n) const { return cut - margin[n]; }
-    void offer(int64_t n, int64_t j0, const T* s, int64_t count) {
-        for (int64_t i = 0; i < count; ++i)
-            if (!(s[i] + margin[n] < cut)) found[n].push_back({s[i] + margin[n], static_cast<int32_t>(j0 + i)});
-    }
-    void chunk_done(int64_t) {
-        std::vector<T> lower;
-        for (std::size_t n = 0; n < found.size(); ++n)
-            for (const auto& e : found[n])
-                if (const T least = e.value - 2 * margin[n]; least == least) lower.push_back(least);
-        if (static_cast<int64_t>(lower.size()) <= total) return;
-        std::nth_element(lower.begin(), lower.begin() + (total - 1), lower.end(), std::greater<T>());
-        cut = std::max(cut, lower[total - 1]);
-        for (auto& row : found)
-            row.erase(std::remove_if(row.begin(), row.end(), [&](const Entry<T>& e) { return e.value < cut; }),
-                      row.end());
-    }
-};
 
 // Replaces approximations by canonical values and drops what fails `keep`.
 template <class T, class Keep>
@@ -131,7 +71,7 @@ Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const 
     if constexpr (sizeof(T) == sizeof(float)) {
         Codes<T> codes;
         if (how == Screening::automatic && dict.D >= 128 && dict.M >= 256) {
-            const ScreenTurn turn({dict.D, dict.M, 0, num_threads}, rows.N);
+            const ScreenTurn turn({"encode_threshold", dict.D, dict.M, 0, 0, num_threads}, rows.N);
             if (turn.screen() != Screening::bytes || !byte_threshold(&codes, rows, dict, threshold, num_threads))
                 codes = floats();
             turn.done(codes.fallbacks);
@@ -142,19 +82,45 @@ Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const 
     return floats();
 }
 
+namespace {
+
+// Canonical values above zero, the `total` largest of all rows among them.
 template <class T>
-Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads) {
-    if (total < 1) throw std::invalid_argument("total: must be at least 1");
-    RowEntries<T> all;
+RowEntries<T> batch_by_floats(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads) {
     // All rows compete, so all are packed at once: this is a kernel for training batches.
     const typename FloatScreen<T>::Weights weights(dict, rows, num_threads);
     FloatScreen<T> screen(weights, rows, 0, rows.N, num_threads);
     AboveCommonCut<T> found(total, screen);
     const int64_t per_row = (total + rows.N - 1) / std::max<int64_t>(1, rows.N);
     sweep<T>(screen, dict.M, 2 * per_row, num_threads, found);
-    all = std::move(found.found);
-    score_rows(all, rows, 0, dict, num_threads, [](const Entry<T>& e) { return e.value > 0; });
+    score_rows(found.found, rows, 0, dict, num_threads, [](const Entry<T>& e) { return e.value > 0; });
+    return std::move(found.found);
+}
 
+template <class T>
+RowEntries<T> batch_candidates(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads,
+                               Screening how) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        RowEntries<T> all;
+        if (how == Screening::automatic && dict.D >= 128 && dict.M >= 256 && rows.N > 0) {
+            const ScreenTurn turn({"encode_batch_topk", dict.D, dict.M, total / rows.N, 0, num_threads}, rows.N);
+            if (turn.screen() != Screening::bytes || !byte_batch_topk(all, rows, dict, total, num_threads))
+                all = batch_by_floats(rows, dict, total, num_threads);
+            turn.done(0);
+            return all;
+        }
+        if (how == Screening::bytes && byte_batch_topk(all, rows, dict, total, num_threads)) return all;
+    }
+    return batch_by_floats(rows, dict, total, num_threads);
+}
+
+}  // namespace
+
+template <class T>
+Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads,
+                           Screening how) {
+    if (total < 1) throw std::invalid_argument("total: must be at least 1");
+    RowEntries<T> all = batch_candidates(rows, dict, total, num_threads, how);
     struct Place {
         T value;
         int32_t row, latent;
@@ -182,7 +148,7 @@ Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64
 
 template Codes<float> encode_threshold(const Rows<float>&, const Dictionary<float>&, const float*, int, Screening);
 template Codes<double> encode_threshold(const Rows<double>&, const Dictionary<double>&, const double*, int, Screening);
-template Codes<float> encode_batch_topk(const Rows<float>&, const Dictionary<float>&, int64_t, int);
-template Codes<double> encode_batch_topk(const Rows<double>&, const Dictionary<double>&, int64_t, int);
+template Codes<float> encode_batch_topk(const Rows<float>&, const Dictionary<float>&, int64_t, int, Screening);
+template Codes<double> encode_batch_topk(const Rows<double>&, const Dictionary<double>&, int64_t, int, Screening);
 
 }  // namespace sparse_sae

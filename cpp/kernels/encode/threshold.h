@@ -16,6 +16,7 @@ Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const 
 // Keeps the `total` largest positive pre-activations of all rows together (BatchTopK, arXiv 2412.06410).
 // Ties: the lower row, then the lower latent.
 template <class T>
-Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads);
+Codes<T> encode_batch_topk(const Rows<T>& rows, const Dictionary<T>& dict, int64_t total, int num_threads,
+                           Screening how = Screening::automatic);
 
 }  // namespace sparse_sae

@@ -60,7 +60,7 @@ Codes<T> encode_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select
         return encode_topk_simple(rows, dict, select, num_threads);
     Codes<T> codes;
     if (how == Screening::automatic && worth_bytes(dict, select)) {
-        const ScreenTurn turn({dict.D, dict.M, select.k, num_threads}, rows.N);
+        const ScreenTurn turn({"encode_topk", dict.D, dict.M, select.k, 0, num_threads}, rows.N);
         if (turn.screen() != Screening::bytes || !by_bytes(&codes, rows, dict, select, num_threads))
             codes = by_floats(rows, dict, select, num_threads);
         turn.done(codes.fallbacks);
@@ -145,7 +145,7 @@ std::pair<Codes<T>, Codes<T>> encode_topk_aux(const Rows<T>& rows, const Diction
     if (how == Screening::automatic && worth_bytes(dict, select)) {
         // How many are dead decides too, and changes slowly: eighths of the dictionary make the keys.
         const int64_t eighth = 1 + 8 * n_dead / (dict.M + 1);
-        const ScreenTurn turn({dict.D, dict.M, select.k | eighth << 48, num_threads}, rows.N);
+        const ScreenTurn turn({"encode_topk_aux", dict.D, dict.M, select.k, eighth, num_threads}, rows.N);
         if (turn.screen() != Screening::bytes ||
             !both_by_bytes(&both, rows, dict, select, listed, select_aux, num_threads))
             both = floats();

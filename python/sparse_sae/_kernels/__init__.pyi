@@ -91,6 +91,7 @@ def encode_batch_topk(
     total: int,
     *,
     center: npt.NDArray[T] | None = None,
+    screen: str = "auto",
     num_threads: int = 1,
 ) -> tuple[Ints, Ints, npt.NDArray[T]]:
     """The `total` largest positive pre-activations of the whole batch; ties go to the lower row, then latent."""

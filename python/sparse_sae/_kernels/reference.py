@@ -99,6 +99,7 @@ def encode_batch_topk(
     total: int,
     *,
     center: Array | None = None,
+    screen: str = "auto",
     num_threads: int = 1,
 ) -> tuple[Array, Array, Array]:
     """Sort the whole batch."""

@@ -81,7 +81,7 @@ class Settling {
             if (!(needed >= row.cut)) {
                 if (!few && chosen >= 0) {
                     chosen = -1;
-                    row.cut = reached;
+                    row.cut = needed;
                     return;
                 }
                 row.full = true;

@@ -8,6 +8,15 @@ namespace sparse_sae {
 
 inline constexpr int64_t kByteTaskBytes = 160 << 10;  // packed rows of a task: they stay in the L2 cache
 
+// Where cuts are guessed: soon, while a list holds all that has been seen, and then ever more rarely.
+inline std::vector<int64_t> byte_stops(int64_t panels, int64_t capacity) {
+    const int64_t dense = std::min(panels, std::min<int64_t>(capacity / kByteCols - 1, 512 / kByteCols));
+    std::vector<int64_t> stops;
+    for (const int64_t at : {dense, std::max(2 * dense, panels / 16), panels * 3 / 16, panels / 2, panels})
+        if (at > (stops.empty() ? 0 : stops.back()) && at <= panels) stops.push_back(at);
+    return stops;
+}
+
 // Visits the panels in the order of latents.visit, in stretches that end at `stops` (rising, the last being
 // latents.visits()). After each but the last, stopped(share) may raise cuts: share is the part of the latents that has
 // been seen. make_room(n): see byte_tile.h; never called for one row from two threads at once.

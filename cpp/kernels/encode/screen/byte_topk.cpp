@@ -47,15 +47,6 @@ class Guesses {
     }
 };
 
-// Where cuts are guessed again: soon, while a list holds all that has been seen, and then ever more rarely.
-std::vector<int64_t> stops_of(int64_t panels, int64_t capacity) {
-    const int64_t dense = std::min(panels, std::min<int64_t>(capacity / kByteCols - 1, 512 / kByteCols));
-    std::vector<int64_t> stops;
-    for (const int64_t at : {dense, std::max(2 * dense, panels / 16), panels * 3 / 16, panels / 2, panels})
-        if (at > (stops.empty() ? 0 : stops.back()) && at <= panels) stops.push_back(at);
-    return stops;
-}
-
 }  // namespace
 
 bool byte_topk(Codes<float>* codes, const Rows<float>& rows, const Dictionary<float>& dict, TopK select,
@@ -66,7 +57,7 @@ bool byte_topk(Codes<float>* codes, const Rows<float>& rows, const Dictionary<fl
     constexpr int64_t C = kByteCols;
     const int64_t capacity = (std::min(dict.M, 4 * select.k + 384) + C - 1) / C * C + C;
     const int64_t fit = std::max<int64_t>(256, kListBytes / (capacity * 8)) / kTileRows * kTileRows;
-    const std::vector<int64_t> stops = stops_of(latents.visits(), capacity);
+    const std::vector<int64_t> stops = byte_stops(latents.visits(), capacity);
     const float lowest = select.relu ? 0 : -std::numeric_limits<float>::infinity();
     Selected<float> selected(rows.N, select.k);
     for (int64_t n0 = 0; n0 < rows.N; n0 += fit) {

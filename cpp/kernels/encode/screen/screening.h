@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -14,10 +15,13 @@ enum class Screening { automatic, floats, bytes };
 
 // Calls that are alike: what decides which screen is the faster.
 struct ScreenKey {
-    int64_t D, M, k;  // k: 0 for a threshold
+    std::string_view kernel;  // a literal
+    int64_t D, M, k;          // k: 0 for a threshold, the mean of a row for a whole batch
+    int64_t dead_eighths;     // of the latents, where some compete among themselves; 0 elsewhere
     int threads;
     bool operator<(const ScreenKey& other) const {
-        return std::tie(D, M, k, threads) < std::tie(other.D, other.M, other.k, other.threads);
+        return std::tie(kernel, D, M, k, dead_eighths, threads) <
+               std::tie(other.kernel, other.D, other.M, other.k, other.dead_eighths, other.threads);
     }
 };
 

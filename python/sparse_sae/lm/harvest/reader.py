@@ -35,12 +35,18 @@ class Reader:
         bos: the token that the model expects before every text, or None.
 
     Raises:
+        TypeError: model is not a `LanguageModel`.
         ValueError: an unknown hook point or dtype, or a context beyond the model's.
     """
 
     def __init__(
         self, model: LanguageModel, hooks: Sequence[str], *, context: int, compute_dtype: str = "auto"
     ) -> None:
+        if not isinstance(model, LanguageModel):
+            raise TypeError(
+                f"model: got {type(model).__name__}, expected a LanguageModel: load_model(path) gives one, and so does "
+                "LanguageModel(model, tokenizer, name)"
+            )
         if compute_dtype not in ("auto", *_COMPUTE_DTYPES):
             raise ValueError(
                 f"compute_dtype must be auto, {', '.join(_COMPUTE_DTYPES)}; got {compute_dtype!r}"
@@ -67,12 +73,18 @@ class Reader:
                 )
         self.widths = {name: seen[name].shape[2] for name in hooks}
 
-    def read(self, window: Window) -> dict[str, F32]:
-        """Hook point -> (n, width) float32 rows of the window's n tokens, in its order."""
+    def read(self, window: Window, n: int | None = None) -> dict[str, F32]:
+        """Hook point -> (n, width) float32 rows of the window's first n tokens (None: all), in its order.
+
+        Batches are those of the whole window, so a row has the same bits whatever n is.
+        """
+        n = window.n_tokens if n is None else n
         lengths = np.array([len(piece.tokens) for piece in window.pieces])
         starts = np.cumsum(lengths) - lengths
         out = {name: np.empty((window.n_tokens, width), np.float32) for name, width in self.widths.items()}
         for batch in window.batches():
+            if all(starts[piece] >= n for piece in batch.which):
+                continue
             ids = torch.from_numpy(batch.ids).to(self._model.device, torch.long)
             with torch.inference_mode():
                 seen = read_hooks(self._model, self._points, ids)
@@ -80,7 +92,7 @@ class Reader:
                 rows = value.float().cpu().numpy()
                 for i, piece in enumerate(batch.which):
                     out[name][starts[piece] : starts[piece] + lengths[piece]] = rows[i, : lengths[piece]]
-        return out
+        return {name: rows[:n] for name, rows in out.items()}
 
 
 def in_dtype(model: LanguageModel, dtype: torch.dtype) -> LanguageModel:

@@ -36,14 +36,14 @@ def capture(  # type: ignore[overload-overlap]  # a str is a sequence of str too
     model: LanguageModel, texts: Iterable[Text], hooks: str, store: str | Path, *,
     max_tokens: int | None = ..., context: int = ..., pack: bool = ..., batch_tokens: int = ...,
     dtype: Dtype = ..., compute_dtype: str = ..., shard_bytes: int = ...,
-    progress: Callable[[CaptureProgress], None] | None = ...,
+    parse_special: bool | None = ..., progress: Callable[[CaptureProgress], None] | None = ...,
 ) -> ActivationStore: ...  # fmt: skip
 @overload
 def capture(
     model: LanguageModel, texts: Iterable[Text], hooks: Sequence[str], store: str | Path, *,
     max_tokens: int | None = ..., context: int = ..., pack: bool = ..., batch_tokens: int = ...,
     dtype: Dtype = ..., compute_dtype: str = ..., shard_bytes: int = ...,
-    progress: Callable[[CaptureProgress], None] | None = ...,
+    parse_special: bool | None = ..., progress: Callable[[CaptureProgress], None] | None = ...,
 ) -> dict[str, ActivationStore]: ...  # fmt: skip
 def capture(
     model: LanguageModel,
@@ -58,6 +58,7 @@ def capture(
     dtype: Dtype = "float16",
     compute_dtype: str = "auto",
     shard_bytes: int = 32 << 20,
+    parse_special: bool | None = None,
     progress: Callable[[CaptureProgress], None] | None = None,
 ) -> ActivationStore | dict[str, ActivationStore]:
     """Write the activations at one or several hook points to disk, in one pass over the texts.
@@ -71,8 +72,8 @@ def capture(
         texts: strings (or lists of token ids), in the same order each time.
         hooks: a hook point (its store is then `store` itself), or several (each has a folder of its name).
         store: directory.
-        max_tokens: stop after the pass that reaches this many tokens (at most `batch_tokens` more if packed,
-            eight times that if not); None reads all texts.
+        max_tokens: store exactly this many tokens, first positions of sequences included, or all if the texts
+            have fewer; None reads all texts. A store that has more already is returned as it is.
         context: longest sequence in tokens.
         pack: put texts one after another into full contexts, divided by the end-of-text token: no padding,
             for training. False: a text has sequences of its own and nothing else in view: for labelled texts.
@@ -81,6 +82,9 @@ def capture(
             cost is in `statistics["storage_fvu"]`.
         compute_dtype: "float32" or "bfloat16" for the forward pass; "auto" measures which is faster here.
         shard_bytes: size of a shard; what an interrupted run loses at most.
+        parse_special: whether the name of a special token inside a text (<|endoftext|>, <|im_start|>) is that
+            token. True: it is, as for texts in a chat format; False: it is plain text like any other, as for texts
+            of strangers; None: it is, as transformers has it, and a `UserWarning` says so if it occurs.
         progress: called after every pass with a `CaptureProgress`.
 
     Returns:
@@ -89,6 +93,7 @@ def capture(
         Rows are in the order of the texts.
 
     Raises:
+        TypeError: model is not a `LanguageModel`, or texts is a single string.
         ValueError: no texts, a context beyond the model's, an unknown hook point, or a store of other texts
             or settings.
 
@@ -100,15 +105,22 @@ def capture(
     paths = {name: Path(store) if isinstance(hooks, str) else Path(store) / name for name in names}
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+    if shard_bytes < 1:
+        raise ValueError(f"shard_bytes: got {shard_bytes}, expected at least 1")
     if names and compute_dtype == "auto":
         compute_dtype = _earlier_compute_dtype(paths[names[0]])
     reader = Reader(model, names, context=context, compute_dtype=compute_dtype)
+    source = windows(
+        texts, model.tokenizer, context=context, pack=pack, batch_tokens=batch_tokens, bos=reader.bos,
+        parse_special=parse_special,
+    )  # fmt: skip
     settings = {
         "context": context,
         "pack": pack,
         "batch_tokens": batch_tokens,
         "bos": reader.bos,
         "compute_dtype": reader.compute_dtype,
+        "progress": "tokens",
     }
     # Shards of all hook points end with the same batches, so they are flushed below and not by the writers.
     writers = [
@@ -124,30 +136,31 @@ def capture(
     if {(writer.progress, writer.state) for writer in writers} != {(done, writers[0].state)}:
         raise ValueError(f"store: the hook points in {store} do not go together; delete it and capture again")
 
-    source = windows(
-        texts, model.tokenizer, context=context, pack=pack, batch_tokens=batch_tokens, bos=reader.bos
-    )
-    number, digest, added = 0, "", 0
+    total, digest, added = 0, "", 0
     began = time.perf_counter()
-    for number, window in enumerate(source, start=1):
+    for window in source:
+        begin, total = total, total + window.n_tokens
         digest = window.digest(digest)
-        if number <= done:
-            if number == done and digest != writers[0].state:
-                raise ValueError(f"texts: the store in {store} is of other texts; give another directory")
+        if begin < done <= total and digest != writers[0].state:
+            raise ValueError(f"texts: the store in {store} is of other texts; give another directory")
+        if total <= done:
             continue
-        if max_tokens is not None and writers[0].count >= max_tokens:
+        if max_tokens is not None and max(begin, done) >= max_tokens:
             break
-        rows = reader.read(window)
-        columns = [window.column(name) for name in ("tokens", "positions", "documents")]
+        # a store that ended inside this window goes on there
+        written = max(0, done - begin)
+        end = window.n_tokens if max_tokens is None else min(window.n_tokens, max_tokens - begin)
+        rows = reader.read(window, end)
+        columns = [window.column(name)[written:end] for name in ("tokens", "positions", "documents")]
         for name, writer in zip(names, writers, strict=True):
-            writer.append(rows[name], *columns, progress=number, state=digest)
-        added += window.n_tokens
+            writer.append(rows[name][written:], *columns, progress=begin + end, state=digest)
+        added += end - written
         if max(writer.pending_bytes for writer in writers) >= shard_bytes:
             for writer in writers:
                 writer.flush()
         if progress is not None:
             progress(CaptureProgress(writers[0].count, max_tokens, added / (time.perf_counter() - began)))
-    if number < done:
+    if total < done:
         raise ValueError(f"texts: the store in {store} is of more texts than these; give another directory")
     if not writers[0].count:
         raise ValueError("texts: there are none, or all are empty")

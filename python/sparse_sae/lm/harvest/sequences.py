@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import operator
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -45,7 +48,14 @@ class Batch:
 
 
 def windows(
-    texts: Iterable[Text], tokenizer: Any, *, context: int, pack: bool, batch_tokens: int, bos: int | None
+    texts: Iterable[Text],
+    tokenizer: Any,
+    *,
+    context: int,
+    pack: bool,
+    batch_tokens: int,
+    bos: int | None,
+    parse_special: bool | None = None,
 ) -> Iterator[Window]:
     """All texts as sequences, some at a time; the same ones for the same texts.
 
@@ -57,9 +67,34 @@ def windows(
             text begins a sequence of its own, and long ones are split.
         batch_tokens: positions of a batch, padding included.
         bos: token to begin each sequence with, or None.
+        parse_special: whether a special token's name inside a text is that token; None: it is, with a warning.
+
+    Raises:
+        TypeError: texts is one text, or a text is neither a string nor whole numbers.
+        ValueError: batch_tokens below 1, or strings without a tokenizer.
     """
+    if isinstance(texts, str | bytes | Path):
+        raise TypeError(
+            f"texts: got one {type(texts).__name__}, expected several texts; give [text] for a single one"
+        )
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens: got {batch_tokens}, expected at least 1")
+    return _windows(texts, tokenizer, context, pack, batch_tokens, bos, parse_special)
+
+
+def _windows(
+    texts: Iterable[Text],
+    tokenizer: Any,
+    context: int,
+    pack: bool,
+    batch_tokens: int,
+    bos: int | None,
+    parse_special: bool | None,
+) -> Iterator[Window]:
     pieces = _packed if pack else _separate
-    stream = pieces(_tokenized(texts, tokenizer), context, bos, getattr(tokenizer, "eos_token_id", None))
+    stream = pieces(
+        _tokenized(texts, tokenizer, parse_special), context, bos, getattr(tokenizer, "eos_token_id", None)
+    )
     # full contexts need no bucketing
     size = (max(1, batch_tokens // context) * context) if pack else _BUCKETED * batch_tokens
     window: list[Piece] = []
@@ -108,15 +143,42 @@ class Window:
         return hashlib.sha256(before.encode() + content).hexdigest()
 
 
-def _tokenized(texts: Iterable[Text], tokenizer: Any) -> Iterator[list[int]]:
+def _tokenized(texts: Iterable[Text], tokenizer: Any, parse_special: bool | None) -> Iterator[list[int]]:
     iterator = iter(texts)
+    special = _special_tokens(tokenizer) if parse_special is None else ()
     while some := list(islice(iterator, _TEXTS_AT_ONCE)):
         strings = [text for text in some if isinstance(text, str)]
         if strings and tokenizer is None:
             raise ValueError("texts: strings need a tokenizer; give a model from load_model() or token ids")
-        encoded = iter(tokenizer(strings, add_special_tokens=False)["input_ids"] if strings else ())
+        found = next((token for token in special if any(token in text for text in strings)), None)
+        if found is not None:
+            special = ()
+            warnings.warn(
+                f"texts: {found!r} occurs in a text and is read as that special token. parse_special=False reads it "
+                "as plain text; parse_special=True says that it is meant (texts in a chat format)",
+                UserWarning,
+                stacklevel=2,
+            )
+        options = {"split_special_tokens": True} if parse_special is False else {}
+        encoded = iter(
+            tokenizer(strings, add_special_tokens=False, **options)["input_ids"] if strings else ()
+        )
         for text in some:
-            yield list(next(encoded)) if isinstance(text, str) else [int(token) for token in text]
+            yield list(next(encoded)) if isinstance(text, str) else _whole(text)
+
+
+def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return tuple(str(token) for token in added.values() if token.special)
+
+
+def _whole(text: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(token) for token in text]
+    except TypeError:
+        raise TypeError(
+            f"texts: got a {type(text).__name__} that does not hold whole numbers, expected a string or token ids"
+        ) from None
 
 
 def _packed(

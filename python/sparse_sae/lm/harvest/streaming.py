@@ -73,10 +73,15 @@ class ActivationStream:
         for window in self._source:
             if self._max_tokens is not None and self.tokens >= self._max_tokens:
                 return
-            self.tokens += window.n_tokens
-            first = window.column("positions") == 0
+            n = (
+                window.n_tokens
+                if self._max_tokens is None
+                else min(window.n_tokens, self._max_tokens - self.tokens)
+            )
+            self.tokens += n
+            first = window.column("positions")[:n] == 0
             self.excluded["first"] += int(first.sum())
-            yield self._reader.read(window)[self.hook][~first]
+            yield self._reader.read(window, n)[self.hook][~first]
 
     def _clean(self, buffer: F32, filled: int) -> tuple[float, int]:
         """Find the threshold in the buffer's rows, drop the massive ones; threshold and rows left."""
@@ -108,6 +113,7 @@ def stream(
     compute_dtype: str = "auto",
     block_rows: int = 4096,
     buffer_bytes: int = 128 << 20,
+    parse_special: bool | None = None,
     seed: int = 0,
 ) -> ActivationStream:
     """Activations for training without a disk between: an iterable of mixed (n, d_in) float32 blocks.
@@ -117,7 +123,7 @@ def stream(
     threshold that the first full buffer shows (`massive_threshold`).
 
     Args:
-        model, texts, max_tokens, context, pack, batch_tokens, compute_dtype: as for `capture`.
+        model, texts, max_tokens, context, pack, batch_tokens, compute_dtype, parse_special: as for `capture`.
         hook: the hook point.
         block_rows: largest block.
         buffer_bytes: memory of the buffer.
@@ -129,9 +135,16 @@ def stream(
     >>> sum(len(block) for block in stream(model, texts, "blocks.3.hook_mlp_out"))  # doctest: +SKIP
     59764
     """
+    for name, value in {
+        "max_tokens": max_tokens,
+        "block_rows": block_rows,
+        "buffer_bytes": buffer_bytes,
+    }.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: got {value}, expected at least 1")
     reader = Reader(model, [hook], context=context, compute_dtype=compute_dtype)
-
     source = windows(
-        texts, model.tokenizer, context=context, pack=pack, batch_tokens=batch_tokens, bos=reader.bos
-    )
+        texts, model.tokenizer, context=context, pack=pack, batch_tokens=batch_tokens, bos=reader.bos,
+        parse_special=parse_special,
+    )  # fmt: skip
     return ActivationStream(reader, hook, source, max_tokens, block_rows, buffer_bytes, seed)

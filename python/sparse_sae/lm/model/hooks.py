@@ -23,6 +23,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from sparse_sae.lm.model.hook_point import HookFunction, HookPoint
+from sparse_sae.lm.model.inputs import positions_from_mask, require_known_tokens
 from sparse_sae.lm.model.loading import LanguageModel
 from sparse_sae.lm.model.model_families import FAMILIES, Family
 
@@ -169,11 +170,15 @@ def read_hooks(
         model: a `LanguageModel` or a transformers model.
         hooks: names or resolved hook points.
         input_ids: (batch, position) token ids.
-        attention_mask: (batch, position), 1 for tokens and 0 for padding, or None for no padding.
+        attention_mask: (batch, position), 1 for tokens and 0 for padding on either side, or None for no
+            padding. Positions count tokens, unless `position_ids` are given.
         inputs: other arguments of the model's forward.
 
     Returns:
         name -> tensor, usually (batch, position, width).
+
+    Raises:
+        ValueError: no hooks, a hook point that the pass never reaches, or tokens that the model does not have.
 
     >>> read_hooks(model, ["blocks.3.hook_mlp_out"], ids)["blocks.3.hook_mlp_out"].shape  # doctest: +SKIP
     torch.Size([1, 7, 576])
@@ -192,11 +197,13 @@ def read_hooks(
 
         return read
 
+    base = _base(unwrap(model))
+    require_known_tokens(base, input_ids)
+    inputs = {**positions_from_mask(base, attention_mask), **inputs}
     with ExitStack() as stack:
         for point in points:
             stack.enter_context(point.attach(reader(point.name)))
         with suppress(_AllRead):
-            base = _base(unwrap(model))
             base(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **inputs)
     missing = sorted(wanted - set(seen))
     if missing:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from sparse_sae.lm.model.inputs import require_known_tokens
 from sparse_sae.lm.model.loading import LanguageModel
 
 Model: TypeAlias = "LanguageModel | nn.Module"
@@ -33,8 +34,9 @@ def token_ids(prompt: Prompt, tokenizer: Any) -> list[int]:
     """Token ids of a prompt.
 
     Args:
-        prompt: a string; token ids, taken as they are; or chat messages (`{"role": …, "content": …}`), for
-            which the model's chat template is used and the assistant's turn opened.
+        prompt: a string, in which the names of special tokens (such as <|im_start|>) are those tokens; token
+            ids, taken as they are; or chat messages (`{"role": …, "content": …}`), for which the model's chat
+            template is used and the assistant's turn opened.
         tokenizer: a transformers tokenizer; not used for token ids.
 
     Raises:
@@ -105,6 +107,7 @@ def batches(
 
 def logits_of(module: nn.Module, ids: Tensor, *, keep: int = 0, **inputs: Any) -> Any:
     """One forward pass; `keep` > 0 asks for the logits of the last positions only, where the model can."""
+    require_known_tokens(module, ids)
     parameters = inspect.signature(module.forward).parameters
     if keep and "logits_to_keep" in parameters:
         inputs["logits_to_keep"] = keep

@@ -23,6 +23,7 @@ from .transforms import Transform
 if TYPE_CHECKING:
     from . import (  # noqa: F401 (what `__getattr__` gives)
         architectures,
+        circuits,
         data,
         evaluation,
         formats,
@@ -63,7 +64,7 @@ __all__ = [
 
 # Imported when they are first named (`sparse_sae.match`), so that importing the package stays quick.
 _PARTS = (
-    "architectures", "data", "evaluation", "formats", "lm", "match", "probing", "pursuit", "synthetic", "toy",
+    "architectures", "circuits", "data", "evaluation", "formats", "lm", "match", "probing", "pursuit", "synthetic", "toy",
     "training",
 )  # fmt: skip
 

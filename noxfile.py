@@ -88,10 +88,18 @@ def kernel_tests(session: nox.Session, option: str, env: dict[str, str] | None =
 
 
 @nox.session
+def torture(session: nox.Session) -> None:
+    """Attack files, kernels, running processes and arguments: five minutes, or `nox -s torture -- --minutes 600`."""
+    session.install(*CONSTRAINTS, ".[test]")
+    session.run("python", "tests/torture", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
-    """Time the kernels beside plain matrix products of the same size; arguments go to `sparse-sae bench`."""
+    """Time everything beside plain matrix products of the same size, and name what is slower than the committed result
+    of this CPU family; arguments go to `sparse-sae bench`."""
     session.install(*CONSTRAINTS, ".[bench]")
-    session.run("sparse-sae", "bench", *session.posargs)
+    session.run("sparse-sae", "bench", "--against", "benchmarks/results/kernels", *session.posargs)
 
 
 @nox.session

@@ -1,10 +1,11 @@
-"""The table of targets, measured: prints it, writes benchmarks/results/*.json, and puts it into the documents.
+"""The table of targets, measured: prints it, writes benchmarks/results/kernels/<CPU family>.json, fills the documents.
 
-    python benchmarks/report.py --peers path/to/python     # measures everything, minutes
+    python benchmarks/report.py --peers path/to/python     # measures everything, under ten minutes
     python benchmarks/report.py --write-only               # documents again from the results on disk
 
-`--peers` names the Python of an environment that has the other libraries (compare/peers.py says which); without it
-their last results are kept. Documents hold the tables between `<!-- bench:begin -->` and `<!-- bench:end -->`.
+`--peers` names the Python of an environment that has the other libraries, or some (compare/peers.py says which);
+without it their last results on this CPU family are kept. Results of other families stay as they are, and every
+family has its table. Documents hold the tables between `<!-- bench:begin -->` and `<!-- bench:end -->`.
 """
 
 from __future__ import annotations
@@ -18,21 +19,33 @@ from typing import Any
 from sparse_sae import bench
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+RESULTS = HERE / "results/kernels"
 DOCUMENTS = {HERE.parent / "docs/performance.md": "full", HERE.parent / "README.md": "short"}
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 FASTER = {("small", "sparsify"): 4.0}  # targets that hold on every machine
 
 
-def read(name: str) -> dict[str, Any]:
-    """A result file."""
-    return dict(json.loads((RESULTS / name).read_text()))
+def read() -> list[dict[str, Any]]:
+    """The results of all CPU families, in the order of the documents: the widest instructions first."""
+    found = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    return sorted(found, key=lambda result: str(result["machine"]["level"]), reverse=True)
 
 
-def write(name: str, result: dict[str, Any]) -> None:
-    """A result file."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
+def measure(sizes: list[str], threads: int, peers: str | None, peer_sizes: list[str]) -> None:
+    """Write the result of this machine in place of the last one of its family."""
+    result = bench.run(tuple(sizes), threads)
+    print(bench.verdict(result), flush=True)
+    result.pop("table")
+    file = RESULTS / f"{result['machine']['family']}.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    if peers:
+        result["peers"] = run_peers(peers, peer_sizes, threads)
+    elif "peers" in before:
+        result["peers"] = before["peers"]
+    if before:
+        print(*bench.regressions(result, before), sep="\n")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def run_peers(python: str, sizes: list[str], threads: int) -> dict[str, Any]:
@@ -74,18 +87,25 @@ def sizes_text(result: dict[str, Any]) -> str:
     return "; ".join(f"{name}: {bench.Size(**size)}" for name, size in result["sizes"].items())
 
 
-def texts(ours: dict[str, Any], peers: dict[str, Any]) -> dict[str, str]:
-    """What goes between the markers."""
-    machine = ours["machine"]
-    lines = [
-        bench.Line(**{k: v for k, v in line.items() if k not in ("ratio", "met")}) for line in ours["lines"]
-    ]
-    faster = against_peers(ours, peers)
-    versions = ", ".join(f"{name} {v}" for name, v in peers["versions"].items())
-    about = f"{machine['cpu']}, {machine['threads']} threads, level `{machine['level']}`. {sizes_text(ours)}."
-    peers_text = f"{peer_table(faster)}\n\nMeasured with {versions}."
-    table = bench.table([*lines, *(line for line in faster if line.limit)])
-    return {"full": f"{about}\n\n{table}\n\n{peers_text}", "short": f"{about}\n\n{peers_text}"}
+def texts(results: list[dict[str, Any]]) -> dict[str, str]:
+    """What goes between the markers: a section a CPU family."""
+    full, short = [], []
+    for ours in results:
+        machine = ours["machine"]
+        about = f"**{machine['cpu']}**, {machine['threads']} threads, level `{machine['level']}`. {sizes_text(ours)}."
+        lines = [
+            bench.Line(**{k: v for k, v in line.items() if k not in ("ratio", "met")})
+            for line in ours["lines"]
+        ]
+        peers_text = ""
+        if "peers" in ours:
+            faster = against_peers(ours, ours["peers"])
+            versions = ", ".join(f"{name} {v}" for name, v in ours["peers"]["versions"].items())
+            peers_text = f"{peer_table(faster)}\n\nMeasured with {versions}."
+            lines += [line for line in faster if line.limit]
+            short.append(f"{about}\n\n{peers_text}")
+        full.append(f"{about}\n\n{bench.table(lines)}\n\n{peers_text}".rstrip())
+    return {"full": "\n\n".join(full), "short": "\n\n".join(short)}
 
 
 def fill(document: Path, text: str) -> bool:
@@ -102,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", nargs="+", default=["small", "medium", "large"])
+    parser.add_argument("--sizes", nargs="+", default=list(bench.ALL))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--peer-sizes", nargs="+", default=["small", "medium"], help="large takes them many minutes"
@@ -113,12 +133,8 @@ def main() -> None:
     parser.add_argument("--write-only", action="store_true", help="measure nothing")
     options = parser.parse_args()
     if not options.write_only:
-        result = bench.run(tuple(options.sizes), options.threads)
-        result.pop("table")
-        write("kernels.json", result)
-        if options.peers:
-            write("peers.json", run_peers(options.peers, options.peer_sizes, options.threads))
-    found = texts(read("kernels.json"), read("peers.json"))
+        measure(options.sizes, options.threads, options.peers, options.peer_sizes)
+    found = texts(read())
     print(found["full"])
     for document, kind in DOCUMENTS.items():
         if not fill(document, found[kind]):

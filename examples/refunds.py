@@ -75,7 +75,7 @@ def sae_and_store(
         # six prompts are about as many tokens as one document
         prompts = (chat(lm, t.text) for t in tickets(args.tokens // 100, seed=1))
         texts = chain.from_iterable((d, *islice(prompts, 6)) for d in english_documents())
-        store = capture(lm, texts, HOOK, out / "activations", max_tokens=args.tokens)
+        store = capture(lm, texts, HOOK, out / "activations", max_tokens=args.tokens, parse_special=True)
     rows, held_out = store.split(0.1)
     if args.sae:
         sae = sparse_sae.load(args.sae)
@@ -95,7 +95,7 @@ def ticket_maxima(lm: Any, prompts: list[str], sae: sparse_sae.SAE, out: Path) -
     """The highest value on any token of each prompt, of every neuron, latent and as many random
     directions.
     """
-    store = capture(lm, prompts, HOOK, out, pack=False)
+    store = capture(lm, prompts, HOOK, out, pack=False, parse_special=True)
     rng = np.random.default_rng(0)
     random = rng.standard_normal((sae.d_in, sae.d_sae), dtype=np.float32)
     views = {

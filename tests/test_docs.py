@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,41 @@ def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     variables: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), variables)
+
+
+# what makes the program of docs/language-models.md small enough for a tiny model; each must occur
+SMALLER = {
+    "blocks.15.hook_resid_post": "blocks.1.hook_resid_post", "150_000": "9_000", "600_000": "3_000",
+    "d_sae=4608": "d_sae=64", "k=32": "k=8", "1903": "19", "300, 308": "8, 16",
+    "lm = load_model()": "lm = load_model(None)",
+}  # fmt: skip
+
+
+def test_language_model_page_is_one_program(
+    tiny_lm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import copy
+    import dataclasses
+
+    from sparse_sae import lm as package
+
+    blocks = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/language-models.md").read_text(), flags=re.DOTALL
+    )
+    program = "\n".join(blocks)
+    for text, small in SMALLER.items():
+        assert text in program
+        program = program.replace(text, small)
+    tokenizer = copy.copy(tiny_lm.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    lm = dataclasses.replace(tiny_lm, tokenizer=tokenizer)
+    monkeypatch.setattr(package, "load_model", lambda _=None: lm, raising=False)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "language-models.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "recovered" in printed or "rec. zero" in printed
+    assert "log-probability of 'Unfortunately, refunds are not available.'" in printed
+    assert (tmp_path / "dose.png").stat().st_size > 1000
 
 
 def test_pins_agree() -> None:

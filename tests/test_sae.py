@@ -174,6 +174,28 @@ def test_decode_checks_its_codes() -> None:
         random_sae().decode(csr_array((2, 39), dtype=np.float32))
 
 
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (None, "codes: got NoneType"),
+        ("x", "codes: got str"),
+        (np.full((2, 64), None), "codes: got ndarray"),
+        (np.full((2, 64), 1j), "codes: dtype complex128, expected real numbers"),
+    ],
+)
+def test_decode_refuses_what_holds_no_codes(tiny_sae: Any, codes: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        tiny_sae.decode(codes)
+
+
+def test_decode_sees_indices_before_they_are_narrowed(tiny_sae: Any) -> None:
+    """2**32 + 5 in 32 bits is latent 5."""
+    codes = csr_array((np.ones(1, np.float32), np.array([5]), np.array([0, 1])), shape=(1, 64))
+    codes.indices = np.array([2**32 + 5])
+    with pytest.raises(ValueError, match=f"codes: indices from {2**32 + 5} to {2**32 + 5}, expected 0 to 63"):
+        tiny_sae.decode(codes)
+
+
 def test_decode_sorts_indices() -> None:
     sae = random_sae()
     shuffled = csr_array(

@@ -3,7 +3,8 @@
 Runs in an environment of its own, which has the libraries and not us, and prints JSON:
 
     pip install torch==2.13.0 eai-sparsify==1.3.3 dictionary-learning==0.1.0 sae-lens==6.54.12
-    python benchmarks/compare/peers.py --sizes small medium > peers.json
+    pip uninstall torchvision        # where it is of another torch
+    python benchmarks/compare/peers.py --sizes small medium
 
 Each library is used through its own training code. Work is made equal where defaults differ: Adam everywhere,
 AuxK idle (nothing is dead), no Multi-TopK, no logging. `torch` is the textbook loop in plain PyTorch. The float32
@@ -18,7 +19,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 from typing import Any
 
@@ -100,6 +101,15 @@ PEERS = {
 }  # fmt: skip
 
 
+def installed(package: str) -> bool:
+    """Whether this environment has a library; those that it lacks are left out."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def measure(size: tuple[int, int, int, int], repeats: int) -> dict[str, dict[str, float]]:
     """Median seconds of each library's step and encode, and of the product, taken in turns."""
     n, d, m, k = size
@@ -107,7 +117,9 @@ def measure(size: tuple[int, int, int, int], repeats: int) -> dict[str, dict[str
     x = torch.randn(n, d)
     a, b = torch.randn(n, d), torch.randn(m, d)
     out: dict[str, dict[str, float]] = {}
-    for name, (_, make) in PEERS.items():  # one library in memory at a time
+    for name, (package, make) in PEERS.items():  # one library in memory at a time
+        if not installed(package):
+            continue
         step, encode = make(x, d, m, k)
 
         def encoding(encode: Callable[[], Any] = encode) -> None:
@@ -143,7 +155,7 @@ def main() -> None:
     options = SimpleNamespace(**vars(parser.parse_args()))
     torch.set_num_threads(options.threads)
     found = {name: measure(SIZES[name], options.repeats) for name in options.sizes}
-    versions = {name: version(package) for name, (package, _) in PEERS.items()}
+    versions = {name: version(package) for name, (package, _) in PEERS.items() if installed(package)}
     print(json.dumps({"threads": options.threads, "versions": versions, "seconds": found}))
 
 

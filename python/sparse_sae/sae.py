@@ -203,9 +203,23 @@ class SAE:
         undoing a per-token transform.
         """
         if not isinstance(codes, csr_array):
-            codes = csr_array(codes)
+            try:
+                codes = csr_array(codes)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"codes: got {type(codes).__name__} ({error}), expected (n, d_sae) numbers"
+                ) from None
         if codes.ndim != 2 or codes.shape[1] != self.d_sae:
             raise ValueError(f"codes: shape {codes.shape}, expected (n, d_sae = {self.d_sae})")
+        if codes.dtype.kind not in "fiub":
+            raise TypeError(
+                f"codes: dtype {codes.dtype}, expected real numbers; pass codes.real or abs(codes)"
+            )
+        # Checked before they are narrowed to 32 bits, where a larger one would become another latent.
+        if codes.indices.size and not 0 <= codes.indices.min() <= codes.indices.max() < self.d_sae:
+            raise ValueError(
+                f"codes: indices from {codes.indices.min()} to {codes.indices.max()}, expected 0 to {self.d_sae - 1}"
+            )
         if not codes.has_sorted_indices:
             codes = codes.sorted_indices()
         return np.asarray(

@@ -13,43 +13,75 @@ from typing import Any
 
 from .._io.files import atomic_write
 from .._threads import resolve_threads
+from .runs import architectures, reading, selections
 from .tasks import products, single_row, sparse
 from .timing import SIZES, Line, Size, machine, table
+from .verdict import regressions, verdict
 
-__all__ = ["SIZES", "Line", "Size", "main", "products", "run", "single_row", "sparse", "table"]
+__all__ = ["ALL", "SIZES", "Line", "Size", "main", "regressions", "run", "table", "verdict"]
+
+# What is measured at which size.
+PARTS = {
+    "small": (products, sparse),
+    "medium": (products, sparse, selections),
+    "large": (products, sparse),
+    "real": (reading, architectures),
+}
+ALL = (*PARTS, "row")
 
 
-def run(sizes: tuple[str, ...] = ("small", "medium"), threads: int | None = None) -> dict[str, Any]:
-    """All timings as JSON values: machine, seconds by size and task, and the lines of the table."""
+def run(sizes: tuple[str, ...] = ALL, threads: int | None = None) -> dict[str, Any]:
+    """All timings as JSON values: machine, seconds by size and task, and the lines of the table.
+
+    Raises:
+        ValueError: an unknown size. AssertionError: a kernel gave a wrong answer, which is never timed.
+    """
+    if unknown := [name for name in sizes if name not in ALL]:
+        raise ValueError(f"sizes: got {', '.join(unknown)}, expected some of {', '.join(ALL)}")
     count = resolve_threads(threads)
     seconds: dict[str, dict[str, float]] = {}
     lines: list[Line] = []
     for name in sizes:
-        for part in (products, sparse):
+        for part in PARTS.get(name, ()):
             found, more = part(name, count)
             seconds.setdefault(name, {}).update(found)
             lines += more
-    seconds["row"], more = single_row(count)
-    lines += more
+        if name == "row":
+            seconds[name], more = single_row(count)
+            lines += more
     return {
-        "machine": machine(count), "sizes": {n: SIZES[n]._asdict() for n in (*sizes, "row")}, "seconds": seconds,
+        "machine": machine(count), "sizes": {n: SIZES[n]._asdict() for n in sizes}, "seconds": seconds,
         "lines": [line.as_dict() for line in lines], "table": table(lines),
     }  # fmt: skip
 
 
 def main(
-    json_path: Path | None = None, sizes: tuple[str, ...] = ("small", "medium"), threads: int | None = None
+    json_path: Path | None = None,
+    sizes: tuple[str, ...] = ALL,
+    threads: int | None = None,
+    against: Path | None = None,
 ) -> int:
-    """Print the table for this machine; also write the numbers as JSON. Takes about two minutes."""
-    from rich.console import Console
-    from rich.markdown import Markdown
+    """Print whether this machine runs as it should, and the table, as Markdown that can be pasted into an issue.
 
+    Takes about five minutes with every size. json_path: also write the numbers there. against: a directory of
+    results by CPU family; returns 1 where a work became slower than this family's.
+    """
+    from rich.console import Console
+
+    out = Console(markup=False, highlight=False, soft_wrap=True).print
     result = run(sizes, threads)
-    print_ = Console().print
-    print_(", ".join(f"{key} {value}" for key, value in result["machine"].items()))
-    print_(*(f"{name}: {Size(**size)}" for name, size in result["sizes"].items()), sep="\n")
-    print_(Markdown(result["table"]))
+    about = result["machine"]
+    out(verdict(result), "", ", ".join(f"{key} {value}" for key, value in about.items()), sep="\n")
+    out(*(f"{name}: {Size(**size)}" for name, size in result["sizes"].items()), "", result["table"], sep="\n")
     if json_path:
         with atomic_write(json_path) as file:
             file.write(json.dumps(result, indent=1).encode())
-    return 0
+    if against is None:
+        return 0
+    before = against / f"{about['family']}.json"
+    if not before.is_file():
+        out(f"\nNo result of this CPU family to compare with: {before}")
+        return 0
+    slower = regressions(result, json.loads(before.read_text()))
+    out("", *(slower or [f"Nothing is slower than in {before.name}"]), sep="\n")
+    return 1 if slower else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -34,6 +35,7 @@ SIZES = {
     "small": Size(1024, 64, 1024, 8),
     "medium": Size(4096, 576, 9216, 32),
     "large": Size(4096, 768, 32768, 32),
+    "real": Size(2048, 576, 4608, 32),
     "row": Size(1, 2304, 16384, 64),
 }
 
@@ -143,16 +145,19 @@ def _turn(task: Task) -> list[float]:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What the numbers depend on."""
-    cpu = platform.processor()
+    """What the numbers depend on; `family` is alike for processors of one design, whatever they are sold as."""
     info = Path("/proc/cpuinfo")
+    found: dict[str, str] = {}
     if info.exists():
-        cpu = next(
-            (t.split(":")[1].strip() for t in info.read_text().splitlines() if t.startswith("model name")),
-            cpu,
-        )
+        for line in info.read_text().splitlines():
+            name, _, value = line.partition(":")
+            found.setdefault(name.strip(), value.strip())
+    cpu = found.get("model name") or platform.processor() or platform.machine()
+    numbers = [found.get(name, "") for name in ("vendor_id", "cpu family", "model")]
+    family = "-".join(filter(None, numbers)).removeprefix("Authentic").removeprefix("Genuine") or cpu
     return {
         "cpu": cpu,
+        "family": re.sub(r"[^a-z0-9]+", "-", family.lower()).strip("-"),
         "threads": threads,
         "level": _kernels.level,
         **_kernels.build_info,

@@ -82,6 +82,16 @@ def add_bench(add: AddCommand) -> None:
         "bench", _bench, "time the kernels on this machine, beside plain matrix products of the same size"
     )
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    bench.add_argument(
+        "--sizes", nargs="+", metavar="SIZE", help="small, medium, large, real, row; all unless given"
+    )
+    bench.add_argument("--threads", type=int, metavar="N", help="all cores unless given")
+    bench.add_argument(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help="results by CPU family: name what became slower than they are",
+    )
 
 
 def _open(paths: list[str]) -> Any:
@@ -175,4 +185,4 @@ def _info(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from .. import bench
 
-    return bench.main(json_path=options.json)
+    return bench.main(options.json, tuple(options.sizes or bench.ALL), options.threads, options.against)

@@ -94,7 +94,7 @@ def _captured(lm: LanguageModel, texts: Iterator[str], path: Path, max_tokens: i
     except (FileNotFoundError, ValueError):
         with Bar("capturing", max_tokens) as bar:
             return capture(
-                lm, texts, HOOK, path, max_tokens=max_tokens, pack=False,
+                lm, texts, HOOK, path, max_tokens=max_tokens, pack=False, parse_special=False,
                 progress=lambda p: bar.update(p.tokens, f"{p.tokens_per_second:,.0f} tokens/s"),
             )  # fmt: skip
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sparse_sae.lm.steering.interventions import Steering as Steering
     from sparse_sae.lm.steering.interventions import steer as steer
     from sparse_sae.lm.steering.interventions import steer_direction as steer_direction
+    from sparse_sae.lm.steering.reconstruction import reconstruct as reconstruct
     from sparse_sae.lm.studies.dose import DoseResponse as DoseResponse
     from sparse_sae.lm.studies.dose import dose_response as dose_response
     from sparse_sae.lm.studies.experiments import Experiment as Experiment
@@ -56,6 +57,7 @@ _MODULES = {
     "model.hooks": ("hook_names", "read_hooks", "resolve"),
     "model.loading": ("LanguageModel", "load_model"),
     "steering.interventions": ("Steering", "steer", "steer_direction"),
+    "steering.reconstruction": ("reconstruct",),
     "studies.dose": ("DoseResponse", "dose_response"),
     "studies.experiments": ("Experiment", "decisions", "experiment"),
     "studies.quality": ("ModelQuality", "model_quality", "randomise"),

@@ -23,8 +23,8 @@ from sparse_sae.data.store import massive_threshold
 from sparse_sae.lm.model.hook_point import HookPoint
 from sparse_sae.lm.model.hooks import read_hooks, unwrap
 from sparse_sae.lm.model.loading import LanguageModel
-from sparse_sae.lm.model.pairing import hook_of
 from sparse_sae.lm.model.prompts import Model, Prompt, batches, token_ids, tokenizer_for
+from sparse_sae.lm.steering.reconstruction import placed, reconstruction
 from sparse_sae.lm.studies.reuse import layers_below, reuse_below
 from sparse_sae.lm.studies.scores import TextScores, score_texts
 
@@ -126,22 +126,15 @@ def model_quality(
 
     >>> print(model_quality(model, sae, held_out))  # doctest: +SKIP
     """
-    if isinstance(saes, Mapping):
-        pairs = [(hook_of(model, sae, hook), sae) for hook, sae in saes.items()]
-    else:
-        listed = list(saes) if isinstance(saes, Sequence) else [saes]
-        pairs = [(hook_of(model, sae, None), sae) for sae in listed]
-    if not pairs:
-        raise ValueError("saes is empty: give at least one SAE")
+    pairs = placed(model, saes)
     words = tokenizer_for(model, texts, tokenizer)
     sequences = [token_ids(text, words)[:max_tokens] for text in texts]
     rows = []
     for point, sae in pairs:
         usual = _usual(model, point, sequences, batch_size)
-        if sae.d_in != len(usual.mean) or sae.d_out != sae.d_in:
+        if sae.d_in != len(usual.mean):
             raise ValueError(
-                f"hook {point.name} is {len(usual.mean)} wide, the SAE goes from {sae.d_in} to {sae.d_out}: "
-                "quality on the model needs an SAE that reconstructs this hook point"
+                f"hook {point.name} is {len(usual.mean)} wide, the SAE {sae.d_in}: another hook point is meant"
             )
         edits = _replacements(point, sae, usual)
         with reuse_below(model, point) if layers_below(model, point) else nullcontext():
@@ -190,11 +183,8 @@ def _replacements(
 ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
     mean = torch.from_numpy(usual.mean)
 
-    def reconstruct(x: Tensor) -> Tensor:
-        return torch.from_numpy(sae.reconstruct(x.reshape(-1, x.shape[-1]).numpy())).reshape(x.shape)
-
     fills: dict[str, Callable[[Tensor], Tensor]] = {
-        "sae": reconstruct,
+        "sae": lambda x: reconstruction(sae, x),
         "zero": torch.zeros_like,
         "mean": lambda x: mean.expand_as(x),
     }

@@ -1,0 +1,130 @@
+"""Other ways to select latents, other architectures, and whole runs on real storage, reading included."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from .. import _kernels
+from .._io.arrays import Array
+from .tasks import Problem, training
+from .timing import SIZES, Line, Size, Task, in_turns
+
+_STEPS, _LOGGED = 60, 5  # of a run; the first third warms up
+
+
+def selections(name: str, threads: int) -> tuple[dict[str, float], list[Line]]:
+    """Encoding with one threshold for a batch and with one a latent, beside G."""
+    problem = Problem(SIZES[name], threads)
+    size, rows = problem.size, (problem.x, problem.w, problem.b)
+    total = size.n * size.k
+    values = _kernels.encode_batch_topk(*rows, total, num_threads=threads)[2]
+    threshold = np.full(size.m, values.min(), np.float32)
+    above = len(_kernels.encode_threshold(*rows, threshold, num_threads=threads)[2])
+    if len(values) != total or above != total - 1:
+        raise AssertionError(f"encode_batch_topk: {len(values)} of {total}, {above} above the lowest")
+    tasks: dict[str, Task] = {
+        **problem.products(),
+        "encode, BatchTopK": lambda: _kernels.encode_batch_topk(*rows, total, num_threads=threads),
+        "encode, thresholds": lambda: _kernels.encode_threshold(*rows, threshold, num_threads=threads),
+    }
+    seconds = in_turns(tasks, repeats=3)
+    g = min(seconds.pop(product) for product in problem.products())
+    return seconds, [Line(task, name, value, "G", g, 0.55) for task, value in seconds.items()]
+
+
+def architectures(name: str, threads: int) -> tuple[dict[str, float], list[Line]]:
+    """A step of each architecture at about k latents a row, beside TopK's."""
+    from ..architectures import L1, BatchTopK, Gated, JumpReLU, Matryoshka, TopK
+
+    problem = Problem(SIZES[name], threads)
+    k = problem.size.k
+    kinds = [
+        TopK(k=k), BatchTopK(k=k), Matryoshka(k=k), JumpReLU(target_l0=k), Gated(target_l0=k), L1(target_l0=k)
+    ]  # fmt: skip
+    tasks: dict[str, Task] = {}
+    for kind in kinds:
+        step = training(problem, kind)[1]
+        if not math.isfinite(step(0.0).loss):
+            raise AssertionError(f"{kind}: the loss is not finite")
+        tasks[f"step, {type(kind).__name__}"] = partial(step, 0.0)
+    seconds = in_turns(tasks, repeats=3)
+    topk = seconds["step, TopK"]
+    return seconds, [
+        Line(task, name, value, "step, TopK", topk, 1.6) for task, value in seconds.items() if value != topk
+    ]
+
+
+def reading(name: str, threads: int) -> tuple[dict[str, float], list[Line]]:
+    """Whole steps, from rows on a disk or in memory to new weights, beside G; and the part that waits for rows."""
+    size = SIZES[name]
+    problem = Problem(size, threads)
+    seconds: dict[str, float] = {}
+    lines: list[Line] = []
+    with TemporaryDirectory() as directory:
+        sources = _sources(Path(directory), size)
+        for kind, data in sources.items():
+            g = min(in_turns(problem.products(), repeats=3).values())
+            step, waiting = _run(data, size, threads)
+            seconds |= {
+                f"step from {kind}": step,
+                f"step from {kind}, waiting": waiting,
+                f"G before {kind}": g,
+            }
+            lines.append(Line(f"step from {kind}", name, step, "G", g, 1.0))
+            lines.append(Line("… waiting for rows", name, waiting, "the step", step, 0.05))
+        together, _ = _run(sources["a store"], size, threads, runs=4)
+        seconds["step of four SAEs from a store"] = together
+        alone = 4 * seconds["step from a store"]
+        lines.append(Line("step of four SAEs from one store", name, together, "four steps", alone, 0.8))
+    return seconds, lines
+
+
+def _sources(directory: Path, size: Size) -> dict[str, Any]:
+    """The same rows in a file of float16, in memory and in a store; they lie in few directions, as activations do."""
+    from ..data.store import StoreWriter
+
+    rng = np.random.default_rng(2)
+    basis = rng.standard_normal((size.d // 3, size.d), dtype=np.float32)
+    rows: Array = rng.standard_normal((24 * size.n, len(basis)), dtype=np.float32) @ basis
+    np.save(directory / "rows.npy", rows.astype(np.float16))
+    writer = StoreWriter(directory / "store", size.d, "float16")
+    for start in range(0, len(rows), size.n):
+        numbers = np.arange(start, start + size.n)
+        writer.append(rows[numbers], numbers % 1000, numbers % size.n + 1, numbers // size.n)
+    writer.finish(massive_ratio=1e6)
+    memmap = np.load(directory / "rows.npy", mmap_mode="r")
+    return {"a float16 memmap": memmap, "a float32 array": rows, "a store": directory / "store"}
+
+
+def _run(data: Any, size: Size, threads: int, runs: int = 1) -> tuple[float, float]:
+    """Median seconds of a step, and of its wait for rows."""
+    from ..architectures import TopK
+    from ..training.trainer import train_many
+
+    names = [f"run{i}" for i in range(runs)]
+    moments: list[float] = []
+    waits: list[float] = []
+
+    def note(record: dict[str, Any]) -> None:
+        if record["run"] == names[-1]:
+            moments.append(perf_counter())
+            waits.append(runs * record["seconds"]["data"] / _LOGGED)
+
+    results = train_many(
+        data, {name: {"architecture": TopK(k=size.k), "seed": i} for i, name in enumerate(names)}, d_sae=size.m,
+        n_tokens=_STEPS * size.n, batch_size=size.n, log_every=_LOGGED, progress=False, callback=note,
+        num_threads=threads,
+    )  # fmt: skip
+    for result in results.values():
+        if not 0 < result.history[-1]["fvu"] < 1:
+            raise AssertionError(f"training: FVU {result.history[-1]['fvu']}")
+    first = len(moments) // 3
+    return float(np.median(np.diff(moments[first:]))) / _LOGGED, median(waits[first + 1 :])

@@ -1,0 +1,189 @@
+"""`attribute`: from a prompt and a target to the graph of what made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from sparse_sae.circuits.dictionaries import DictionarySet
+from sparse_sae.circuits.frozen import Frozen, freeze
+from sparse_sae.circuits.graph import ERROR, FEATURE, TARGET, TOKEN, AttributionGraph, influence
+from sparse_sae.circuits.pull import Pulled, Row, feature_row, pull
+from sparse_sae.circuits.targets import Target, rows_of
+from sparse_sae.sae import SAE
+
+_ROUND = 128  # rows chosen by the influence that the rows before them give; fixed, so that no batch size changes it
+
+
+def attribute(
+    model: Any,
+    dictionaries: DictionarySet | Mapping[Any, SAE],
+    prompt: str | Sequence[int],
+    targets: Sequence[Target] | Target | None = None,
+    *,
+    max_features: int | None = 1000,
+    max_edges: int = 20_000,
+    first_position: bool = False,
+    any_name: bool = False,
+) -> AttributionGraph:
+    """The attribution graph of a prompt on transcoders (Ameisen et al. 2025; Dunefsky et al. 2024).
+
+    Args:
+        model: a `LanguageModel` or a transformers model: Llama, Mistral, Qwen 2 and 3, GPT-2.
+        dictionaries: transcoders, with or without skip, of some or all layers.
+        prompt: a text (with the model's tokenizer), or token ids as they are.
+        targets: what is explained: `Logit`, `LogitDifference`, `Feature`, `LogitFunction`, or several of them. None
+            for the likeliest tokens after the prompt: up to 10, or .95 of the probability.
+        max_features: features whose own inputs are computed, the most influential first; None for all.
+        max_edges: edges kept in a row, the largest; the sum of the others is in `graph.rest`.
+        first_position: whether features and errors of the first position are nodes.
+        any_name: accept dictionaries made for a model of another name.
+
+    Raises:
+        ValueError: a prompt, target or dictionary that does not fit the model; the message says what to do.
+
+    >>> graph = attribute(model, transcoders, "The capital of France is")  # doctest: +SKIP
+    >>> print(graph.prune())  # doctest: +SKIP
+    """
+    for name, value in (("max_features", max_features), ("max_edges", max_edges)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: got {value}, expected a positive number")
+    ids = prompt if not isinstance(prompt, str) else _ids(model, prompt)
+    frozen = freeze(model, dictionaries, ids, first_position=first_position, any_name=any_name)
+    return graph_of(
+        frozen, targets, max_features=max_features, max_edges=max_edges, tokenizer=_tokenizer(model)
+    )
+
+
+def graph_of(
+    frozen: Frozen,
+    targets: Sequence[Target] | Target | None = None,
+    *,
+    max_features: int | None = 1000,
+    max_edges: int = 20_000,
+    tokenizer: Any = None,
+) -> AttributionGraph:
+    """The graph of a frozen model, for the arguments see `attribute`."""
+    asked = rows_of(frozen, targets, tokenizer)
+    rows = _Rows(frozen, max_edges)
+    n_features, first = len(frozen.layer), frozen.first_feature
+    places = [frozen.n_sources + i for i in range(len(asked))]
+    rows.compute(places, [a.row for a in asked])
+    weight = np.zeros(frozen.n_sources + len(asked))
+    weight[frozen.n_sources :] = [a.weight for a in asked]
+    wanted = n_features if max_features is None else min(max_features, n_features)
+    done = np.zeros(n_features, bool)
+    while done.sum() < wanted:
+        left = wanted - int(done.sum())
+        if wanted == n_features:
+            chosen = np.flatnonzero(~done)
+        else:
+            value = influence(rows.normalised(len(weight)), weight)[first : first + n_features]
+            value[done] = -1
+            chosen = np.sort(np.argsort(-value, kind="stable")[: min(_ROUND, left)])
+        new = [
+            feature_row(frozen, int(frozen.layer[i]), int(frozen.position[i]), int(frozen.latent[i]))
+            for i in chosen
+        ]
+        rows.compute([first + int(i) for i in chosen], new)
+        done[chosen] = True
+    return _assemble(frozen, asked, rows, weight, tokenizer)
+
+
+class _Rows:
+    """Rows as they come, one sparse row each."""
+
+    def __init__(self, frozen: Frozen, max_edges: int) -> None:
+        self.frozen, self.max_edges = frozen, max_edges
+        self.columns: dict[int, NDArray[np.int32]] = {}
+        self.values: dict[int, NDArray[Any]] = {}
+        self.rest: dict[int, float] = {}
+        self.bias: dict[int, float] = {}
+        self.heads: dict[int, NDArray[np.float32]] = {}
+
+    def compute(self, places: list[int], rows: list[Row]) -> None:
+        def keep(numbers: list[int], pulled: Pulled) -> None:
+            edges, heads = pulled.edges.cpu().numpy(), pulled.heads.float().cpu().numpy()
+            for i, number in enumerate(numbers):
+                place, values = places[number], edges[i]
+                columns = np.flatnonzero(values)
+                self.rest[place] = 0.0
+                if len(columns) > self.max_edges:
+                    order = np.argsort(-np.abs(values[columns]), kind="stable")
+                    self.rest[place] = float(np.abs(values[columns[order[self.max_edges :]]]).sum())
+                    columns = np.sort(columns[order[: self.max_edges]])
+                self.columns[place] = columns.astype(np.int32)
+                self.values[place] = values[columns]
+                self.bias[place], self.heads[place] = float(pulled.bias[i]), heads[i]
+
+        pull(self.frozen, rows, keep)
+
+    def matrix(self, n: int) -> csr_array:
+        places = sorted(self.columns)
+        lengths = np.zeros(n, np.int64)
+        lengths[places] = [len(self.columns[p]) for p in places]
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        columns = np.concatenate([self.columns[p] for p in places])
+        return csr_array((np.concatenate([self.values[p] for p in places]), columns, indptr), shape=(n, n))
+
+    def normalised(self, n: int) -> csr_array:
+        absolute = abs(self.matrix(n))
+        total = np.asarray(absolute.sum(1)).ravel()
+        total[list(self.rest)] += list(self.rest.values())
+        return csr_array(absolute.multiply(1 / np.maximum(total, 1e-10)[:, None]))
+
+
+def _assemble(
+    f: Frozen, asked: Sequence[Any], rows: _Rows, weight: NDArray[Any], tokenizer: Any
+) -> AttributionGraph:
+    n_tokens, n_layers, n = f.n_positions, f.transformer.n_layers, len(weight)
+    errors = np.arange(n_layers * n_tokens)
+    features = [x.cpu().numpy() for x in (f.layer, f.position, f.latent, f.activation)]
+    words = [_word(tokenizer, i) for i in f.ids]
+    n_asked, none = len(asked), np.full(n_tokens, -1)
+    kind = np.repeat([TOKEN, ERROR, FEATURE, TARGET], [n_tokens, len(errors), len(features[0]), n_asked])
+    labels = [
+        *words,
+        *(f"error of layer {i // n_tokens} at {words[i % n_tokens]!r}" for i in errors),
+        *(f"L{a}/{c} at {words[b]!r}" for a, b, c in zip(*features[:3], strict=True)),
+        *(a.label for a in asked),
+    ]
+    bias, rest, expanded = np.zeros(n), np.zeros(n), np.zeros(n, bool)
+    heads = np.zeros((n, *next(iter(rows.heads.values())).shape), np.float32)
+    for place in rows.columns:
+        bias[place], rest[place], heads[place] = rows.bias[place], rows.rest[place], rows.heads[place]
+        expanded[place] = True
+    norms = f.error.norm(dim=-1).flatten().cpu().numpy()
+    return AttributionGraph(
+        f.transformer.name, f.ids, words, n_layers, kind.astype(np.int8),
+        np.concatenate([none, errors // n_tokens, features[0], [a.layer for a in asked]]).astype(np.int32),
+        np.concatenate(
+            [np.arange(n_tokens), errors % n_tokens, features[1], [a.row.position for a in asked]]
+        ).astype(np.int32),
+        np.concatenate([f.ids, np.full(len(errors), -1), features[2], [a.latent for a in asked]]).astype(np.int64),
+        np.concatenate([np.ones(n_tokens), norms, features[3], [a.value for a in asked]]).astype(np.float64),
+        weight, labels, rows.matrix(n), bias, rest, expanded, heads,
+        sorted(set(range(n_layers)) - set(f.transcoders)),
+    )  # fmt: skip
+
+
+def _tokenizer(model: Any) -> Any:
+    return None if isinstance(model, torch.nn.Module) else model.tokenizer
+
+
+def _ids(model: Any, prompt: str) -> list[int]:
+    tokenizer = _tokenizer(model)
+    if tokenizer is None:
+        raise ValueError(
+            "prompt: a text, but the model has no tokenizer; give token ids, or a model of load_model"
+        )
+    return [int(i) for i in tokenizer(prompt)["input_ids"]]
+
+
+def _word(tokenizer: Any, token: int) -> str:
+    return str(token) if tokenizer is None else str(tokenizer.decode([token]))

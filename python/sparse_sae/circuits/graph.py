@@ -1,0 +1,184 @@
+"""An attribution graph: nodes, signed edges as CSR, influence, pruning, and the two scores of a graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+KINDS = ("token", "error", "feature", "target")
+TOKEN, ERROR, FEATURE, TARGET = range(4)
+
+
+@dataclass(frozen=True)
+class AttributionGraph:
+    """Which sources make which features, and the target, on one prompt.
+
+    Nodes are tokens, errors, features and targets, in this order. Edge (t, s) is what source s adds to the
+    pre-activation of t in the frozen model; the row of t and its bias add up to that pre-activation.
+
+    Attributes:
+        model_name: the model. tokens: the prompt's token ids. words: their texts, or their numbers.
+        n_layers: layers of the model.
+        kind, layer, position, latent: (n,) of the nodes; -1 where it does not apply. A target that is a token has
+            its number for latent, and n_layers for layer.
+        activation: (n,) of features; the norm of an error; a target's value.
+        weight: (n,) of targets (their probabilities, or 1), 0 elsewhere.
+        labels: (n,) texts.
+        edges: (n, n) CSR, row = target, column = source. Features whose row was not computed have an empty one.
+        bias, rest: (n,) what no source carries; the sum of |edges| of a row beyond `max_edges`.
+        expanded: (n,) whether the row was computed.
+        heads: (n, n_layers, H) what of a node's pre-activation came through each head.
+        missing_layers: layers without a transcoder, whose MLP is an error at every position.
+    """
+
+    model_name: str
+    tokens: list[int]
+    words: list[str]
+    n_layers: int
+    kind: NDArray[np.int8]
+    layer: NDArray[np.int32]
+    position: NDArray[np.int32]
+    latent: NDArray[np.int64]
+    activation: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    labels: list[str]
+    edges: csr_array
+    bias: NDArray[np.float64]
+    rest: NDArray[np.float64]
+    expanded: NDArray[np.bool_]
+    heads: NDArray[np.float32]
+    missing_layers: list[int]
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{int((self.kind == i).sum())} {name}s" for i, name in enumerate(KINDS))
+        scores = f"replacement {self.replacement:.3f}, completeness {self.completeness:.3f}"
+        lacking = f"; no transcoder in layers {self.missing_layers}" if self.missing_layers else ""
+        return (
+            f"<AttributionGraph of {self.model_name!r}: {counts}, {self.edges.nnz} edges; {scores}{lacking}>"
+        )
+
+    def normalised(self) -> csr_array:
+        """|edges|, each row divided by its sum (what was left out of the row counts in it)."""
+        absolute = abs(self.edges)
+        total = np.maximum(np.asarray(absolute.sum(1)).ravel() + self.rest, 1e-10)
+        return csr_array(absolute.multiply(1 / total[:, None]))
+
+    @property
+    def influence(self) -> NDArray[np.float64]:
+        """(n,) p (Â + Â² + …): how much of the targets' weight comes through each node."""
+        return influence(self.normalised(), self.weight)
+
+    @property
+    def replacement(self) -> float:
+        """Influence of the tokens over that of tokens and errors: 1 if no path passes an error."""
+        value = self.influence
+        tokens, errors = value[self.kind == TOKEN].sum(), value[self.kind == ERROR].sum()
+        return float(tokens / (tokens + errors)) if tokens + errors else 0.0
+
+    @property
+    def completeness(self) -> float:
+        """The share of the inputs of nodes, weighted by their influence, that does not come from errors."""
+        matrix = self.normalised()
+        through = influence(matrix, self.weight) + self.weight
+        errors = np.asarray(matrix[:, np.flatnonzero(self.kind == ERROR)].sum(1)).ravel()
+        return float(((1 - errors) * through).sum() / max(through.sum(), 1e-10))
+
+    def strongest(self, n: int = 20) -> list[tuple[int, int, float]]:
+        """(target, source, edge) of the n edges of largest absolute value."""
+        order = np.argsort(-np.abs(self.edges.data), kind="stable")[:n]
+        rows = np.repeat(np.arange(len(self)), np.diff(self.edges.indptr))
+        return [(int(rows[i]), int(self.edges.indices[i]), float(self.edges.data[i])) for i in order]
+
+    def prune(self, node_threshold: float = 0.8, edge_threshold: float = 0.98) -> AttributionGraph:
+        """The nodes that carry `node_threshold` of all influence, and the edges that carry `edge_threshold` of it.
+
+        Tokens and targets are always kept. Features left without an edge in or out, and errors without one out,
+        are dropped. Scores of a pruned graph are not those of the whole one: read them before.
+
+        Raises:
+            ValueError: a threshold not in (0, 1], or no edge remains.
+        """
+        for name, value in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
+            if not 0 < value <= 1:
+                raise ValueError(f"{name}: got {value}, expected more than 0 and at most 1")
+        through = self.influence
+        always = (self.kind == TOKEN) | (self.kind == TARGET)
+        kept = always | (through >= _threshold(through, node_threshold))
+        rows = np.repeat(np.arange(len(self)), np.diff(self.edges.indptr))
+        columns = self.edges.indices
+        live = kept[rows] & kept[columns]
+        inside = _where(self.edges, live)
+        matrix = _normalise(inside)
+        through = influence(matrix, self.weight) + self.weight
+        score = matrix.data * through[np.repeat(np.arange(len(self)), np.diff(matrix.indptr))]
+        rows, columns = rows[live], columns[live]
+        edge = score >= _threshold(score, edge_threshold)
+        while True:
+            has_in = np.bincount(rows[edge], minlength=len(self)) > 0
+            has_out = np.bincount(columns[edge], minlength=len(self)) > 0
+            fit = kept & (always | (has_out & ((self.kind == ERROR) | has_in)))
+            edge &= fit[rows] & fit[columns]
+            if np.array_equal(fit, kept):
+                break
+            kept = fit
+        if not edge.any():
+            raise ValueError(
+                "prune: no edge is left above the thresholds; raise node_threshold or edge_threshold towards 1"
+            )
+        return self.subgraph(kept, _where(inside, edge))
+
+    def subgraph(self, kept: NDArray[np.bool_], edges: csr_array | None = None) -> AttributionGraph:
+        """Only those nodes (n,), with these edges or all between them; edges left out count in `rest`."""
+        whole = self.edges if edges is None else edges
+        index = np.flatnonzero(kept)
+        inside = csr_array(csr_array(whole[index])[:, index])
+        left = np.asarray(abs(self.edges).sum(1)).ravel()[index] - np.asarray(abs(inside).sum(1)).ravel()
+        return AttributionGraph(
+            self.model_name, self.tokens, self.words, self.n_layers, self.kind[index], self.layer[index],
+            self.position[index], self.latent[index], self.activation[index], self.weight[index],
+            [self.labels[i] for i in index], inside, self.bias[index],
+            self.rest[index] + np.maximum(left, 0), self.expanded[index], self.heads[index], self.missing_layers,
+        )  # fmt: skip
+
+
+def influence(matrix: csr_array, weight: NDArray[Any]) -> NDArray[np.float64]:
+    """p (Â + Â² + …) of a row-normalised matrix without cycles: powers until nothing is left."""
+    transposed = csr_array(matrix.T)
+    current = np.asarray(weight, np.float64)
+    total = np.zeros_like(current)
+    for _ in range(len(current) + 1):
+        current = transposed @ current
+        if not current.any():
+            return total
+        total += current
+    raise ValueError(
+        "edges: they form a cycle, so influence has no end; edges go from earlier layers to later ones"
+    )
+
+
+def _normalise(edges: csr_array) -> csr_array:
+    absolute = abs(edges)
+    total = np.maximum(np.asarray(absolute.sum(1)).ravel(), 1e-10)
+    return csr_array(absolute.multiply(1 / total[:, None]))
+
+
+def _where(edges: csr_array, kept: NDArray[np.bool_]) -> csr_array:
+    counts = np.concatenate([[0], np.cumsum(kept)])
+    return csr_array((edges.data[kept], edges.indices[kept], counts[edges.indptr]), shape=edges.shape)
+
+
+def _threshold(scores: NDArray[Any], share: float) -> float:
+    """The smallest of the largest scores that together make this share of the sum."""
+    ordered = np.sort(scores)[::-1]
+    total = ordered.sum()
+    if not len(ordered) or total <= 0:
+        return np.inf
+    place = int(np.searchsorted(np.cumsum(ordered) / total, share))
+    return float(max(ordered[min(place, len(ordered) - 1)], np.finfo(np.float64).tiny))

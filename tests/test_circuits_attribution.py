@@ -1,0 +1,298 @@
+"""Attribution graphs against the Jacobian of the frozen model, on tiny random models of every family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from scipy.sparse import csr_array  # noqa: E402
+
+import sparse_sae  # noqa: E402
+from sparse_sae.circuits import (  # noqa: E402
+    AttributionGraph,
+    DictionarySet,
+    Feature,
+    Logit,
+    LogitDifference,
+    LogitFunction,
+    attribute,
+    freeze,
+    graph_of,
+)
+from sparse_sae.circuits.graph import influence  # noqa: E402
+from sparse_sae.circuits.pull import feature_row, pull  # noqa: E402
+from sparse_sae.circuits.targets import rows_of  # noqa: E402
+
+torch.set_num_threads(1)
+
+IDS = [1, 9, 3, 7, 11, 9]
+FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gpt2"]
+CONFIGS = {
+    "llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config",
+    "gpt2": "GPT2Config",
+}  # fmt: skip
+_BUILT: dict[Any, Any] = {}
+
+
+def model_of(family: str, dtype: Any = torch.float64) -> Any:
+    if (family, dtype) not in _BUILT:
+        sizes: dict[str, Any] = {
+            "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 32,
+            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+        }  # fmt: skip
+        if family == "gpt2":
+            sizes = {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 32}
+            sizes |= {"bos_token_id": 1, "eos_token_id": 2}
+        if family == "mistral":
+            sizes["sliding_window"] = 4
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, CONFIGS[family])(**sizes))
+        model = model.eval().requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))  # norms and biases that do something
+        _BUILT[family, dtype] = model.to(dtype)
+    return _BUILT[family, dtype]
+
+
+def transcoders(model: Any, layers: tuple[int, ...] = (0, 2), skip: bool = True) -> DictionarySet:
+    """One of layer 0 reads what the norm returns, the others hook_resid_mid."""
+    rng = np.random.default_rng(0)
+    path = "transformer.h.0.mlp:in" if model.config.model_type == "gpt2" else "model.layers.0.mlp:in"
+    saes = {}
+    for layer in layers:
+        params = {
+            "W_enc": rng.normal(size=(40, 32)), "W_dec": rng.normal(size=(40, 32)),
+            "b_enc": rng.normal(size=40) / 4, "b_dec": rng.normal(size=32) / 4,
+        }  # fmt: skip
+        if skip:
+            params["W_skip"] = rng.normal(size=(32, 32)) / 8
+        sae = sparse_sae.SAE(
+            {k: v.astype(np.float64) for k, v in params.items()},
+            sparse_sae.TopK(k=5),
+            apply_b_dec_to_input=False,
+        )
+        reads = path if layer == 0 else f"blocks.{layer}.hook_resid_mid"
+        saes[reads, f"blocks.{layer}.hook_mlp_out"] = sae
+    return DictionarySet(saes, model_name=model.config.model_type)
+
+
+def differentiable(f: Any, scales: Any) -> tuple[Any, ...]:
+    """The frozen model written a second time, forwards, from its sources: (pre-activations, logits)."""
+    tf, seen = f.transformer, f.seen
+    embedding = scales[: f.n_positions, None] * seen.embedding
+    errors = scales[f.n_positions : f.first_feature].reshape(tf.n_layers, -1, 1) * f.error
+    acts = scales[f.first_feature :] * f.activation
+    x, pre = embedding, {}
+    for number, w in enumerate(tf.layers):
+        n1 = w.norm1.apply(x, seen.scale1[number])
+        v = torch.nn.functional.linear(n1, w.W_V, w.b_V).unflatten(-1, (w.n_groups, -1))
+        p = f.pattern(number)
+        z = torch.stack([p[h] @ v[:, h // (w.n_heads // w.n_groups)] for h in range(w.n_heads)], 1).flatten(1)
+        mid = x + torch.nn.functional.linear(z, w.W_O, w.b_O)
+        n2 = w.norm2.apply(mid, seen.scale2[number])
+        out = errors[number]
+        t = f.transcoders.get(number)
+        if t is None and not f.first_position:
+            out = out + f.mlp_bias[number]
+        if t is not None:
+            read = n2 if t.normed else mid
+            pre[number] = read @ t.W_enc.T + t.b_enc
+            out = out + t.b_dec
+            if t.W_skip is not None:
+                out = out + read @ t.W_skip.T
+            here = f.features_of(number)
+            out = out.index_add(0, f.position[here], acts[here, None] * t.W_dec[f.latent[here]])
+            if (
+                not f.first_position
+            ):  # what the first position's features and error add is held, and not a source
+                held = seen.mlp_out[number][0] - t.b_dec
+                if t.W_skip is not None:
+                    own = seen.mlp_in[number] if t.normed else seen.mid[number]
+                    held = held - own[0] @ t.W_skip.T
+                out = torch.cat([out[:1] + held, out[1:]])
+        x = mid + out
+    return pre, torch.nn.functional.linear(tf.norm_final.apply(x, seen.scale_final), tf.W_U, tf.b_U)
+
+
+@pytest.mark.parametrize("first_position", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_edges_are_the_jacobian_of_the_frozen_model(family: str, first_position: bool) -> None:
+    model = model_of(family)
+    frozen = freeze(model, transcoders(model), IDS, first_position=first_position)
+    targets = [Logit(7), LogitDifference(3, 4), Logit(5, position=2), LogitFunction(lambda x: x.logsumexp(0))]
+    graph = graph_of(frozen, targets, max_features=None)
+    one = torch.ones(frozen.n_sources, dtype=torch.float64)
+
+    def everything(scales: Any) -> Any:
+        pre, logits = differentiable(frozen, scales)
+        ends = frozen.seen.logits[-1].softmax(0)
+        features = [
+            pre[int(a)][int(b), int(c)]
+            for a, b, c in zip(frozen.layer, frozen.position, frozen.latent, strict=True)
+        ]
+        wanted = [
+            logits[-1, 7] - logits[-1].mean(), logits[-1, 3] - logits[-1, 4],
+            logits[2, 5] - logits[2].mean(), ends @ logits[-1],
+        ]  # fmt: skip
+        return torch.stack([*features, *wanted])
+
+    jacobian = torch.autograd.functional.jacobian(everything, one).numpy()
+    edges = graph.edges.toarray()[frozen.first_feature :, : frozen.n_sources]
+    np.testing.assert_allclose(edges, jacobian, rtol=1e-6, atol=1e-8 * np.abs(jacobian).max())
+    assert np.abs(edges).max() > 0.1
+
+    # what the rows leave out is their bias: with it they give the pre-activations of the model itself
+    sums = edges.sum(1) + graph.bias[frozen.first_feature :]
+    values = np.concatenate([frozen.activation.numpy(), graph.activation[-len(targets) :]])
+    np.testing.assert_allclose(sums, values, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_float32_is_within_one_in_ten_thousand(family: str) -> None:
+    exact = freeze(model_of(family), transcoders(model_of(family)), IDS)
+    float32 = model_of(family, torch.float32)
+    got = freeze(float32, transcoders(float32), IDS)
+    np.testing.assert_array_equal(got.latent.numpy(), exact.latent.numpy())
+    a, b = (graph_of(f, Logit(7), max_features=None).edges.toarray() for f in (exact, got))
+    assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(a)
+
+
+def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
+    frozen = freeze(model := model_of("llama", torch.float32), transcoders(model), IDS)
+    rows = [
+        feature_row(frozen, int(a), int(b), int(c))
+        for a, b, c in zip(frozen.layer, frozen.position, frozen.latent, strict=True)
+    ]
+    together: dict[int, Any] = {}
+    pull(frozen, rows, lambda n, got: together.update(zip(n, got.edges.numpy(), strict=True)))
+    assert len(together) == len(rows) > 16
+    for number, row in enumerate(rows):
+        alone: list[Any] = []
+        pull(frozen, [row], lambda _n, got, alone=alone: alone.append(got.edges.numpy()[0]))
+        np.testing.assert_array_equal(alone[0], together[number])
+
+
+def test_missing_layers_are_errors_and_heads_add_up() -> None:
+    model = model_of("llama")
+    graph = attribute(model, transcoders(model, (2,)), IDS, Logit(7))
+    assert graph.missing_layers == [0, 1] and "no transcoder in layers [0, 1]" in str(graph)
+    assert (graph.kind == 1).sum() == 3 * len(IDS)
+    # heads, MLPs and the token at the read position are everything that a logit reads directly
+    frozen = freeze(model, transcoders(model, (2,), skip=False), IDS)
+    (asked,) = rows_of(frozen, Logit(7))
+    seen, tf = frozen.seen, frozen.transformer
+    last = graph_of(frozen, Logit(7), max_features=1).heads[-1][2].sum()
+    w = tf.layers[2]
+    direct = float((seen.z[2][-1].flatten() @ w.W_O.T) @ asked.row.vector)
+    np.testing.assert_allclose(last, direct, rtol=1e-4)
+
+
+def test_limits_choose_rows_and_edges_and_say_what_they_leave() -> None:
+    model = model_of("llama")
+    whole = attribute(model, transcoders(model), IDS, max_features=None)
+    some = attribute(model, transcoders(model), IDS, max_features=7, max_edges=10)
+    features = some.kind == 2
+    assert some.expanded[features].sum() == 7 and np.diff(some.edges.indptr).max() == 10
+    for row in np.flatnonzero(some.expanded):
+        full = np.abs(whole.edges[[row]].toarray()).sum()
+        np.testing.assert_allclose(np.abs(some.edges[[row]].toarray()).sum() + some.rest[row], full)
+    expanded_value = whole.influence[np.flatnonzero(some.expanded & features)]
+    assert expanded_value.mean() > 2 * whole.influence[features].mean()
+
+
+def hand_made() -> AttributionGraph:
+    """Token 0 -> feature 2 -> target 4 (weight 1), error 1 -> feature 2; feature 3 hangs on by a thread."""
+    edges = np.zeros((5, 5))
+    edges[2, 0], edges[2, 1], edges[3, 0] = 3, -1, 1
+    edges[4, 2], edges[4, 3] = -9, 1
+    n = 5
+    return AttributionGraph(
+        "m", [1], ["a"], 1, np.array([0, 1, 2, 2, 3], np.int8), np.array([-1, 0, 0, 0, 1], np.int32),
+        np.zeros(n, np.int32), np.zeros(n, np.int64), np.ones(n), np.array([0, 0, 0, 0, 1.0]), list("abcde"),
+        csr_array(edges), np.zeros(n), np.zeros(n), np.ones(n, bool), np.zeros((n, 1, 1), np.float32), [],
+    )  # fmt: skip
+
+
+def test_influence_scores_and_pruning_by_hand() -> None:
+    graph = hand_made()
+    np.testing.assert_allclose(graph.influence, [0.9 * 0.75 + 0.1, 0.9 * 0.25, 0.9, 0.1, 0])
+    np.testing.assert_allclose(graph.replacement, 0.775)
+    np.testing.assert_allclose(graph.completeness, 1 - 0.25 * 0.9 / (0.775 + 0.225 + 0.9 + 0.1 + 1))
+    pruned = graph.prune(node_threshold=0.8, edge_threshold=0.98)
+    assert pruned.labels == ["a", "c", "e"] and pruned.edges.nnz == 2
+    np.testing.assert_allclose(pruned.rest, [0, 1, 1])
+    assert graph.prune(1.0, 1.0).edges.nnz == graph.edges.nnz
+    with pytest.raises(ValueError, match=r"node_threshold: got 1.5"):
+        graph.prune(1.5)
+
+
+def test_a_cycle_is_refused() -> None:
+    with pytest.raises(ValueError, match="cycle"):
+        influence(csr_array(np.array([[0, 1.0], [1.0, 0]])), np.ones(2))
+
+
+def test_wrong_input_says_what_to_do() -> None:
+    model = model_of("llama")
+    good = transcoders(model)
+    for ids, message in (
+        ([1], r"prompt: 1 token"), ([1, 50], r"expected 0 to 49"), ([1, 1, 3], "two tokens 1"),
+        (list(range(3, 40)), "37 token"), ("text", "no tokenizer"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            attribute(model, good, ids)
+    for target, message in (
+        (Logit(50), "token 50, expected 0 to 49"), (Logit("a"), "no tokenizer"),
+        (Feature(1, 0, 0), r"expected one of \[0, 2\]"), (Feature(0, 0, 40), "expected 0 to d_sae - 1 = 39"),
+        (Logit(3, position=9), "position: got 9"), ([], "none given"),
+        (LogitFunction(lambda _x: torch.zeros(())), "depends on the logits"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            attribute(model, good, IDS, target)
+    sae = good["blocks.2.hook_mlp_out"].sae
+    with pytest.raises(ValueError, match="takes transcoders that write hook_mlp_out"):
+        attribute(model, {("blocks.2.hook_resid_mid", "blocks.2.hook_resid_post"): sae}, IDS)
+    with pytest.raises(ValueError, match=r"expected 'blocks.2.hook_resid_mid'"):
+        attribute(model, {("blocks.1.hook_resid_mid", "blocks.2.hook_mlp_out"): sae}, IDS)
+    with pytest.raises(ValueError, match="does not have"):
+        attribute(model, {("blocks.7.hook_resid_mid", "blocks.7.hook_mlp_out"): sae}, IDS)
+
+
+def test_another_name_or_width_is_refused(tmp_path: Any) -> None:
+    from sparse_sae.lm import LanguageModel
+
+    module = model_of("llama")
+    good = transcoders(module)
+    named = LanguageModel(module, None, "other")
+    with pytest.raises(ValueError, match=r"made for the model 'llama', this one is 'other'"):
+        attribute(named, good, IDS)
+    assert len(attribute(named, good, IDS, any_name=True))
+    narrow = sparse_sae.SAE(
+        {"W_enc": np.eye(8), "W_dec": np.eye(8), "b_enc": np.zeros(8), "b_dec": np.zeros(8)},
+        sparse_sae.TopK(k=1),
+        apply_b_dec_to_input=False,
+    )
+    with pytest.raises(ValueError, match="reads 8 numbers a token"):
+        attribute(module, {("blocks.1.hook_resid_mid", "blocks.1.hook_mlp_out"): narrow}, IDS)
+
+
+def test_a_set_is_saved_and_changed_files_are_refused(tmp_path: Any) -> None:
+    model = model_of("llama")
+    made = transcoders(model)
+    made.save(tmp_path / "set")
+    back = DictionarySet.load(tmp_path / "set")
+    assert list(back) == list(made) and back.model_name == "llama"
+    assert [d.reads for d in back.values()] == [d.reads for d in made.values()]
+    for a, b in zip(made.values(), back.values(), strict=True):
+        np.testing.assert_allclose(a.sae.W_enc, b.sae.W_enc, rtol=1e-6)
+    weights = next((tmp_path / "set").rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="SHA-256"):
+        DictionarySet.load(tmp_path / "set")
+    with pytest.raises(FileNotFoundError, match=r"dictionaries\.json"):
+        DictionarySet.load(tmp_path)

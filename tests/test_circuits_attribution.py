@@ -72,7 +72,7 @@ def transcoders(model: Any, layers: tuple[int, ...] = (0, 2), skip: bool = True)
         }  # fmt: skip
         if skip:
             params["W_skip"] = rng.normal(size=(32, 32)) / 8
-        sae = sparse_sae.SAE(
+        sae = sparse_sae.SAE.from_rows(
             {k: v.astype(np.float64) for k, v in params.items()},
             sparse_sae.TopK(k=5),
             apply_b_dec_to_input=False,
@@ -272,7 +272,7 @@ def test_another_name_or_width_is_refused(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match=r"made for the model 'llama', this one is 'other'"):
         attribute(named, good, IDS)
     assert len(attribute(named, good, IDS, any_name=True))
-    narrow = sparse_sae.SAE(
+    narrow = sparse_sae.SAE.from_rows(
         {"W_enc": np.eye(8), "W_dec": np.eye(8), "b_enc": np.zeros(8), "b_dec": np.zeros(8)},
         sparse_sae.TopK(k=1),
         apply_b_dec_to_input=False,

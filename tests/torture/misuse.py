@@ -53,7 +53,7 @@ TRAIN: dict[str, Any] = {
 
 def _sae() -> sparse_sae.SAE:
     params = {"W_enc": W.copy(), "W_dec": W.copy(), "b_enc": np.zeros(10, "f4"), "b_dec": np.zeros(6, "f4")}
-    return sparse_sae.SAE(params, sparse_sae.TopK(k=3))
+    return sparse_sae.SAE.from_rows(params, sparse_sae.TopK(k=3))
 
 
 def _codes(rng: Any) -> Any:
@@ -143,7 +143,7 @@ def construct(rng: Any, sae: Any) -> Part:
     what = f"SAE({{{name!r}: {value!r:.60}}}, TopK(k={k!r}))"
 
     def call() -> None:
-        made = sparse_sae.SAE(params, sparse_sae.TopK(k=k))
+        made = sparse_sae.SAE.from_rows(params, sparse_sae.TopK(k=k))
         made.encode(X)
         json.dumps(made.architecture.config())
 

@@ -36,9 +36,10 @@ def main() -> int:
     counts: dict[str, dict[str, int]] = {}
     findings: list[str] = []
     for name in args.only:
+        already = len(findings)
         with Watched(name) as attack:
             end, case = time.monotonic() + seconds, first
-            while time.monotonic() < end and len(findings) < 20:
+            while time.monotonic() < end and len(findings) < already + 20:
                 outcome, problem = attack.run(case)
                 seen = counts.setdefault(name, {})
                 seen[outcome] = seen.get(outcome, 0) + 1
@@ -48,7 +49,7 @@ def main() -> int:
                 case += 1
                 if args.case is not None:
                     break
-        total = sum(counts[name].values())
+        total = sum(counts.setdefault(name, {}).values())
         print(f"{name}: {total} cases", flush=True)
         for outcome, count in sorted(counts[name].items()):
             print(f"    {count:8d}  {outcome}")

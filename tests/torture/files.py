@@ -1,8 +1,8 @@
 """Damaged files: every kind that is read, with bits flipped, cut off, lengthened, or its JSON rewritten.
 
 The outcome may be the same result, or an error that is a ValueError, OSError or NotImplementedError and names the
-file. Where the format holds a checksum (stores, checkpoints) a result that is silently other is a finding; the
-formats of other projects hold none, so that a flipped bit of a weight cannot be seen in them.
+file. A checkpoint holds checksums, so that a result that is silently other is a finding there; the formats of other
+projects and the shards of a store hold none, so that a flipped bit of a number cannot be seen in them.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def sources() -> dict[str, tuple[Path, str, Read, bool]]:
             rows = rng.standard_normal((20, 6)).astype(np.float32)
             writer.append(rows, np.arange(20), np.arange(20), [document] * 20, progress=document + 1)
         writer.finish()
-        found[f"store {dtype}"] = (made / dtype, "", _read_store, True)
+        found[f"store {dtype}"] = (made / dtype, "", _read_store, False)
     _train(made / "checkpoint", 2500)
     found["checkpoint"] = (made / "checkpoint", "", _resume, True)
     return found

@@ -33,8 +33,8 @@ if (out / "sae").is_dir(): print("finished")
 SAVE = """
 import sys, numpy as np, sparse_sae
 for i in range(400):
-    w = np.full((256, 16), 1.0 + i % 2, "float32")
-    sae = sparse_sae.SAE.from_rows({"W_enc": w, "W_dec": w, "b_enc": np.zeros(256, "f4"), "b_dec": np.zeros(16, "f4")},
+    w = np.full((16, 16), 1.0 + i % 2, "float32")
+    sae = sparse_sae.SAE({"W_enc": w, "W_dec": w, "b_enc": np.zeros(16, "f4"), "b_dec": np.zeros(16, "f4")},
                          sparse_sae.TopK(k=2))
     sae.save(sys.argv[1])
 print("finished")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +41,6 @@ DATA = [
     iter([X, X[:, :3]]),
     np.ma.masked_array(X, X > 2), np.broadcast_to(X[:1], X.shape), X * 1e30, X * 1e-40, sparse.csr_array(X),
 ]  # fmt: skip
-W = np.random.default_rng(1).standard_normal((10, 6)).astype(np.float32)
 TRAIN: dict[str, Any] = {
     "d_sae": NUMBERS, "n_tokens": [v for v in NUMBERS if v != np.inf], "batch_size": NUMBERS, "seed": NUMBERS,
     "coder": TEXTS, "lr": NUMBERS, "schedule": TEXTS, "warmup": NUMBERS, "decay": NUMBERS, "eps": NUMBERS,
@@ -51,9 +52,15 @@ TRAIN: dict[str, Any] = {
 }  # fmt: skip
 
 
+@functools.cache
+def _trained() -> sparse_sae.SAE:
+    return sparse_sae.train(
+        X, sparse_sae.TopK(k=3), d_sae=10, n_tokens=600, batch_size=100, progress=False
+    ).sae
+
+
 def _sae() -> sparse_sae.SAE:
-    params = {"W_enc": W.copy(), "W_dec": W.copy(), "b_enc": np.zeros(10, "f4"), "b_dec": np.zeros(6, "f4")}
-    return sparse_sae.SAE.from_rows(params, sparse_sae.TopK(k=3))
+    return copy.deepcopy(_trained())
 
 
 def _codes(rng: Any) -> Any:
@@ -108,7 +115,11 @@ def train(rng: Any, sae: Any) -> Part:
     what = f"train({', '.join(f'{name}={arguments[name]!r:.80}' for name in changed)})"
     given = dict(arguments)
     data, architecture = given.pop("data"), given.pop("architecture")
-    return lambda: sparse_sae.train(data, architecture, **given), ("data", *arguments, *changed), what
+    return (
+        lambda: sparse_sae.train(data, architecture, **given),
+        tuple(dict.fromkeys([*arguments, *changed, *(("transform",) if "normalize" in changed else ())])),
+        what,
+    )
 
 
 def encode(rng: Any, sae: Any) -> Part:
@@ -131,7 +142,9 @@ def evaluate(rng: Any, sae: Any) -> Part:
 
 
 def construct(rng: Any, sae: Any) -> Part:
-    params = {name: value.copy() for name, value in sae.params.items()}
+    params: dict[str, Any] = {
+        name: np.array(getattr(sae, name)) for name in ("W_enc", "W_dec", "b_enc", "b_dec")
+    }
     name = pick(rng, list(params))
     old = params[name]
     value = pick(rng, [
@@ -143,8 +156,8 @@ def construct(rng: Any, sae: Any) -> Part:
     what = f"SAE({{{name!r}: {value!r:.60}}}, TopK(k={k!r}))"
 
     def call() -> None:
-        made = sparse_sae.SAE.from_rows(params, sparse_sae.TopK(k=k))
+        made = sparse_sae.SAE(params, sparse_sae.TopK(k=k))
         made.encode(X)
         json.dumps(made.architecture.config())
 
-    return call, (name, "k:", "params", "d_sae"), what
+    return call, (*params, "k:", "params", "d_sae"), what

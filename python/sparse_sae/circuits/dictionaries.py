@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._io.files import atomic_directory, write_json
+from .._io.atomic import atomic_directory, write_json
 from ..formats import load
 from ..sae import SAE
 
@@ -122,7 +122,7 @@ class DictionarySet(Mapping[str, Dictionary]):
 
     def save(self, path: str | Path) -> None:
         """Write a directory with a manifest (model, hook points, SHA-256 of every file), whole or not at all."""
-        with atomic_directory(path) as fresh:
+        with atomic_directory(path, ours=lambda found: (found / MANIFEST).is_file()) as fresh:
             rows = []
             for number, d in enumerate(self.values()):
                 folder = f"{number:03d}"

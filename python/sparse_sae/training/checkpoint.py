@@ -97,7 +97,8 @@ def locked(directory: Path, *, resume: bool, overwrite: bool) -> int:
         ) from None
     except OSError:
         pass  # a file system without locks: two processes are then not told apart
-    there = [name for name in (NAME, HISTORY, "sae") if (directory / name).exists()]
+    # A history alone is what a run killed before its first checkpoint has left: nothing to go on with.
+    there = [name for name in (NAME, "sae") if (directory / name).exists()]
     if there and not (resume or overwrite):
         os.close(handle)
         raise FileExistsError(

@@ -58,6 +58,8 @@ class Loop:
         if not isinstance(architecture, Architecture):
             raise TypeError(f"architecture: got {architecture!r}, expected for example TopK(k=32)")
         coder = Coder(coder) if isinstance(coder, str) else coder
+        if not isinstance(coder, Coder):
+            raise TypeError(f"coder: got {coder!r}, expected sae, transcoder, crosscoder or a Coder")
         coder.check(widths)
         known = Options.__dataclass_fields__
         if unknown := [key for key in given if key not in known]:

@@ -154,7 +154,7 @@ def train(
     results = _train(
         open_source(data), {"": arguments}, n_tokens, batch_size, seed, out=out, checkpoint_every=checkpoint_every,
         resume=resume, overwrite=overwrite, log_every=log_every, progress=progress, callback=callback,
-        num_threads=num_threads, metadata=metadata or {},
+        num_threads=num_threads, metadata={} if metadata is None else metadata,
     )  # fmt: skip
     return results[""]
 
@@ -205,7 +205,7 @@ def train_many(
     return _train(
         open_source(data), arguments, n_tokens, batch_size, seed, out=out, checkpoint_every=checkpoint_every,
         resume=resume, overwrite=overwrite, log_every=log_every, progress=progress, callback=callback,
-        num_threads=num_threads, metadata=metadata or {},
+        num_threads=num_threads, metadata={} if metadata is None else metadata,
     )  # fmt: skip
 
 
@@ -245,6 +245,8 @@ def _train(
         raise ValueError("resume: needs out, the directory of the run to go on with")
     if resume and overwrite:
         raise ValueError("overwrite: got True with resume=True, expected one of them: go on, or start anew")
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata: got {metadata!r:.200}, expected a dict")
     metadata = {**source_metadata(source), **metadata}
     as_json("metadata", metadata)
     seed = whole("seed", seed, least=0)

@@ -272,9 +272,16 @@ class SAE:
 
     def reconstruct(self, x: ArrayLike | Any, *, num_threads: int | None = None) -> Array:
         """decode(encode(x)) with the leading axes of x, in float32 (float64 for a float64 SAE)."""
-        threads = resolve_threads(num_threads)
         merged = self._merge_heads(x)
-        rows = as_rows(merged, self.d_in, dtype=self.dtype, num_threads=threads)
+        out = self.encode_and_reconstruct(merged, num_threads=num_threads)[1]
+        return out.reshape(np.shape(x) if merged is not x else (*as_array(x).shape[:-1], self.d_out))
+
+    def encode_and_reconstruct(
+        self, x: ArrayLike | Any, *, num_threads: int | None = None
+    ) -> tuple[csr_array, Array]:
+        """Codes (n, d_sae) and reconstruction (n, d_out) of activations that are encoded once; see `encode`."""
+        threads = resolve_threads(num_threads)
+        rows = as_rows(self._merge_heads(x), self.d_in, dtype=self.dtype, num_threads=threads)
         undo = None
         seen = rows
         if not self.transform.is_identity:
@@ -285,7 +292,7 @@ class SAE:
             out += _kernels.matmul_nt(to_float(seen, self.dtype), self.params["W_skip"], num_threads=threads)
         if undo is not None:
             out = undo(out)
-        return out.reshape(np.shape(x) if merged is not x else (*as_array(x).shape[:-1], self.d_out))
+        return _csr(codes, (len(rows), self.d_sae)), out
 
     def save(self, path: str | Path, format: str = "saelens") -> None:
         """Write a directory, whole or not at all; what was there stays until the new one is complete.

@@ -123,6 +123,10 @@ def evaluate(
     >>> round(evaluate(sae, np.abs(np.random.default_rng(0).standard_normal((100, 4)))).fvu, 9)
     0.0
     """
+    if x is None or np.isscalar(x) or isinstance(x, (str, bytes)):
+        raise TypeError(
+            f"x: got {x!r}, expected (…, d_in) activations, an ActivationStore or an iterable of blocks"
+        )
     if sae.is_transcoder and y is None:
         raise ValueError("y: a transcoder is measured against its targets; pass evaluate(sae, x, y)")
     threads = resolve_threads(num_threads)
@@ -151,8 +155,8 @@ def _measured(sae: SAE, x: Any, y: Any, threads: int) -> tuple[Metrics, Array]:
     sample = np.empty((0, sae.d_in), np.float32)
     shift: Array | None = None  # sums of squares are taken around the first block's mean, to lose no digits
     for rows, targets in _paired(x, y, sae, threads):
-        codes = sae.encode(rows, num_threads=threads)
-        out = sae.reconstruct(rows, num_threads=threads).astype(np.float64)
+        codes, output = sae.encode_and_reconstruct(rows, num_threads=threads)
+        out = output.astype(np.float64)
         target = to_float(targets, np.float64)
         if shift is None:
             shift = target.mean(axis=0)

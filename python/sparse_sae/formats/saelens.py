@@ -215,7 +215,7 @@ def _params(
 
 
 def _transform(config: dict[str, Any], name: str, where: Path) -> Transform:
-    mode = config.get("normalize_activations") or "none"
+    mode = str(config.get("normalize_activations") or "none")
     if mode in _OUTSIDE:
         warnings.warn(
             f"{where}: normalize_activations is {mode!r}: this SAE expects activations {_OUTSIDE[mode]}, and the file "

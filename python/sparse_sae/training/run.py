@@ -236,6 +236,7 @@ class Run:
             raise ValueError(
                 f"data: other rows than those the run in {directory} was trained on; pass the same data, or another out"
             )
+        run.data = data
         run.check_against(file)
         return run
 

@@ -28,7 +28,8 @@ def selections(name: str, threads: int) -> tuple[dict[str, float], list[Line]]:
     values = _kernels.encode_batch_topk(*rows, total, num_threads=threads)[2]
     threshold = np.full(size.m, values.min(), np.float32)
     above = len(_kernels.encode_threshold(*rows, threshold, num_threads=threads)[2])
-    if len(values) != total or not total - 8 <= above < total:  # values that tie with the lowest are not above it
+    # Values that tie with the lowest are not above it.
+    if len(values) != total or not total - 8 <= above < total:
         raise AssertionError(f"encode_batch_topk: {len(values)} of {total}, {above} above the lowest")
     tasks: dict[str, Task] = {
         **problem.products(),

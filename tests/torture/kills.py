@@ -25,10 +25,12 @@ TRAIN = """
 import sys, pathlib, numpy as np, sparse_sae
 x = np.random.default_rng(0).standard_normal((4000, 24)).astype("float32")
 out = pathlib.Path(sys.argv[1])
-sparse_sae.train(x, sparse_sae.TopK(k=4), d_sae=128, n_tokens=60_000, batch_size=256, seed=5, dead_after=2000, out=out,
-                 checkpoint_every=3, num_threads=1, progress=False,
-                 resume=(out / sparse_sae.training.checkpoint.NAME).is_file())
-if (out / "sae").is_dir(): print("finished")
+try:
+    sparse_sae.train(x, sparse_sae.TopK(k=4), d_sae=128, n_tokens=60_000, batch_size=256, seed=5, dead_after=2000,
+                     out=out, checkpoint_every=3, num_threads=1, progress=False,
+                     resume=(out / sparse_sae.training.checkpoint.NAME).is_file())
+except KeyboardInterrupt: sys.exit(0)
+print("finished")
 """
 SAVE = """
 import sys, numpy as np, sparse_sae

@@ -167,14 +167,17 @@ def _open_part(part: Any) -> Any:
     if isinstance(part, (str, Path)):
         from .store import ActivationStore
 
-        return ActivationStore(part)
+        try:
+            return ActivationStore(part)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"data: {error}") from None
     if isinstance(part, list) or hasattr(part, "epoch"):
         return part
     if hasattr(part, "shape"):
         # A memmap is read in another way than an array, so it stays one; bfloat16 on disk is opened as uint16.
         bits = isinstance(part, np.memmap) and part.dtype == np.uint16
         array = part if bits else as_array(part, "data")
-        if array.ndim != 2:
+        if array.ndim != 2 or not array.shape[1]:
             raise ValueError(f"data: shape {array.shape}, expected (n, d_in)")
         return part if isinstance(part, np.memmap) and array.dtype == part.dtype else array
     return part

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
+from .._io.files import FormatError
 from ..sae import SAE
 from . import circuit_tracer, dictionary_learning, gemma_scope, llama_scope, openai, saelens, sparsify
 from ._files import contents, peek_torch
@@ -47,7 +48,7 @@ def load(path: str | Path, format: str | None = None) -> SAE:
     if format is not None:
         if format not in FORMATS:
             raise ValueError(f"format: got {format!r}, expected one of {', '.join(FORMATS)}")
-        return FORMATS[format].read(path)  # type: ignore[no-any-return]
+        return _read(format, path)
     known = [name for name, module in FORMATS.items() if module.recognise(path)]
     if len(known) > 1:
         raise ValueError(
@@ -58,7 +59,19 @@ def load(path: str | Path, format: str | None = None) -> SAE:
         inside = ", ".join(sorted(peek_torch(path))[:20]) if path.is_file() else ""
         found = contents(path) + (f" with the names {inside}" if inside else "")
         raise ValueError(f"{path}: no SAE that is known here: found {found}; expected one of\n{expected}")
-    return FORMATS[known[0]].read(path)  # type: ignore[no-any-return]
+    return _read(known[0], path)
+
+
+def _read(name: str, path: Path) -> SAE:
+    """Open a file by its format; whatever malformed content makes a reader raise becomes one error."""
+    try:
+        sae: SAE = FORMATS[name].read(path)
+    except (TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise FormatError(
+            f"{path}: not what {name} writes ({reason}); the file is damaged or foreign"
+        ) from None
+    return sae
 
 
 def save(sae: SAE, path: str | Path, format: str = "saelens") -> None:

@@ -18,6 +18,7 @@ from .._io.atomic import write_json
 from ..data.store import ActivationStore
 from ..lm import LanguageModel, capture, english_documents, load_model, steer
 from ..probing import Detector, best_detector
+from ..training import checkpoint
 from ..training.progress import Bar
 from .tickets import LABELS, Split, label_matrix, tickets
 
@@ -123,9 +124,11 @@ def _trained(rows: ActivationStore, path: Path, features: int, k: int, model_nam
         return load(path / "sae")
     passes = max(2, min(4, 400_000 // len(rows)))
     metadata = {"model_name": model_name, "hook_name": HOOK}
+    # A demo that was stopped while it trained goes on where it was.
     return train(
-        rows, TopK(k=k), d_sae=features, n_tokens=passes * len(rows), out=path, metadata=metadata
-    ).sae
+        rows, TopK(k=k), d_sae=features, n_tokens=passes * len(rows), out=path, metadata=metadata,
+        resume=checkpoint.exists(path),
+    ).sae  # fmt: skip
 
 
 def _detectors(

@@ -19,6 +19,9 @@ _PUBLIC = {
     "attribute": "attribution",
     "freeze": "frozen",
     "graph_of": "attribution",
+    "load_graph": "files",
+    "save_graph": "files",
+    "write_neuronpedia": "neuronpedia",
 }
 
 __all__ = sorted(_PUBLIC)

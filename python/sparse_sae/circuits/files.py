@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from .._io.files import atomic_write
+from .._io.atomic import atomic_write
 from .graph import KINDS, AttributionGraph
 
 _FORMAT, _VERSION = "sparse_sae attribution graph", 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._io.files import write_json
+from .._io.atomic import write_json
 from .graph import ERROR, FEATURE, TOKEN, AttributionGraph
 
 _KINDS = ("embedding", "mlp reconstruction error", "cross layer transcoder", "logit")

@@ -565,7 +565,7 @@ def test_the_default_model_on_real_text(tmp_path: Path) -> None:
     assert (lm.name, lm.n_layers, lm.d_model) == ("SmolLM2-135M-Instruct", 30, 576)
     store = capture(
         lm, islice(english_documents(), 20), "blocks.15.hook_resid_post", tmp_path / "s", max_tokens=6000,
-        dtype="float32",
+        dtype="float32", compute_dtype="float32",  # "auto" is bfloat16 where that is the faster
     )  # fmt: skip
     tokens = torch.from_numpy(store.select(exclude=()).tokens[:256].astype("int64"))[None]
     with torch.inference_mode():

@@ -63,6 +63,15 @@ def label_matrix(items: list[Ticket]) -> np.ndarray:
     return np.array([[item.labels[name] for name in LABELS] for item in items], dtype=bool).reshape(-1, 5)
 
 
+def labels_of(items: list[Ticket]) -> dict[str, np.ndarray]:
+    """Label -> (n,) booleans.
+
+    >>> labels_of(tickets(7))["refund_asked"].shape
+    (7,)
+    """
+    return dict(zip(LABELS, label_matrix(items).T, strict=True))
+
+
 @cache
 def wordings() -> dict[str, Any]:
     """What tickets are made of, from `tickets.json`: products, greetings, introductions, endings, amounts, sentences.

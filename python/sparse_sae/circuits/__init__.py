@@ -20,7 +20,10 @@ _PUBLIC = {
     "freeze": "frozen",
     "graph_of": "attribution",
     "load_graph": "files",
+    "places_of": "set_training",
     "save_graph": "files",
+    "set_quality": "set_measures",
+    "train_set": "set_training",
     "write_neuronpedia": "neuronpedia",
 }
 

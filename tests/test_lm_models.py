@@ -116,6 +116,16 @@ def test_every_named_hook_point_is_read(lm: LanguageModel) -> None:
         assert value.shape == (2, 5, neurons if name.endswith("mlp.hook_post") else 16), name
 
 
+def test_the_final_norm_of_the_table_is_what_the_output_layer_reads(lm: LanguageModel) -> None:
+    norm = lm.model.base_model.get_submodule(FAMILIES[lm.name.split()[0]].final_norm)
+    seen: list[Any] = []
+    with norm.register_forward_hook(lambda _m, _args, out: seen.append(out)):
+        logits = lm.model(IDS).logits
+    expected = lm.model.get_output_embeddings()(seen[0])
+    cap = getattr(lm.config, "final_logit_softcapping", None)
+    torch.testing.assert_close(logits, expected if cap is None else torch.tanh(expected / cap) * cap)
+
+
 def test_padding_on_either_side_changes_no_activation(lm: LanguageModel) -> None:
     """Positions count tokens: a model with learned positions (GPT-2) reads the same row either way."""
     name = "blocks.1.hook_resid_post"

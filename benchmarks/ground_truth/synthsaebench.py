@@ -176,7 +176,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--library", choices=["sparse_sae", "saelens", "both"], default="both")
+    parser.add_argument(
+        "--library", dest="contestants", choices=["sparse_sae", "saelens", "both"], default="both"
+    )
     parser.add_argument("--samples", type=int, nargs="*", default=[1_000_000])
     parser.add_argument(
         "--scale-by-parent", action="store_true", help="the paper's flag; default is the artefact's, off"
@@ -207,7 +209,7 @@ def main():
         rows.append({"generation": generation(world), "world": list(world.features.shape)})
         print(rows[-1])
         args.samples = []
-    for library in ["sparse_sae", "saelens"] if args.library == "both" else [args.library]:
+    for library in ["sparse_sae", "saelens"] if args.contestants == "both" else [args.contestants]:
         train = {"sparse_sae": train_sparse_sae, "saelens": train_saelens}[library]
         for n, seconds, encode, W_dec, b_dec, lr in train(world, args) if args.samples else []:
             row = {

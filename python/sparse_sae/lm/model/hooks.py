@@ -54,7 +54,12 @@ def _base(module: nn.Module) -> Any:
     return base if isinstance(base, nn.Module) else module
 
 
-def _family(module: nn.Module) -> Family:
+def family_of(module: nn.Module) -> Family:
+    """The row of `FAMILIES` for a model.
+
+    Raises:
+        ValueError: the model's type has no row.
+    """
     model_type = getattr(getattr(module, "config", None), "model_type", type(module).__name__)
     if model_type not in FAMILIES:
         raise ValueError(
@@ -71,15 +76,14 @@ def hook_names(model: LanguageModel | nn.Module) -> list[str]:
     ['blocks.0.hook_resid_pre', 'blocks.0.hook_resid_mid']
     """
     module = unwrap(model)
-    n_layers = len(_base(module).get_submodule(_family(module).layers))
+    n_layers = len(_base(module).get_submodule(family_of(module).layers))
     sites = [site for site in _SITES if not (site == "hook_resid_mid" and _parallel(module))]
     return [f"blocks.{layer}.{site}" for layer in range(n_layers) for site in sites]
 
 
 def _parallel(module: nn.Module) -> bool:
-    config = getattr(module, "config", None)
-    neox = getattr(config, "model_type", "") == "gpt_neox"
-    return neox and bool(getattr(config, "use_parallel_residual", True))
+    switch = family_of(module).parallel_if
+    return bool(switch) and bool(getattr(module.config, switch, True))
 
 
 def resolve(model: LanguageModel | nn.Module, name: str) -> HookPoint:
@@ -101,7 +105,7 @@ def resolve(model: LanguageModel | nn.Module, name: str) -> HookPoint:
     if match is None:
         return _resolve_path(module, name)
     layer, site = int(match[1]), match[2]
-    family = _family(module)
+    family = family_of(module)
     if site not in _SITES:
         raise ValueError(f"hook point {name!r}: {site!r} is not one of {', '.join(_SITES)}")
     layers: Any = _base(module).get_submodule(family.layers)

@@ -37,8 +37,11 @@ _PUBLIC = {
     "freeze": "frozen",
     "graph_of": "attribution",
     "load_graph": "files",
+    "places_of": "set_training",
     "qk_attribution": "qk",
     "save_graph": "files",
+    "set_quality": "set_measures",
+    "train_set": "set_training",
     "write_neuronpedia": "neuronpedia",
 }
 

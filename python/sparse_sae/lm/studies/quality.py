@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparse_sae.data.store import massive_threshold
-from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.engine import Point
 from sparse_sae.lm.model.hooks import read_hooks, unwrap
 from sparse_sae.lm.model.loading import LanguageModel
 from sparse_sae.lm.model.prompts import Model, Prompt, batches, token_ids, tokenizer_for
@@ -156,11 +156,11 @@ class _Usual:
     massive: int
 
 
-def _usual(model: Model, point: HookPoint, sequences: list[list[int]], batch_size: int) -> _Usual:
+def _usual(model: Model, point: Point, sequences: list[list[int]], batch_size: int) -> _Usual:
     blocks, first = [], []
     with torch.inference_mode():
         for batch in batches(sequences, batch_size):
-            x = read_hooks(model, [point], batch.ids, batch.mask)[point.name].float()
+            x = read_hooks(model, [point.name], batch.ids, batch.mask)[point.name].float()
             valid = batch.mask.bool()
             blocks.append(x[valid].numpy())
             first.append((torch.arange(x.shape[1]) == 0).expand_as(valid)[valid].numpy())
@@ -179,7 +179,7 @@ def _usual(model: Model, point: HookPoint, sequences: list[list[int]], batch_siz
 
 
 def _replacements(
-    point: HookPoint, sae: Any, usual: _Usual
+    point: Point, sae: Any, usual: _Usual
 ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
     mean = torch.from_numpy(usual.mean)
 

@@ -109,7 +109,7 @@ def read(lm: LanguageModel, *names: str) -> list[Any]:
 
 def test_every_named_hook_point_is_read(lm: LanguageModel) -> None:
     names = hook_names(lm)
-    assert len(names) == 3 * (6 if parallel(lm) else 7)
+    assert len(names) == 3 * (7 if parallel(lm) else 8)
     seen = read_hooks(lm, names, IDS)
     for name, value in seen.items():
         neurons = 64 if lm.name == "gpt2" else 24

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import arrays, models
+from . import arrays, models, sets
 from ._parsing import command_adder
 
 
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_demo(add)
     models.add_capture(add)
     arrays.add_train(add)
+    sets.add_train_set(add)
     arrays.add_evaluate(add)
     models.add_explain(add)
     models.add_steer(add)

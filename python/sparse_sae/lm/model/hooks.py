@@ -6,6 +6,7 @@
     blocks.L.hook_attn_out     what attention adds to the residual stream
     blocks.L.hook_mlp_out      what the MLP adds to it
     blocks.L.attn.hook_z       the heads' outputs before the output projection, heads flattened
+    blocks.L.mlp.hook_in       what the MLP reads, after its norm
     blocks.L.mlp.hook_post     the MLP's neurons before its output projection
 
 Every other place is reached by its module path (`model.layers.3.mlp.up_proj`: what the module returns;
@@ -34,6 +35,7 @@ _SITES = (
     "hook_attn_out",
     "hook_mlp_out",
     "attn.hook_z",
+    "mlp.hook_in",
     "mlp.hook_post",
 )
 
@@ -139,7 +141,7 @@ def _site_module(family: Family, site: str) -> tuple[str, Literal["input", "outp
         return family.attn_out or family.attn, "output"
     if site == "hook_mlp_out":
         return family.mlp_out or family.mlp, "output"
-    return (family.z if site == "attn.hook_z" else family.neurons), "input"
+    return {"attn.hook_z": family.z, "mlp.hook_in": family.mlp}.get(site, family.neurons), "input"
 
 
 def _resolve_path(module: nn.Module, name: str) -> HookPoint:

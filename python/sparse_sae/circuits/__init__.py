@@ -10,6 +10,9 @@
     found.nodes.predicted             # nodes ablated in the model itself, .measured, .source, .target
     found.faithfulness, found.random, found.p_random, found.completeness, found.sizes, found.curve, found.spread
 
+    why = qk_attribution(graph, layer, head, query, key)   # which pairs of sources make the head attend
+    why.pairs(10, kinds=("token", "feature")), why.by_key
+
 torch is imported with the first name that is used; it comes with the extra `lm`.
 """
 
@@ -28,16 +31,19 @@ _PUBLIC = {
     "Logit": "targets",
     "LogitDifference": "targets",
     "LogitFunction": "targets",
+    "QKAttribution": "qk",
     "attribute": "attribution",
     "confirm": "confirm",
     "freeze": "frozen",
     "graph_of": "attribution",
     "load_graph": "files",
     "places_of": "set_training",
+    "qk_attribution": "qk",
     "save_graph": "files",
     "set_quality": "set_measures",
     "train_set": "set_training",
     "write_neuronpedia": "neuronpedia",
+    "write_page": "page",
 }
 
 __all__ = sorted(_PUBLIC)

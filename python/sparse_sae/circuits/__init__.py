@@ -43,6 +43,7 @@ _PUBLIC = {
     "set_quality": "set_measures",
     "train_set": "set_training",
     "write_neuronpedia": "neuronpedia",
+    "write_page": "page",
 }
 
 __all__ = sorted(_PUBLIC)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import arrays, models, sets
+from . import arrays, circuits, models, sets
 from ._parsing import command_adder
 
 
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     arrays.add_evaluate(add)
     models.add_explain(add)
     models.add_steer(add)
+    circuits.add_circuit(add)
     arrays.add_info(add)
     arrays.add_bench(add)
     return parser

@@ -186,15 +186,8 @@ def _steer(options: argparse.Namespace) -> int:
     sae = load(options.sae)
     latents = {int(name): float(value) for name, value in settings(options.latent, "--latent").items()}
     model = open_model(options)
-    import torch
+    from ..lm import generate, steer
 
-    from ..lm import steer
-    from ..lm.model.prompts import token_ids
-
-    ids = torch.tensor([token_ids(_prompt(options), model.tokenizer)])
     with steer(model, sae, latents, options.mode, hook=options.hook, exact=options.exact):
-        out = model.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=options.new_tokens, do_sample=False
-        )
-    print(model.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        print(generate(model, _prompt(options), max_new_tokens=options.new_tokens))
     return 0

@@ -8,10 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sae import SAE, TopK, evaluate, train, train_many
+from sparse_sae import L1, SAE, TopK, evaluate, probing, train, train_many
 from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.evaluation.metrics import BLOCK_ROWS
-from sparse_sae.probing import auroc, average_precision, best_detector
+from sparse_sae.probing import (
+    auroc,
+    average_precision,
+    best_detector,
+    document_maxima,
+    label_detectors,
+    top_contexts,
+    unit_views,
+)
 from sparse_sae.synthetic import superposition
 
 
@@ -214,3 +222,65 @@ def test_paths_are_opened(sae: SAE, tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"")
     with pytest.raises(ValueError, match=r"x: .*x\.pt is a .pt file.*convert it once: numpy.save"):
         evaluate(sae, tmp_path / "x.pt")
+
+
+@pytest.fixture
+def labelled_store(tmp_path: Path) -> ActivationStore:
+    """Forty texts of different lengths; the odd ones have one token with a strong direction."""
+    rng = np.random.default_rng(0)
+    writer = StoreWriter(tmp_path / "store", d_in=6, dtype="float32")
+    for document in range(40):
+        rows = rng.standard_normal((3 + document % 5, 6)).astype(np.float32)
+        rows[2] += 20.0 * (document % 2) * np.eye(6, dtype=np.float32)[4]
+        n = len(rows)
+        writer.append(
+            rows, tokens=100 * document + np.arange(n), positions=np.arange(n), documents=[document] * n
+        )
+    writer.finish()
+    return ActivationStore(tmp_path / "store", exclude=("first",))
+
+
+def identity_sae() -> SAE:
+    eye, zeros = np.eye(6, dtype=np.float32), np.zeros(6, np.float32)
+    return SAE({"W_enc": eye, "W_dec": eye, "b_enc": zeros, "b_dec": zeros}, L1())
+
+
+def test_pooling_by_text_equals_a_loop(labelled_store: ActivationStore) -> None:
+    documents, rows = labelled_store.documents, labelled_store.rows()
+    expected = np.stack([rows[documents == i].max(0) for i in range(40)])
+    np.testing.assert_array_equal(document_maxima(labelled_store), expected)
+    np.testing.assert_array_equal(document_maxima(labelled_store, lambda x: -x)[:, 0], [
+        (-rows[documents == i, 0]).max() for i in range(40)
+    ])  # fmt: skip
+
+
+def test_detectors_find_the_unit_that_carries_the_label(labelled_store: ActivationStore) -> None:
+    pooled = {
+        kind: document_maxima(labelled_store, view) for kind, view in unit_views(identity_sae()).items()
+    }
+    label = {"odd": np.arange(40) % 2 == 1}
+    found = label_detectors(pooled, pooled, label, label)["odd"]
+    assert (found["neuron"].index, found["neuron"].auroc) == (4, 1.0)
+    assert (found["latent"].index, found["latent"].auroc) == (4, 1.0)
+    assert set(found) == {"neuron", "latent", "random"}
+
+
+def test_top_contexts_are_the_largest_codes_of_the_whole_store(
+    labelled_store: ActivationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae = identity_sae()
+    codes = sae.encode(labelled_store.rows()).toarray()
+    monkeypatch.setattr(probing._blocks_of_codes, "__defaults__", (17,))  # many blocks
+    found = top_contexts(sae, labelled_store, [4, 0], n=7, before=1, after=1)
+    for latent, contexts in found.items():
+        order = np.argsort(-codes[:, latent], kind="stable")[:7]
+        assert [c.row for c in contexts] == order.tolist()
+        assert [c.value for c in contexts] == codes[order, latent].tolist()
+        assert all(c.tokens[c.at] == labelled_store.tokens[c.row] for c in contexts)
+
+    class Words:
+        def decode(self, ids: list[int]) -> str:
+            return "".join(f" t{i}" for i in ids)
+
+    first = found[4][0]
+    assert f"[[ t{first.tokens[first.at]}]]" in first.text(Words())

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import arrays, models
+from . import arrays, circuits, models, sets
 from ._parsing import command_adder
 
 
@@ -37,9 +37,11 @@ def _parser() -> argparse.ArgumentParser:
     models.add_demo(add)
     models.add_capture(add)
     arrays.add_train(add)
+    sets.add_train_set(add)
     arrays.add_evaluate(add)
     models.add_explain(add)
     models.add_steer(add)
+    circuits.add_circuit(add)
     arrays.add_info(add)
     arrays.add_bench(add)
     return parser

@@ -20,7 +20,7 @@ import sparse_sae
 from sparse_sae import L1, AbsTopK, BatchTopK, Gated, JumpReLU, Matryoshka, Resampling, TopK
 from sparse_sae._io.documents import fill, table
 from sparse_sae.architectures.penalty import Penalised
-from sparse_sae.data.sources import open_source
+from sparse_sae.data.opening import open_source
 from sparse_sae.match import match
 from sparse_sae.synthetic import superposition, zipf
 from sparse_sae.training.config import Options

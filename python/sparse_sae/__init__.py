@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         data,
         evaluation,
         formats,
+        hub,
         lm,
         match,
         probing,
@@ -66,8 +67,8 @@ __all__ = [
 
 # Imported when they are first named (`sparse_sae.match`), so that importing the package stays quick.
 _PARTS = (
-    "architectures", "audit", "circuits", "data", "evaluation", "formats", "lm", "match", "probing", "pursuit",
-    "synthetic", "toy", "training",
+    "architectures", "audit", "circuits", "data", "evaluation", "formats", "hub", "lm", "match", "probing",
+    "pursuit", "synthetic", "toy", "training",
 )  # fmt: skip
 
 if not TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Which feature makes the shop's assistant refuse refunds, and what happens when it is turned up and down?
 
-    python examples/refunds.py                    # the study; writes docs/results/refunds.json and the pages
-    python examples/refunds.py --tickets 10000    # the same with many more held-out tickets
-    python examples/refunds.py --write-docs       # no model: fills the pages from the result file
+    python studies/refunds/run.py                    # the study; writes docs/results/refunds.json and the pages
+    python studies/refunds/run.py --tickets 10000    # the same with many more held-out tickets
+    python studies/refunds/run.py --write-docs       # no model: fills the pages from the result file
 
 Generated support tickets with known labels are put to a small language model that has to decide: refund
 (Yes), no refund (No), or pass it on (Manager). An SAE is trained on the model's activations; latents that
@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from page import contents  # beside this file
 
 import sparse_sae
 from sparse_sae._io.atomic import atomic_write, write_json
+from sparse_sae._io.documents import blocks, fill
 from sparse_sae.data.store import ActivationStore
-from sparse_sae.demo.tickets import LABELS, label_matrix, tickets
+from sparse_sae.demo.tickets import LABELS, label_matrix, labels_of, tickets
 from sparse_sae.lm import english_documents, load_model
 from sparse_sae.lm.explaining.attribution import Explanation, explain
 from sparse_sae.lm.harvest.recording import capture
@@ -33,9 +35,9 @@ from sparse_sae.lm.studies.dose import DoseResponse, dose_response
 from sparse_sae.lm.studies.experiments import adjusted, decisions
 from sparse_sae.lm.studies.quality import model_quality, randomise
 from sparse_sae.lm.studies.scores import choice_logprobs
-from sparse_sae.probing import auroc, best_detector
+from sparse_sae.probing import auroc, document_maxima, label_detectors, unit_views
 
-HERE = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parents[2]
 RESULT = HERE / "docs" / "results" / "refunds.json"
 PAGES = (HERE / "docs" / "refunds.md", HERE / "docs" / "language-models.md")
 FIGURE = HERE / "docs" / "figures" / "refunds.png"
@@ -92,31 +94,17 @@ def sae_and_store(
 
 
 def ticket_maxima(lm: Any, prompts: list[str], sae: sparse_sae.SAE, out: Path) -> dict[str, np.ndarray]:
-    """The highest value on any token of each prompt, of every neuron, latent and as many random
-    directions.
-    """
+    """The highest value on any token of each prompt, of every neuron, latent and as many random directions."""
     store = capture(lm, prompts, HOOK, out, pack=False, parse_special=True)
-    rng = np.random.default_rng(0)
-    random = rng.standard_normal((sae.d_in, sae.d_sae), dtype=np.float32)
-    views = {
-        "neuron": lambda x: x,
-        "latent": lambda x: sae.encode(x).toarray(),
-        "random direction": lambda x: (x - sae.b_dec) @ random,
-    }
-    documents = store.documents
-    parts = [store.rows(np.flatnonzero(documents == i)) for i in range(len(prompts))]
-    return {kind: np.stack([view(x).max(0) for x in parts]) for kind, view in views.items()}
+    pooled = {kind: document_maxima(store, view) for kind, view in unit_views(sae).items()}
+    return {kind.replace("random", "random direction"): values for kind, values in pooled.items()}
 
 
-def detectors(train: dict[str, np.ndarray], held_out: dict[str, np.ndarray], labels: Any) -> dict[str, Any]:
+def detectors(train: dict[str, np.ndarray], held_out: dict[str, np.ndarray], items: Any) -> dict[str, Any]:
     """For each label the best single neuron, latent and random direction."""
-    y_train, y_held_out = labels
+    found = label_detectors(train, held_out, *(labels_of(part) for part in items))
     return {
-        name: {
-            kind: best_detector(train[kind], y_train[:, i], held_out[kind], y_held_out[:, i]).to_dict()
-            for kind in train
-        }
-        for i, name in enumerate(LABELS)
+        name: {kind: detector.to_dict() for kind, detector in kinds.items()} for name, kinds in found.items()
     }
 
 
@@ -164,7 +152,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         ticket_maxima(lm, prompts["train"], sae, out / "train"),
         ticket_maxima(lm, prompts["held_out"][:shown], sae, out / f"held-out-{shown}"),
     ]
-    detected = detectors(*maxima, (labels["train"], labels["held_out"][:shown]))
+    detected = detectors(*maxima, (found["train"], found["held_out"][:shown]))
 
     say(f"what drives «{REFUSAL}»")
     refusal = explain(lm, sae, chat(lm, COMPLAINT, system=None), REFUSAL, top=15)
@@ -283,7 +271,7 @@ def control(lm: Any, args: argparse.Namespace, out: Path) -> dict[str, Any]:
         ticket_maxima(random, [chat(lm, t.text) for t in v], sae, out / "random" / k)
         for k, v in found.items()
     ]
-    return {"sae": quality, "labels": detectors(*maxima, [label_matrix(v) for v in found.values()])}
+    return {"sae": quality, "labels": detectors(*maxima, list(found.values()))}
 
 
 def write_figure(responses: dict[str, DoseResponse]) -> None:
@@ -326,11 +314,9 @@ def main() -> None:
         write_json(args.json, run(args))
         print(f"wrote {args.json}")
     if args.write_docs or args.json == RESULT:
-        from refunds_page import write_page  # beside this file
-
-        result = json.loads(RESULT.read_text()) if RESULT.exists() else None
+        result = json.loads(RESULT.read_text())
         for page in PAGES:
-            write_page(page, result)
+            fill(page, contents(result, blocks(page.read_text(encoding="utf-8"))))
             print(f"wrote {page}")
 
 

@@ -13,10 +13,10 @@ from sparse_sae.audit.events import GenerationStopped, OnEvent
 from sparse_sae.audit.observer import Detect, Monitor
 from sparse_sae.audit.pooling import Pooling
 from sparse_sae.audit.watchlist import WatchList
+from sparse_sae.lm.model.engine import engine_of
 from sparse_sae.lm.model.hook_point import owned
 from sparse_sae.lm.model.hooks import resolve, unwrap
 from sparse_sae.lm.model.loading import LanguageModel
-from sparse_sae.lm.model.pairing import width_at
 
 
 def monitor(
@@ -69,7 +69,7 @@ class LiveMonitor(Monitor):
     ) -> None:
         super().__init__(watch, sae, **settings)
         self.point = resolve(lm, watch.hook)
-        width = width_at(lm, self.point)
+        width = engine_of(lm).width(self.point)
         if width not in (None, self.d_in):
             raise ValueError(f"hook: {watch.hook} of this model is {width} wide, what is watched {self.d_in}")
         module = unwrap(lm)

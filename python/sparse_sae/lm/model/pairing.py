@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from typing import Any
 
+from sparse_sae.data.provenance import canonical_hook, short_model
 from sparse_sae.lm.model.engine import AnyModel, Point, engine_of
 
 
@@ -46,14 +46,14 @@ def hook_of(model: AnyModel, sae: Any, hook: str | Point | None = None, *, write
             f"model is meant (the SAE is of {own[0] if own else 'no named hook point'} of "
             f"{metadata.get('model_name') or 'no named model'})"
         )
-    if own and _canonical(point.name) not in [_canonical(name) for name in own]:
+    if own and canonical_hook(point.name) not in [canonical_hook(name) for name in own]:
         warnings.warn(
             f"hook: {point.name!r} is used with an SAE of {own[0]!r}; its latents mean nothing elsewhere",
             UserWarning,
             stacklevel=3,
         )
     ours, theirs = engine.name, str(metadata.get("model_name") or "")
-    if ours and theirs and _short(ours) != _short(theirs):
+    if ours and theirs and short_model(ours) != short_model(theirs):
         warnings.warn(
             f"model: {ours!r} is used with an SAE of {theirs!r}; its latents mean nothing in another model",
             UserWarning,
@@ -77,15 +77,3 @@ def require_own_space(sae: Any) -> None:
             "this SAE normalises each token by itself, so its codes are not in the units of the activation; "
             "fold the normalisation or use mode='add'"
         )
-
-
-def _canonical(hook: str) -> str:
-    """One name for one place: what layer L leaves is what layer L + 1 reads."""
-    match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_pre", hook)
-    return f"blocks.{int(match[1]) - 1}.hook_resid_post" if match else hook
-
-
-def _short(name: str) -> str:
-    """A model's name without its owner and case; TransformerLens calls GPT-2 gpt2-small."""
-    short = name.rstrip("/").rpartition("/")[2].lower()
-    return "gpt2" if short == "gpt2-small" else short

@@ -353,7 +353,7 @@ def test_unknown_hook_points_are_explained(name: str, match: str, llama: Languag
 
 
 def test_misuse_is_explained(llama: LanguageModel) -> None:
-    with pytest.raises(TypeError, match="model must be"):
+    with pytest.raises(TypeError, match="model: got str, expected a LanguageModel or a torch module"):
         resolve("llama", "blocks.0.hook_resid_pre")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="hooks is empty"):
         read_hooks(llama, [], IDS)

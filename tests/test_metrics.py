@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sae import L1, SAE, TopK, evaluate, probing, train
+from sparse_sae import L1, SAE, TopK, evaluate, probing, train, train_many
 from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.evaluation.metrics import BLOCK_ROWS
 from sparse_sae.probing import (
@@ -158,6 +158,70 @@ def test_best_detector_is_chosen_on_training_examples_only() -> None:
 def test_labels_all_alike() -> None:
     with pytest.raises(ValueError, match="all alike"):
         auroc(np.arange(3.0), np.ones(3, bool))
+
+
+def test_the_repr_does_not_dump_the_density(sae: SAE) -> None:
+    assert "density" not in repr(evaluate(sae, np.random.default_rng(0).standard_normal((50, 8))))
+
+
+def test_a_store_of_another_hook_point_or_model_is_told(sae: SAE, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
+    writer = StoreWriter(tmp_path, 8, "float32", model="hub/Tiny", hook="blocks.1.hook_resid_post")
+    writer.append(rows, np.arange(400), np.arange(400), np.zeros(400))
+    writer.finish()
+    store = ActivationStore(tmp_path)
+    sae.metadata.update(model_name="tiny", hook_name="blocks.1.hook_resid_post")
+    evaluate(sae, store)
+    sae.metadata.update(hook_name="blocks.2.hook_resid_pre")  # another name for the same place
+    evaluate(sae, store)
+    sae.metadata.update(hook_name="blocks.5.hook_resid_post")
+    with pytest.warns(
+        UserWarning, match=r"x: the SAE is of hook point 'blocks.5.*, and the data is of 'blocks.1"
+    ):
+        evaluate(sae, str(tmp_path))
+    sae.metadata.update(model_name="gpt2-xl", hook_name="blocks.1.hook_resid_post")
+    with pytest.warns(UserWarning, match="model 'gpt2-xl', and the data is of 'hub/Tiny'"):
+        evaluate(sae, store)
+    trained = train(store, TopK(k=2), **HOW, metadata={"note": "kept"}).sae
+    assert trained.metadata == {
+        "model_name": "hub/Tiny",
+        "hook_name": "blocks.1.hook_resid_post",
+        "note": "kept",
+    }
+    pair = train((store, store), TopK(k=2), **HOW, coder="transcoder").sae
+    assert pair.metadata["hook_name_out"] == "blocks.1.hook_resid_post"
+    own = train(store, TopK(k=2), **HOW, metadata={"hook_name": "mine"}).sae
+    assert own.metadata["hook_name"] == "mine"
+    part = train_many(
+        (store, rows_of(tmp_path / "other", 8)), {"b": {"architecture": TopK(k=2), "part": 1}}, **HOW
+    )
+    assert part["b"].sae.metadata["hook_name"] == "blocks.3.hook_mlp_out"
+
+
+HOW: dict[str, Any] = {"d_sae": 16, "n_tokens": 1000, "batch_size": 100}
+
+
+def rows_of(path: Path, width: int) -> ActivationStore:
+    writer = StoreWriter(path, width, "float32", model="hub/Tiny", hook="blocks.3.hook_mlp_out")
+    rows = np.random.default_rng(1).standard_normal((400, width)).astype(np.float32)
+    writer.append(rows, np.arange(400), np.arange(400), np.zeros(400))
+    writer.finish()
+    return ActivationStore(path)
+
+
+def test_a_store_of_another_width_is_refused(sae: SAE, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x: shape .*5\), expected \(…, 8\)"):
+        evaluate(sae, rows_of(tmp_path, 5))
+
+
+def test_paths_are_opened(sae: SAE, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    expected = evaluate(sae, x, other=x).to_dict()
+    assert evaluate(sae, tmp_path / "x.npy", other=str(tmp_path / "x.npy")).to_dict() == expected
+    (tmp_path / "x.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"x: .*x\.pt is a .pt file.*convert it once: numpy.save"):
+        evaluate(sae, tmp_path / "x.pt")
 
 
 @pytest.fixture

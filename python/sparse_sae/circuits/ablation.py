@@ -92,10 +92,11 @@ def keeping(
     kept: Sequence[NDArray[np.bool_]],
     readers: Sequence[Reader],
     errors: Literal["keep", "remove"] = "keep",
+    how: How = "model",
 ) -> NDArray[np.float64]:
     """(len(kept), len(readers)) where transcoders stand in for the MLPs and only some features are let through.
 
-    Patterns and norms are computed again, and each feature from what its layer then reads.
+    Each feature is computed from what its layer then reads.
 
     Args:
         frozen: the prompt.
@@ -110,7 +111,7 @@ def keeping(
         for start in range(0, len(kept), size):
             masks = np.stack(kept[start : start + size])
             x = frozen.seen.embedding.expand(len(masks), -1, -1)
-            values.append(_run(frozen, x, _replaced(frozen, masks, errors), readers, 0, "model"))
+            values.append(_run(frozen, x, _replaced(frozen, masks, errors), readers, 0, how))
     return np.concatenate(values) if values else np.zeros((0, len(readers)))
 
 

@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 
 from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.circuits.frozen import Frozen, freeze
-from sparse_sae.circuits.graph import ERROR, FEATURE, TARGET, TOKEN, AttributionGraph, influence
-from sparse_sae.circuits.origin import Origin
+from sparse_sae.circuits.graph import TARGET, AttributionGraph, influence
+from sparse_sae.circuits.origin import Origin, source_kinds, source_labels
 from sparse_sae.circuits.pull import Pulled, Row, feature_row, pull
 from sparse_sae.circuits.targets import Target, rows_of
 from sparse_sae.sae import SAE
@@ -156,13 +156,8 @@ def _assemble(
     features = [x.cpu().numpy() for x in (f.layer, f.position, f.latent, f.activation)]
     words = [_word(tokenizer, i) for i in f.ids]
     n_asked, none = len(asked), np.full(n_tokens, -1)
-    kind = np.repeat([TOKEN, ERROR, FEATURE, TARGET], [n_tokens, len(errors), len(features[0]), n_asked])
-    labels = [
-        *words,
-        *(f"error of layer {i // n_tokens} at {words[i % n_tokens]!r}" for i in errors),
-        *(f"L{a}/{c} at {words[b]!r}" for a, b, c in zip(*features[:3], strict=True)),
-        *(a.label for a in asked),
-    ]
+    kind = np.concatenate([source_kinds(f), np.full(n_asked, TARGET)])
+    labels = [*source_labels(f, words), *(a.label for a in asked)]
     bias, rest, expanded = np.zeros(n), np.zeros(n), np.zeros(n, bool)
     heads = np.zeros((n, *next(iter(rows.heads.values())).shape), np.float32)
     for place in rows.columns:

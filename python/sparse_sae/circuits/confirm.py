@@ -86,7 +86,10 @@ class Confirmation:
         circuit: nodes of the graph that are in C.
         sizes, curve: circuits of the most influential features, by how many, and their faithfulness.
         random: (n_random,) faithfulness of random circuits with as many features in every layer as C.
-        faithfulness: of C. without_errors: of C where errors are removed too, in m(∅) as well.
+        faithfulness: of C.
+        patterns_held: of C with attention patterns and norms held, in m(∅) as well. Where it is much higher, C lacks
+            the features that make its heads attend; `qk_attribution` finds them.
+        without_errors: of C where errors are removed too, in m(∅) as well.
         completeness: F(M∖C), of all features but C; lower is better.
         value, empty: m(M) and m(∅).
         paraphrases: other prompts.
@@ -100,6 +103,7 @@ class Confirmation:
     curve: list[float]
     random: NDArray[np.float64]
     faithfulness: float
+    patterns_held: float
     without_errors: float
     completeness: float
     value: float
@@ -144,7 +148,8 @@ class Confirmation:
             f"{'not confirmed (' + '; '.join(failed) + ')' if failed else 'confirmed'}: "
             f"{len(self.frozen)} edges ablated in the frozen model {self.frozen}, under live attention "
             f"{self.attention}; {len(self.nodes)} nodes ablated in the model {self.nodes}; circuit of "
-            f"{len(self.circuit)} features, errors kept: faithfulness {self.faithfulness:.2f}, random of equal size "
+            f"{len(self.circuit)} features, errors kept: faithfulness {self.faithfulness:.2f} "
+            f"({self.patterns_held:.2f} with patterns held), random of equal size "
             f"{random} (p {self.p_random:.3f}), completeness {self.completeness:.2f}{spread}"
         )
 
@@ -159,6 +164,7 @@ def confirm(
     n_nodes: int = 32,
     n_random: int = 20,
     size: int | None = None,
+    circuit: Sequence[int] | None = None,
     paraphrases: Sequence[str | Sequence[int]] = (),
     seed: int = 0,
 ) -> Confirmation:
@@ -171,6 +177,7 @@ def confirm(
         n_random: random circuits beside the circuit; 20 is the least that can show p < .05.
         size: features in the circuit, most influential first; None for all of a pruned graph, and for those that
             `prune()` keeps of a whole one.
+        circuit: instead of `size`, the feature nodes of the circuit by number.
         paraphrases: prompts on which the same targets are asked; each gets a graph, a circuit of the same size
             and the same measurements.
         seed: of the random circuits.
@@ -187,8 +194,21 @@ def confirm(
     numbers: dict[str, Any] = {
         "n_edges": whole("n_edges", n_edges, 1), "n_nodes": whole("n_nodes", n_nodes, 1),
         "n_random": whole("n_random", n_random, 0), "seed": whole("seed", seed, 0),
-        "size": None if size is None else whole("size", size, 1),
+        "circuit": _nodes(graph, circuit), "size": None if size is None else whole("size", size, 1),
     }  # fmt: skip
+    if size is not None and circuit is not None:
+        raise ValueError("size, circuit: both given; a circuit has the size that it has")
     if isinstance(paraphrases, str):
         raise TypeError("paraphrases: got one text, expected a list of them")
     return measure(graph, paraphrases, **numbers)
+
+
+def _nodes(graph: AttributionGraph, circuit: Sequence[int] | None) -> NDArray[np.int64] | None:
+    if circuit is None:
+        return None
+    nodes = np.unique([whole("circuit", int(node), 0, len(graph) - 1) for node in circuit])
+    if not len(nodes) or (graph.kind[nodes] != 2).any():
+        raise ValueError(
+            "circuit: expected numbers of features, one or more; errors are kept in every circuit, tokens too"
+        )
+    return nodes.astype(np.int64)

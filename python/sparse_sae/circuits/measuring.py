@@ -15,6 +15,7 @@ from sparse_sae.circuits.frozen import again
 from sparse_sae.circuits.graph import ERROR, FEATURE, AttributionGraph, influence
 from sparse_sae.circuits.origin import Origin
 
+_POLICIES: tuple[tuple[Literal["keep", "remove"], How], ...] = (("remove", "model"), ("keep", "frozen"))
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -27,10 +28,11 @@ def measure(
     n_random: int,
     size: int | None,
     seed: int,
+    circuit: NDArray[np.int64] | None = None,
 ) -> Confirmation:
     """For the arguments see `confirm`."""
     origin = _origin(graph)
-    circuit = _circuit(graph, size)
+    circuit = _circuit(graph, size) if circuit is None else circuit
     frozen, attention = _edges(graph, origin, n_edges)
     ranks = _features(graph)
     kept = {
@@ -46,15 +48,19 @@ def measure(
         *(_mask(origin, ranks[:n]) for n in sizes),
         *random,
     ]
-    values = _metric(origin, keeping(origin.frozen, masks, [*map(origin.reader, _targets(origin))]))
+    readers = [*map(origin.reader, _targets(origin))]
+    values = _metric(origin, keeping(origin.frozen, masks, readers))
     value = float(sum(a.weight * _own(origin, a) for a in origin.asked))
-    empty = float(values[0])
-    faithfulness = _share(values, empty, value)
-    bare = _faithfulness(origin, [kept["none"], kept["circuit"]], value, "remove")
+    faithfulness = _share(values, value)
+    both = [kept["none"], kept["circuit"]]
+    bare, held = (
+        _share(_metric(origin, keeping(origin.frozen, both, readers, errors, how)), value)
+        for errors, how in _POLICIES
+    )
     result = Confirmation(
         frozen, attention, _nodes(graph, origin, n_nodes), circuit, sizes,
         [float(x) for x in faithfulness[3 : 3 + len(sizes)]], faithfulness[3 + len(sizes) :],
-        float(faithfulness[1]), float(bare[1]), float(faithfulness[2]), value, empty, [],
+        float(faithfulness[1]), float(held[1]), float(bare[1]), float(faithfulness[2]), value, float(values[0]), [],
     )  # fmt: skip
     latents = _latents(graph, circuit)
     others = [
@@ -149,20 +155,13 @@ def _own(origin: Origin, asked: Any) -> float:
     return float(asked.function(origin.frozen.seen.logits[asked.row.position]))
 
 
-def _share(values: NDArray[np.float64], empty: float, value: float) -> NDArray[np.float64]:
-    """NaN where the features change nothing that could be shared."""
+def _share(values: NDArray[np.float64], value: float) -> NDArray[np.float64]:
+    """Faithfulness of values, of which the first is m(∅); NaN where the features change nothing."""
+    empty = float(values[0])
     whole = value - empty
     if abs(whole) <= 1e-6 * max(abs(value), abs(empty)):
         return np.full(len(values), np.nan)
     return (values - empty) / whole
-
-
-def _faithfulness(
-    origin: Origin, masks: list[NDArray[np.bool_]], value: float, errors: Literal["keep", "remove"]
-) -> NDArray[np.float64]:
-    """Of each mask; the first is the empty circuit."""
-    values = _metric(origin, keeping(origin.frozen, masks, [*map(origin.reader, _targets(origin))], errors))
-    return _share(values, float(values[0]), value)
 
 
 def _random(origin: Origin, mask: NDArray[np.bool_], count: int, seed: int) -> list[NDArray[np.bool_]]:

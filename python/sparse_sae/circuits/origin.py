@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 
 from sparse_sae.circuits.ablation import Reader, reader_of
 from sparse_sae.circuits.frozen import Frozen
+from sparse_sae.circuits.graph import ERROR, FEATURE, TOKEN
 from sparse_sae.circuits.targets import Asked, Target
 
 
@@ -59,3 +60,20 @@ class Origin:
                 f"node: number {number} is a token or an error, expected a feature or a target, which have inputs"
             )
         return Reader(int(f.layer[i]), int(f.position[i]), int(f.latent[i]))
+
+
+def source_kinds(frozen: Frozen) -> NDArray[np.int8]:
+    """Kinds of a frozen model's sources, in their order."""
+    n, layers = frozen.n_positions, frozen.transformer.n_layers
+    return np.repeat([TOKEN, ERROR, FEATURE], [n, layers * n, len(frozen.layer)]).astype(np.int8)
+
+
+def source_labels(frozen: Frozen, words: Sequence[str]) -> list[str]:
+    """What is written on the sources of a prompt of these words."""
+    n = frozen.n_positions
+    features = zip(*(x.tolist() for x in (frozen.layer, frozen.position, frozen.latent)), strict=True)
+    return [
+        *words,
+        *(f"error of layer {i // n} at {words[i % n]!r}" for i in range(n * frozen.transformer.n_layers)),
+        *(f"L{a}/{c} at {words[b]!r}" for a, b, c in features),
+    ]

@@ -16,7 +16,7 @@ from .. import SAE, TopK, evaluate, load, train
 from .._io.arrays import Array
 from .._io.atomic import write_json
 from ..data.store import ActivationStore
-from ..lm import LanguageModel, capture, english_documents, load_model, steer
+from ..lm import LanguageModel, capture, english_documents, generate, load_model, steer
 from ..probing import Detector, document_maxima, label_detectors, top_contexts, unit_views
 from ..training import checkpoint
 from ..training.progress import Bar
@@ -163,18 +163,11 @@ def _steered(lm: LanguageModel, sae: SAE, latent: int, store: ActivationStore) -
         float(sae.encode(store.rows(slice(s, s + 8192)), latents=[latent]).max())
         for s in range(0, len(store), 8192)
     )
-    prompt = lm.tokenizer.apply_chat_template(
-        [{"role": "user", "content": PROMPT}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
     examples = []
     for multiple in (-1.0, 0.0, 0.5, 1.0):
         strength = multiple * strongest
         with steer(lm, sae, {latent: strength}, hook=HOOK):
-            ids = lm.model.generate(**prompt, max_new_tokens=32, do_sample=False)
-        text = lm.tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+            text = generate(lm, [{"role": "user", "content": PROMPT}], max_new_tokens=32)
         examples.append({"strength": strength, "text": " ".join(text.split())})
     return examples
 

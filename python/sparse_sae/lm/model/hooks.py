@@ -41,15 +41,23 @@ _SITES = (
 
 
 def unwrap(model: LanguageModel | nn.Module) -> nn.Module:
-    """The torch module of a `LanguageModel`, or the module given."""
+    """The torch module of a `LanguageModel`, or the module given.
+
+    Raises:
+        TypeError: another engine, which has no gradients and no key-value cache that one could work with here.
+    """
     if isinstance(model, LanguageModel):
         return model.model
     if isinstance(model, nn.Module):
         return model
-    raise TypeError(f"model must be a LanguageModel or a torch module, got {type(model).__name__}")
+    raise TypeError(
+        f"model: got {type(model).__name__}, expected a LanguageModel or a torch module: this needs its gradients or "
+        "its key-value cache"
+    )
 
 
-def _base(module: nn.Module) -> Any:
+def base_of(module: nn.Module) -> Any:
+    """The model without its output layer, or the module itself."""
     base = getattr(module, "base_model", module)
     return base if isinstance(base, nn.Module) else module
 
@@ -76,7 +84,7 @@ def hook_names(model: LanguageModel | nn.Module) -> list[str]:
     ['blocks.0.hook_resid_pre', 'blocks.0.hook_resid_mid']
     """
     module = unwrap(model)
-    n_layers = len(_base(module).get_submodule(family_of(module).layers))
+    n_layers = len(base_of(module).get_submodule(family_of(module).layers))
     sites = [site for site in _SITES if not (site == "hook_resid_mid" and _parallel(module))]
     return [f"blocks.{layer}.{site}" for layer in range(n_layers) for site in sites]
 
@@ -108,7 +116,7 @@ def resolve(model: LanguageModel | nn.Module, name: str) -> HookPoint:
     family = family_of(module)
     if site not in _SITES:
         raise ValueError(f"hook point {name!r}: {site!r} is not one of {', '.join(_SITES)}")
-    layers: Any = _base(module).get_submodule(family.layers)
+    layers: Any = base_of(module).get_submodule(family.layers)
     if layer >= len(layers):
         raise ValueError(f"hook point {name!r}: the model has layers 0 to {len(layers) - 1}")
     block: nn.Module = layers[layer]
@@ -140,7 +148,7 @@ def _resolve_path(module: nn.Module, name: str) -> HookPoint:
     path, _, suffix = name.partition(":")
     if suffix not in ("", "in", "out"):
         raise ValueError(f"hook point {name!r}: after ':' comes 'in' or 'out', not {suffix!r}")
-    for root in (module, _base(module)):
+    for root in (module, base_of(module)):
         try:
             found = root.get_submodule(path) if path else None
         except AttributeError:
@@ -203,7 +211,7 @@ def read_hooks(
 
         return read
 
-    base = _base(unwrap(model))
+    base = base_of(unwrap(model))
     require_known_tokens(base, input_ids)
     inputs = {**positions_from_mask(base, attention_mask), **inputs}
     with ExitStack() as stack:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparse_sae.data.store import massive_threshold
-from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.engine import Point
 from sparse_sae.lm.model.hooks import read_hooks, unwrap
 from sparse_sae.lm.model.loading import LanguageModel
 from sparse_sae.lm.model.prompts import Model, Prompt, batches, token_ids, tokenizer_for
@@ -155,12 +155,12 @@ class Usual:
     massive: int
 
 
-def usual_activations(model: Model, point: HookPoint, sequences: list[list[int]], batch_size: int) -> Usual:
+def usual_activations(model: Model, point: Point, sequences: list[list[int]], batch_size: int) -> Usual:
     """Measure what is usual at a hook point on these sequences."""
     blocks, first = [], []
     with torch.inference_mode():
         for batch in batches(sequences, batch_size):
-            x = read_hooks(model, [point], batch.ids, batch.mask)[point.name].float()
+            x = read_hooks(model, [point.name], batch.ids, batch.mask)[point.name].float()
             valid = batch.mask.bool()
             blocks.append(x[valid].numpy())
             first.append((torch.arange(x.shape[1]) == 0).expand_as(valid)[valid].numpy())
@@ -179,7 +179,7 @@ def usual_activations(model: Model, point: HookPoint, sequences: list[list[int]]
 
 
 def _replacements(
-    point: HookPoint, sae: Any, usual: Usual
+    point: Point, sae: Any, usual: Usual
 ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
     mean = torch.from_numpy(usual.mean)
 

@@ -23,6 +23,7 @@ from .transforms import Transform
 if TYPE_CHECKING:
     from . import (  # noqa: F401 (what `__getattr__` gives)
         architectures,
+        browser,
         circuits,
         data,
         evaluation,
@@ -65,8 +66,8 @@ __all__ = [
 
 # Imported when they are first named (`sparse_sae.match`), so that importing the package stays quick.
 _PARTS = (
-    "architectures", "circuits", "data", "evaluation", "formats", "lm", "match", "probing", "pursuit", "synthetic",
-    "toy", "training",
+    "architectures", "browser", "circuits", "data", "evaluation", "formats", "lm", "match", "probing", "pursuit",
+    "synthetic", "toy", "training",
 )  # fmt: skip
 
 if not TYPE_CHECKING:

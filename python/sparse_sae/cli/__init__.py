@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import arrays, models
+from . import arrays, browse, models
 from ._parsing import command_adder
 
 
@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     arrays.add_evaluate(add)
     models.add_explain(add)
     models.add_steer(add)
+    browse.add_browse(add)
     arrays.add_info(add)
     arrays.add_bench(add)
     return parser

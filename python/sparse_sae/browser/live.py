@@ -35,7 +35,7 @@ class Live:
                 f"sae: not the one that {file.path} was built from; give that one, or build the file again"
             )
         self._model, self._sae, self._file = model, sae, file
-        self._hook = hook_of(model, sae, file.meta["hook_name"] or None)
+        self._hook = hook_of(model, sae, file.meta["hook_name"] or None).name
         from .vocabulary import texts_of
 
         self._texts = texts_of(model.tokenizer)
@@ -74,7 +74,7 @@ class Live:
 
         ids = self._ids(text, chat)
         with torch.inference_mode():
-            seen = read_hooks(self._model, [self._hook], torch.tensor([ids]))[self._hook.name]
+            seen = read_hooks(self._model, [self._hook], torch.tensor([ids]))[self._hook]
         x = seen[0].float().numpy()
         codes = self._sae.encode(x)
         norms = np.linalg.norm(x, axis=1)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from . import (  # noqa: F401 (what `__getattr__` gives)
         architectures,
         audit,
+        browser,
         circuits,
         data,
         evaluation,
@@ -67,7 +68,7 @@ __all__ = [
 
 # Imported when they are first named (`sparse_sae.match`), so that importing the package stays quick.
 _PARTS = (
-    "architectures", "audit", "circuits", "data", "evaluation", "formats", "hub", "lm", "match", "probing",
+    "architectures", "audit", "browser", "circuits", "data", "evaluation", "formats", "hub", "lm", "match", "probing",
     "pursuit", "synthetic", "toy", "training",
 )  # fmt: skip
 

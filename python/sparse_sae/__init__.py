@@ -24,6 +24,8 @@ from .transforms import Transform
 if TYPE_CHECKING:
     from . import (  # noqa: F401 (what `__getattr__` gives)
         architectures,
+        audit,
+        browser,
         circuits,
         data,
         evaluation,
@@ -68,8 +70,8 @@ __all__ = [
 
 # Imported when they are first named (`sparse_sae.match`), so that importing the package stays quick.
 _PARTS = (
-    "architectures", "circuits", "data", "evaluation", "formats", "hub", "lm", "match", "probing", "pursuit",
-    "synthetic", "toy", "training",
+    "architectures", "audit", "browser", "circuits", "data", "evaluation", "formats", "hub", "lm", "match", "probing",
+    "pursuit", "synthetic", "toy", "training",
 )  # fmt: skip
 
 if not TYPE_CHECKING:

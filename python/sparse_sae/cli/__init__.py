@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import arrays, circuits, models, sets, training
+from . import arrays, browse, circuits, models, sets, training
 from ._parsing import command_adder
 
 
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     arrays.add_evaluate(add)
     models.add_explain(add)
     models.add_steer(add)
+    browse.add_browse(add)
     circuits.add_circuit(add)
     arrays.add_info(add)
     arrays.add_bench(add)

@@ -1,41 +1,17 @@
-"""Puts the numbers of docs/results/refunds.json into docs/refunds.md, between its `<!-- name -->` marks."""
+"""Puts the numbers of docs/results/refunds.json into docs/refunds.md, in the blocks of these names."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
-from sparse_sae._io.atomic import atomic_write
+from sparse_sae._io.documents import table
 
 Result = dict[str, Any]
 
 
-MISSING = "*Not measured yet: `python examples/refunds.py` measures it and fills this in.*"
-
-
-def write_page(page: Path, result: Result | None) -> None:
-    """Replace every `<!-- name -->…<!-- /name -->` of the page by what the result says under that name."""
-    text = filled(page.read_text(encoding="utf-8"), result)
-    with atomic_write(page) as file:
-        file.write(text.encode())
-
-
-def filled(text: str, result: Result | None) -> str:
-    """The page with every mark filled, or with a remark where there is no result; an unknown name is an error."""
-
-    def fill(match: re.Match[str]) -> str:
-        name = match[1]
-        section = SECTIONS[name]
-        return f"<!-- {name} -->\n{MISSING if result is None else section(result).strip()}\n<!-- /{name} -->"
-
-    return re.sub(r"<!-- ([a-z-]+) -->\n.*?<!-- /\1 -->", fill, text, flags=re.DOTALL)
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+def contents(result: Result, names: list[str]) -> dict[str, str]:
+    """Block -> what the result says, for those of `names` that are this study's."""
+    return {name: SECTIONS[name](result) for name in names if name in SECTIONS}
 
 
 def setup(r: Result) -> str:
@@ -63,7 +39,7 @@ def command(r: Result) -> str:
     ]
     steering = r["steering_cpu_seconds"]
     return (
-        f"```\npython examples/refunds.py {' '.join(options)}\n```\n\n"
+        f"```\npython studies/refunds/run.py {' '.join(options)}\n```\n\n"
         f"Steering on {r['tickets']:,} held-out tickets, side effects included, took {steering / 60:.0f} CPU minutes; "
         f"at that rate 10,000 tickets would take {steering / r['tickets'] * 10_000 / 3600:.0f} CPU hours."
     )

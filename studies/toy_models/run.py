@@ -1,6 +1,6 @@
 """Superposition in toy models, and its undoing: the figures of docs/ground-truth.md.
 
-    python examples/toy_models.py --out docs/figures --json docs/results/toy_models.json     # some minutes
+    python studies/toy_models/run.py --out docs/figures --json docs/results/toy_models.json     # some minutes
 
 Elhage et al. 2022 (Toy Models of Superposition), reproduced on the CPU with many models trained at once: what
 fits with growing sparsity, the plateaus of feature dimensionality, the phase diagram, the polygons; then

@@ -1,9 +1,9 @@
 """The lesson's data set, many times: does the recipe of examples/lesson.py always find the truth, and what
 else does?
 
-    python benchmarks/ground_truth/lesson.py            # ten seeds, other data, other settings, TopK: about
+    python studies/ground_truth/lesson.py            # ten seeds, other data, other settings, TopK: about
     10 minutes
-Writes benchmarks/results/lesson.json.
+Writes docs/results/lesson.json.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ from sparse_sae.pursuit import encode
 from sparse_sae.synthetic import lesson
 
 ROOT = Path(__file__).parents[2]
-RESULT = ROOT / "benchmarks" / "results" / "lesson.json"
+RESULT = ROOT / "docs" / "results" / "lesson.json"
 
 
 def example():

@@ -1,9 +1,9 @@
 """What better codes cost at the width of a real SAE: pursuit beside a linear encoder, at the true dictionary.
 
-    python benchmarks/ground_truth/inference.py --threads 1        # half a minute
+    python studies/ground_truth/inference.py --threads 1        # half a minute
 4,096 features in 768 dimensions, 25 active on average. Every method gets the true directions and codes samples
 of which the truth is known. Asserts that the two ways of matching pursuit give the same codes. Writes
-benchmarks/results/inference.json.
+docs/results/inference.json.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from sparse_sae import SAE, TopK, _kernels
 from sparse_sae.pursuit import encode
 from sparse_sae.synthetic import superposition, zipf
 
-RESULT = Path(__file__).parents[1] / "results" / "inference.json"
+RESULT = Path(__file__).parents[2] / "docs" / "results" / "inference.json"
 K = 25
 
 

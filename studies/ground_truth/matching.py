@@ -1,9 +1,9 @@
 """One-to-one matching: SciPy's exact assignment beside the sparse one with its proven gap.
 
-    python benchmarks/ground_truth/matching.py [--sizes 1024 4096 8192 32768]
+    python studies/ground_truth/matching.py [--sizes 1024 4096 8192 32768]
 Two dictionaries in 768 dimensions, half of whose rows are noisy copies of each other and half unrelated.
 Asserts that the bound holds wherever the exact answer is computed. CPU seconds, peak memory of a fresh
-process for each row. Writes benchmarks/results/matching.json.
+process for each row. Writes docs/results/matching.json.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-RESULT = Path(__file__).parents[1] / "results" / "matching.json"
+RESULT = Path(__file__).parents[2] / "docs" / "results" / "matching.json"
 DENSE_UP_TO = 8192
 
 

@@ -1,8 +1,8 @@
 """Which feature makes the shop's assistant refuse refunds, and what happens when it is turned up and down?
 
-    python examples/refunds.py                    # the study; writes docs/results/refunds.json and the pages
-    python examples/refunds.py --tickets 10000    # the same with many more held-out tickets
-    python examples/refunds.py --write-docs       # no model: fills the pages from the result file
+    python studies/refunds/run.py                    # the study; writes docs/results/refunds.json and the pages
+    python studies/refunds/run.py --tickets 10000    # the same with many more held-out tickets
+    python studies/refunds/run.py --write-docs       # no model: fills the pages from the result file
 
 Generated support tickets with known labels are put to a small language model that has to decide: refund
 (Yes), no refund (No), or pass it on (Manager). An SAE is trained on the model's activations; latents that
@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from page import contents  # beside this file
 
 import sparse_sae
 from sparse_sae._io.atomic import atomic_write, write_json
+from sparse_sae._io.documents import blocks, fill
 from sparse_sae.data.store import ActivationStore
 from sparse_sae.demo.tickets import LABELS, label_matrix, labels_of, tickets
 from sparse_sae.lm import english_documents, load_model
@@ -35,7 +37,7 @@ from sparse_sae.lm.studies.quality import model_quality, randomise
 from sparse_sae.lm.studies.scores import choice_logprobs
 from sparse_sae.probing import auroc, document_maxima, label_detectors, unit_views
 
-HERE = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parents[2]
 RESULT = HERE / "docs" / "results" / "refunds.json"
 PAGES = (HERE / "docs" / "refunds.md", HERE / "docs" / "language-models.md")
 FIGURE = HERE / "docs" / "figures" / "refunds.png"
@@ -312,11 +314,9 @@ def main() -> None:
         write_json(args.json, run(args))
         print(f"wrote {args.json}")
     if args.write_docs or args.json == RESULT:
-        from refunds_page import write_page  # beside this file
-
-        result = json.loads(RESULT.read_text()) if RESULT.exists() else None
+        result = json.loads(RESULT.read_text())
         for page in PAGES:
-            write_page(page, result)
+            fill(page, contents(result, blocks(page.read_text(encoding="utf-8"))))
             print(f"wrote {page}")
 
 

@@ -1,15 +1,15 @@
 """SynthSAEBench-16k at width 4096: BatchTopK of this package and of SAELens, on the same samples, scored
 alike.
 
-    python benchmarks/ground_truth/synthsaebench.py --samples 250000 500000 1000000 --threads 1  # both libraries
-    python benchmarks/ground_truth/synthsaebench.py --library sparse_sae --samples 1000000       # needs no torch
-    python benchmarks/ground_truth/synthsaebench.py --generation                # speed of the data alone
+    python studies/ground_truth/synthsaebench.py --samples 250000 500000 1000000 --threads 1  # both libraries
+    python studies/ground_truth/synthsaebench.py --library sparse_sae --samples 1000000       # needs no torch
+    python studies/ground_truth/synthsaebench.py --generation                # speed of the data alone
 
 Each library gets its own recipe. SAELens (`pip install sae-lens`): the published one, learning rate 3e-4,
 constant, batch 1024, k 25, its own SAETrainer.step. As nothing in it depends on the length of the run, its
 budgets are points along one run. This package: the defaults of `sparse_sae.train` at the same batch and k,
 whose schedule knows how long the run is, so each budget is a run of its own. The published run uses 200
-million samples. Writes benchmarks/results/synthsaebench.json.
+million samples. Writes docs/results/synthsaebench.json.
 
 Both are scored on the same 16,384 samples that neither was trained on: SAELens the way its own evaluation
 does, by the k * 1024 largest of each 1024 samples; this package by the threshold of the trained SAE. mcc,
@@ -32,7 +32,7 @@ from sparse_sae.match.stability import _nearest
 from sparse_sae.pursuit import leave_one_out, refine
 from sparse_sae.synthetic import synthsaebench_16k
 
-RESULT = Path(__file__).parents[1] / "results" / "synthsaebench.json"
+RESULT = Path(__file__).parents[2] / "docs" / "results" / "synthsaebench.json"
 EVALUATION_START = 1 << 40  # a block index no training run reaches
 
 

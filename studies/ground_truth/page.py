@@ -1,14 +1,15 @@
 """Fill the tables of docs/ground-truth.md from the committed result files.
 
-    python benchmarks/ground_truth/page.py
-A block between <!-- name --> and <!-- /name --> is replaced by what the function `name` below returns.
+    python studies/ground_truth/page.py
+A block is replaced by what the function of its name below returns.
 """
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
+
+from sparse_sae._io.documents import fill, table
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "ground-truth.md"
@@ -17,17 +18,12 @@ PAGE = ROOT / "docs" / "ground-truth.md"
 def results():
     """The result files, by name."""
     return {
-        "lesson": json.loads((ROOT / "benchmarks/results/lesson.json").read_text()),
-        "inference": json.loads((ROOT / "benchmarks/results/inference.json").read_text()),
-        "synthsaebench": json.loads((ROOT / "benchmarks/results/synthsaebench.json").read_text()),
-        "matching": json.loads((ROOT / "benchmarks/results/matching.json").read_text()),
+        "lesson": json.loads((ROOT / "docs/results/lesson.json").read_text()),
+        "inference": json.loads((ROOT / "docs/results/inference.json").read_text()),
+        "synthsaebench": json.loads((ROOT / "docs/results/synthsaebench.json").read_text()),
+        "matching": json.loads((ROOT / "docs/results/matching.json").read_text()),
         "toy": json.loads((ROOT / "docs/results/toy_models.json").read_text()),
     }
-
-
-def table(head, rows):
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return "\n".join(lines + [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows])
 
 
 def recovered(r):
@@ -253,14 +249,10 @@ BLOCKS = {
 }
 
 
-def filled(text, found):
-    """The page with every block computed from the results."""
-
-    def block(hit):
-        return f"<!-- {hit[1]} -->\n{BLOCKS[hit[1]](found)}\n<!-- /{hit[1]} -->"
-
-    return re.sub(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", block, text, flags=re.DOTALL)
+def contents(found):
+    """Block -> what the results say."""
+    return {name: block(found) for name, block in BLOCKS.items()}
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), results()), encoding="utf-8")
+    fill(PAGE, contents(results()))

@@ -126,7 +126,11 @@ def train(draw: Draw, sae: Any) -> Part:
     data, architecture = given.pop("data"), given.pop("architecture")
     return (
         lambda: sparse_sae.train(data, architecture, **given),
-        tuple(dict.fromkeys([*arguments, *changed, *(("transform",) if "normalize" in changed else ())])),
+        (
+            *changed,
+            *(("transform",) if "normalize" in changed else ()),
+            *(("k",) if "d_sae" in changed else ()),
+        ),
         what,
     )
 

@@ -16,6 +16,7 @@ from .coders import Coder
 from .evaluation.metrics import Metrics, evaluate
 from .formats import load
 from .sae import SAE
+from .training.config import TrainConfig
 from .training.resampling import Resampling
 from .training.trainer import TrainingDiverged, TrainingInterrupted, TrainResult, train, train_many
 from .transforms import Transform
@@ -23,6 +24,8 @@ from .transforms import Transform
 if TYPE_CHECKING:
     from . import (  # noqa: F401 (what `__getattr__` gives)
         architectures,
+        audit,
+        browser,
         circuits,
         data,
         evaluation,
@@ -52,6 +55,7 @@ __all__ = [
     "Metrics",
     "Resampling",
     "TopK",
+    "TrainConfig",
     "TrainResult",
     "TrainingDiverged",
     "TrainingInterrupted",
@@ -66,8 +70,8 @@ __all__ = [
 
 # Imported when they are first named (`sparse_sae.match`), so that importing the package stays quick.
 _PARTS = (
-    "architectures", "circuits", "data", "evaluation", "formats", "hub", "lm", "match", "probing", "pursuit",
-    "synthetic", "toy", "training",
+    "architectures", "audit", "browser", "circuits", "data", "evaluation", "formats", "hub", "lm", "match", "probing",
+    "pursuit", "synthetic", "toy", "training",
 )  # fmt: skip
 
 if not TYPE_CHECKING:

@@ -42,6 +42,7 @@ _PUBLIC = {
     "feature_circuit": "feature_circuits",
     "freeze": "frozen",
     "graph_of": "attribution",
+    "head_scores": "heads",
     "load_graph": "files",
     "places_of": "set_training",
     "qk_attribution": "qk",

@@ -57,7 +57,7 @@ def peek_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def peek_npz(path: Path) -> set[str]:
     """Names of the arrays in a .npz file; empty where it is none."""
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_regular(path) as raw, zipfile.ZipFile(raw) as file:
             return {n.removesuffix(".npy") for n in file.namelist() if n.endswith(".npy")}
     except (OSError, NotImplementedError, *MALFORMED):
         return set()
@@ -66,7 +66,7 @@ def peek_npz(path: Path) -> set[str]:
 def peek_torch(path: Path) -> set[str]:
     """Every string in the pickle of a torch file: key names among them. Nothing is executed, torch is not needed."""
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_regular(path) as raw, zipfile.ZipFile(raw) as file:
             name = next(n for n in file.namelist() if n.endswith("/data.pkl"))
             return {arg for _, arg, _ in pickletools.genops(file.read(name)) if isinstance(arg, str)}
     except (OSError, NotImplementedError, StopIteration, *MALFORMED):

@@ -25,9 +25,9 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "Ablations": "confirm",
+    "Ablations": "confirmation",
     "AttributionGraph": "graph",
-    "Confirmation": "confirm",
+    "Confirmation": "confirmation",
     "DictionarySet": "dictionaries",
     "Feature": "targets",
     "FeatureCircuit": "feature_circuits",
@@ -38,7 +38,8 @@ _PUBLIC = {
     "Pair": "pairs",
     "QKAttribution": "qk",
     "attribute": "attribution",
-    "confirm": "confirm",
+    "attribute_many": "attribution",
+    "confirm": "confirmation",
     "feature_circuit": "feature_circuits",
     "freeze": "frozen",
     "graph_of": "attribution",

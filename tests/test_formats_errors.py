@@ -374,3 +374,12 @@ def test_configurations_that_break_a_parser_are_value_errors(tmp_path: Path, tex
     (tmp_path / "sae_weights.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"cfg\.json|safetensors"):
         sparse_sae.load(tmp_path, format="saelens")
+
+
+@pytest.mark.parametrize("name", ["sae.safetensors", "params.npz", "ae.pt", "sae"])
+def test_a_fifo_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    """Recognising a format opens the path too; a FIFO without a writer would never open."""
+    os.mkfifo(tmp_path / name)
+    code = f"import sparse_sae\ntry:\n    sparse_sae.load({str(tmp_path / name)!r})\nexcept ValueError as e:\n    print(e)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert name in done.stdout, done.stderr

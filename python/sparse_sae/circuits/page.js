@@ -1,4 +1,5 @@
 "use strict";
+(() => { // names of its own: `top` and others belong to the window
 const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const byId = (id) => document.getElementById(id);
@@ -196,3 +197,4 @@ if (c) {
   }
 }
 light(null);
+})();

@@ -219,6 +219,7 @@ def backwards() -> tuple[Any, dict[Any, Any], Any]:
 
 
 N_LETTERS = 8
+SPACES = ["is", "before", "held", "next", "said", "junk"]  # of the induction model's stream, after BOS
 
 
 def induction() -> tuple[Any, dict[Any, Any]]:
@@ -232,10 +233,7 @@ def induction() -> tuple[Any, dict[Any, Any]]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     V, E = N_LETTERS, 32
-    spaces = {
-        name: slice(1 + i * V, 1 + (i + 1) * V)
-        for i, name in enumerate(["is", "before", "held", "next", "said", "junk"])
-    }
+    spaces = {name: slice(1 + i * V, 1 + (i + 1) * V) for i, name in enumerate(SPACES)}
     d = 2 + 6 * V  # BOS, and one to make it even
     config = LlamaConfig(
         vocab_size=V + 1, hidden_size=d, intermediate_size=V, num_hidden_layers=2, num_attention_heads=2,

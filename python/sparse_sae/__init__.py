@@ -16,6 +16,7 @@ from .coders import Coder
 from .evaluation.metrics import Metrics, evaluate
 from .formats import load
 from .sae import SAE
+from .training.config import TrainConfig
 from .training.resampling import Resampling
 from .training.trainer import TrainingDiverged, TrainingInterrupted, TrainResult, train, train_many
 from .transforms import Transform
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from . import (  # noqa: F401 (what `__getattr__` gives)
         architectures,
         audit,
+        browser,
         circuits,
         data,
         evaluation,
@@ -53,6 +55,7 @@ __all__ = [
     "Metrics",
     "Resampling",
     "TopK",
+    "TrainConfig",
     "TrainResult",
     "TrainingDiverged",
     "TrainingInterrupted",
@@ -67,7 +70,7 @@ __all__ = [
 
 # Imported when they are first named (`sparse_sae.match`), so that importing the package stays quick.
 _PARTS = (
-    "architectures", "audit", "circuits", "data", "evaluation", "formats", "hub", "lm", "match", "probing",
+    "architectures", "audit", "browser", "circuits", "data", "evaluation", "formats", "hub", "lm", "match", "probing",
     "pursuit", "synthetic", "toy", "training",
 )  # fmt: skip
 

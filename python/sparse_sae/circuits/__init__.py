@@ -13,6 +13,9 @@
     why = qk_attribution(graph, layer, head, query, key)   # which pairs of sources make the head attend
     why.pairs(10, kinds=("token", "feature")), why.by_key
 
+    circuit = feature_circuit(model, saes, [Pair(clean, patch, right, wrong), ...], method="integrated")
+    circuit.nodes, circuit.edges, circuit.faithfulness(held_out, errors="default"), circuit.curve(held_out).cpr
+
 torch is imported with the first name that is used; it comes with the extra `lm`.
 """
 
@@ -27,18 +30,22 @@ _PUBLIC = {
     "Confirmation": "confirm",
     "DictionarySet": "dictionaries",
     "Feature": "targets",
+    "FeatureCircuit": "feature_circuits",
     "Frozen": "frozen",
     "Logit": "targets",
     "LogitDifference": "targets",
     "LogitFunction": "targets",
+    "Pair": "pairs",
     "QKAttribution": "qk",
     "SetCodes": "codes",
     "attribute": "attribution",
     "confirm": "confirm",
     "encode_texts": "codes",
     "era": "virtual",
+    "feature_circuit": "feature_circuits",
     "freeze": "frozen",
     "graph_of": "attribution",
+    "head_scores": "heads",
     "load_graph": "files",
     "neighbours": "virtual",
     "places_of": "set_training",

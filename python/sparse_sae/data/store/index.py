@@ -122,6 +122,15 @@ class RowIndex:
             parts.append(shard.part(name, where))
         return np.concatenate(parts)
 
+    def numbers(self) -> Array:
+        """(n,) int64 numbers of the selected rows among all rows of the shards."""
+        starts = np.concatenate([[0], np.cumsum(self._shards.counts)])
+        parts = [np.zeros(0, dtype=np.int64)]
+        for chunk in np.flatnonzero(self.sizes):
+            number, part = self._chunks[chunk]
+            parts.append(starts[number] + part.start + np.flatnonzero(self._keep(number, part)))
+        return np.concatenate(parts)
+
     def locate(self, number: int) -> tuple[Shard, int]:
         """The shard that holds a row, and the row's place in it."""
         if not 0 <= number < len(self):

@@ -115,6 +115,11 @@ class ActivationStore:
         """(n,) int32 number of the text each row comes from."""
         return self._index.column("documents")
 
+    @property
+    def numbers(self) -> Array:
+        """(n,) int64 number of each row among all rows of the store, those left out included."""
+        return self._index.numbers()
+
     def select(
         self, *, documents: ArrayLike | None = None, exclude: Sequence[str] | None = None
     ) -> ActivationStore:

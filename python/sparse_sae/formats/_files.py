@@ -59,7 +59,7 @@ def peek_npz(path: Path) -> set[str]:
     try:
         with open_regular(path) as raw, zipfile.ZipFile(raw) as file:
             return {n.removesuffix(".npy") for n in file.namelist() if n.endswith(".npy")}
-    except (OSError, *MALFORMED):
+    except (OSError, NotImplementedError, *MALFORMED):
         return set()
 
 
@@ -69,7 +69,7 @@ def peek_torch(path: Path) -> set[str]:
         with open_regular(path) as raw, zipfile.ZipFile(raw) as file:
             name = next(n for n in file.namelist() if n.endswith("/data.pkl"))
             return {arg for _, arg, _ in pickletools.genops(file.read(name)) if isinstance(arg, str)}
-    except (OSError, StopIteration, *MALFORMED):
+    except (OSError, NotImplementedError, StopIteration, *MALFORMED):
         return set()
 
 

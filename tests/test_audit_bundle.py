@@ -56,7 +56,7 @@ def policy_in(directory: Path, **changes: Any) -> Path:
             {
                 "name": "its latent", "kind": "latent", "data": data, "latent": "anger: latent",
                 "choices": ["yes", "no"],
-                "controls": 2, "benign_texts": 1, "n": 20, "over_refusal": 3,
+                "controls": 1, "benign_texts": 1, "n": 10, "over_refusal": 3,
             },
             {"name": "opinions", "kind": "choices", "set": "sycophancy", "n": 20},
             {"name": "truth", "kind": "choices", "set": "false_claims", "n": 20},
@@ -108,7 +108,7 @@ def test_a_bundle_says_what_was_found(bundle: Path) -> None:
     latent = {m["name"]: m for m in checks["its latent"]["metrics"]}
     assert {"detects: AUROC", "steers: p against controls", "silences: p against controls"} <= set(latent)
     assert latent["steers: perplexity of benign text"]["chance"] > 1
-    assert sum(check["samples"] for check in checks.values()) == len(found.samples) == 60 + 23 + 20 + 20 + 8
+    assert sum(check["samples"] for check in checks.values()) == len(found.samples) == 60 + 13 + 20 + 20 + 8
     assert found.results["verdict"] in ("PASSED", "WARNED")
     seal = json.loads((bundle.parent / "audit.zip.seal.json").read_text())
     assert seal["policy"] == found.manifest["policy_sha256"] and len(seal["reads"]) == 2
@@ -137,7 +137,7 @@ def test_a_rerun_elsewhere_states_the_difference(bundle: Path, lm: Any, tmp_path
     """As on another machine: one sample and one metric came out differently there."""
     old = verify(bundle)
     results, samples = copy.deepcopy(old.results), copy.deepcopy(old.samples)
-    metric = next(m for m in results["checks"][0]["metrics"] if m["kind"] == "number")
+    metric = next(m for m in results["checks"][0]["metrics"] if "nested" in m["name"])
     metric["value"] += 1e-9
     samples[0]["scores"]["length"] += 1e-9
     environment = {k: v for k, v in old.manifest.items() if k not in ("policy_sha256", "chain", "files")}
@@ -376,4 +376,4 @@ def test_inspect_opens_the_eval_log(bundle: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "eval.json")], capture_output=True, text=True, check=False
     )
-    assert done.stdout.split() == ["success", "131", "5"], done.stderr
+    assert done.stdout.split() == ["success", "121", "5"], done.stderr

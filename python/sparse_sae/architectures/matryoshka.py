@@ -36,10 +36,6 @@ class Matryoshka(BatchTopK):
 
     name: ClassVar[str] = "matryoshka"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))  # JSON gives lists
-
     def check(self, d_sae: int) -> None:
         """See the base class."""
         super().check(d_sae)

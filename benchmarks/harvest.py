@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sparse_sae._io.documents import fill, table
 from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.lm import english_documents, load_model
 from sparse_sae.lm.harvest.recording import capture
@@ -26,7 +27,6 @@ LAYER = 15
 HOOK = f"blocks.{LAYER}.hook_resid_post"
 RESULT = Path(__file__).parent / "results" / "harvest.json"
 PAGE = Path(__file__).parents[1] / "docs" / "language-models.md"
-BEGIN, END = "<!-- harvest:begin -->", "<!-- harvest:end -->"
 
 
 class Stop(Exception):
@@ -116,27 +116,23 @@ def tables(result):
     c = result["capture"]
     excluded = ", ".join(f"{count} {kind}" for kind, count in c["excluded"].items())
     threads = f"{result['threads']} thread" + "s" * (result["threads"] != 1)
-    lines = [
+    rows = [
+        [
+            dtype,
+            f"{r['rows_per_second']:,.0f}",
+            f"{r['megabytes_per_million_rows']:,.0f}",
+            f"{r['storage_fvu']:.1e}",
+        ]
+        for dtype, r in result["reading"].items()
+    ]
+    head = ["stored as", "rows/s, a shuffled epoch", "MB a million rows", "variance lost (FVU)"]
+    return (
         f"`python benchmarks/harvest.py --tokens {result['asked']}` on {threads}, "
         f"{result['cpu_capability']}: capture at `{result['hook']}` reads {c['capture_tokens_per_second']:,.0f} "
         f"tokens/s (computing in {c['compute_dtype']}), the plain float32 forward "
         f"{c['plain_float32_tokens_per_second']:,.0f}, a ratio of {c['ratio']:.2f}. "
-        f"{c['tokens']:,} tokens; left out of training: {excluded}.",
-        "",
-        "| stored as | rows/s, a shuffled epoch | MB a million rows | variance lost (FVU) |",
-        "|---|---|---|---|",
-    ]
-    for dtype, r in result["reading"].items():
-        size, lost = r["megabytes_per_million_rows"], r["storage_fvu"]
-        lines.append(f"| {dtype} | {r['rows_per_second']:,.0f} | {size:,.0f} | {lost:.1e} |")
-    return "\n".join(lines)
-
-
-def fill(result):
-    """Put the tables into the page."""
-    head, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n{tables(result)}\n{END}{tail}")
+        f"{c['tokens']:,} tokens; left out of training: {excluded}.\n\n" + table(head, rows)
+    )
 
 
 def main():
@@ -146,7 +142,7 @@ def main():
     parser.add_argument("--write-only", action="store_true", help="only fill the page from the result")
     options = parser.parse_args()
     if options.write_only:
-        return fill(json.loads(RESULT.read_text()))
+        return fill(PAGE, {"harvest": tables(json.loads(RESULT.read_text()))})
     lm = load_model(options.model)
     with tempfile.TemporaryDirectory() as scratch:
         store, captured = harvest(lm, options.tokens, Path(scratch))
@@ -162,7 +158,7 @@ def main():
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
-    fill(result)
+    fill(PAGE, {"harvest": tables(result)})
     return None
 
 

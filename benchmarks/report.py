@@ -5,7 +5,7 @@
 
 `--peers` names the Python of an environment that has the other libraries, or some (compare/peers.py says which);
 without it their last results on this CPU family are kept. Results of other families stay as they are, and every
-family has its table. Documents hold the tables between `<!-- bench:begin -->` and `<!-- bench:end -->`.
+family has its table. Documents hold the tables in their block `bench`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from sparse_sae import bench
+from sparse_sae._io.documents import fill, table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/kernels"
 DOCUMENTS = {HERE.parent / "docs/performance.md": "full", HERE.parent / "README.md": "short"}
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 FASTER = {("small", "sparsify"): 4.0}  # targets that hold on every machine
 
 
@@ -73,13 +73,13 @@ def peer_table(lines: list[bench.Line]) -> str:
     """One row a size and work, one column a library."""
     libraries = list(dict.fromkeys(line.work.split(" against ")[1] for line in lines))
     head = ["times faster than", *libraries]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for size in dict.fromkeys(line.size for line in lines):
         for work in ("step", "encode"):
             found = {line.work: line.value for line in lines if line.size == size}
             name = {"step": "training step", "encode": "encode + TopK"}[work]
             rows.append([f"{name}, {size}", *(f"{found[f'{work} against {x}']:.1f}" for x in libraries)])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return table(head, rows)
 
 
 def sizes_text(result: dict[str, Any]) -> str:
@@ -108,15 +108,6 @@ def texts(results: list[dict[str, Any]]) -> dict[str, str]:
     return {"full": "\n\n".join(full), "short": "\n\n".join(short)}
 
 
-def fill(document: Path, text: str) -> bool:
-    """Replace what is between the markers; False where there are none."""
-    if not document.exists() or BEGIN not in (old := document.read_text()):
-        return False
-    before, rest = old.split(BEGIN, 1)
-    document.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END, 1)[1]}")
-    return True
-
-
 def main() -> None:
     """See the top."""
     parser = argparse.ArgumentParser(
@@ -137,8 +128,7 @@ def main() -> None:
     found = texts(read())
     print(found["full"])
     for document, kind in DOCUMENTS.items():
-        if not fill(document, found[kind]):
-            print(f"{document.name}: no {BEGIN} … {END}, left alone")
+        fill(document, {"bench": found[kind]})
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 
 import sparse_sae
 from sparse_sae import _kernels
+from sparse_sae._io.documents import fill, table
 from sparse_sae.data.store import ActivationStore
 
 ROOT = Path(__file__).parents[1]
@@ -46,11 +46,8 @@ def main() -> None:
         rows.append({"k": k, "rows": len(x), "d_sae": sae.d_sae, "float": want[3], "int8": got[3]})
         print(rows[-1])
     (ROOT / "benchmarks/results/screening.json").write_text(json.dumps(rows, indent=1) + "\n")
-    lines = ["| k | rows computed in full, float screen | 8-bit screen |", "|---|---|---|"]
-    lines += [f"| {r['k']} | {r['float'] / r['rows']:.1%} | {r['int8'] / r['rows']:.1%} |" for r in rows]
-    table = "<!-- screening -->\n" + "\n".join(lines) + "\n<!-- /screening -->"
-    page = PAGE.read_text()
-    PAGE.write_text(re.sub(r"<!-- screening -->.*<!-- /screening -->", table, page, flags=re.DOTALL))
+    shares = [[r["k"], f"{r['float'] / r['rows']:.1%}", f"{r['int8'] / r['rows']:.1%}"] for r in rows]
+    fill(PAGE, {"screening": table(["k", "rows computed in full, float screen", "8-bit screen"], shares)})
 
 
 if __name__ == "__main__":

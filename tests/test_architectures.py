@@ -5,6 +5,7 @@ A new architecture is a row of ARCHITECTURES here, a line in `sparse_sae.archite
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from sparse_sae import (
 )
 from sparse_sae.architectures import Architecture, Batch, Codes, Gradients, products
 from sparse_sae.architectures.base import Block, gradients, reconstruction
+from sparse_sae.architectures.penalty import quantile_of_products
 from sparse_sae.training.config import Options
 from sparse_sae.training.run import Run
 
@@ -305,3 +307,17 @@ def test_a_new_architecture_is_a_class_and_a_registry_line(
     assert sparse_sae.evaluate(result.sae, x).fvu < 0.1
     result.sae.save(tmp_path / "sae")
     assert sparse_sae.load(tmp_path / "sae").architecture == Toy()
+
+
+def test_the_start_of_jumprelu_is_a_quantile_in_bounded_memory() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1000, 8)).astype(np.float32)
+    w, b = rng.standard_normal((8192, 8)).astype(np.float32), rng.standard_normal(8192).astype(np.float32)
+    for rows, share in ((50, 0.997), (50, 0.5), (1, 0.9), (3, 0.0)):
+        expected = np.quantile(x[:rows] @ w.T + b, share)
+        assert quantile_of_products(x[:rows], w, b, share) == pytest.approx(float(expected), rel=1e-5)
+    tracemalloc.start()
+    quantile_of_products(np.tile(x, (2, 1)), w, b, 0.996)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2000 * 8192 * 4 / 2  # half of one dense matrix of pre-activations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sparse_sae
 from sparse_sae.cli import main
+from sparse_sae.cli._parsing import count
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def data(tmp_path: Path) -> str:
 
 def test_train_evaluate_info(tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "run")
-    command = ["train", data, "--out", out, "--k", "2", "--d-sae", "16", "--tokens", "4_000", "--profile"]
+    command = ["train", data, "--out", out, "--k", "2", "--d-sae", "16", "--tokens", "4e3", "--profile"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "FVU" in printed
@@ -114,6 +117,30 @@ def test_demo_synthetic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_as_a_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "sparse_sae.cli", "info"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "sparse_sae", "info"], capture_output=True, text=True)
     assert done.returncode == 0
     assert "level" in done.stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.split() == ["sparse-sae", sparse_sae.__version__]
+
+
+def test_what_cannot_be_trained_is_not_offered(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", data, "--architecture", "groupmax", "--out", "o", "--d-sae", "8", "--tokens", "10"])
+    assert "invalid choice: 'groupmax'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "value"), [("2e4", 20_000), ("60_000", 60_000), ("1.5e3", 1500), ("7", 7)])
+def test_numbers_as_people_write_them(text: str, value: int) -> None:
+    assert count(text) == value
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "1.5", "1e-3", "nan", "inf", "many", ""])
+def test_numbers_that_count_nothing(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="not a"):
+        count(text)

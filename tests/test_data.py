@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sae.data.sources import ArraySource, Source, StoreSource, StreamSource, batches, open_source
+from sparse_sae._io.safetensors import write_tensors
+from sparse_sae.data.opening import open_source
+from sparse_sae.data.sources import ArraySource, Source, StoreSource, StreamSource, batches
 from sparse_sae.data.store import ActivationStore, StoreWriter
 
 N, D = 1000, 3
@@ -238,3 +240,67 @@ def test_not_a_number_is_refused(kind: str, bad: float) -> None:
     rows[31, 1] = bad
     with pytest.raises(ValueError, match=r"data: row .* holds a NaN or an infinity"):
         take(open_source(rows if kind == "array" else iter([rows])), 50)
+
+
+def test_paths_of_files(tmp_path: Path) -> None:
+    rows = numbered()
+    expected = take(open_source(np.load(save(tmp_path / "x.npy", rows), mmap_mode="r")), 64)
+    np.savez(tmp_path / "one.npz", anything=rows)
+    write_tensors(tmp_path / "one.safetensors", {"activations": rows})
+    for name in ("x.npy", "one.safetensors"):  # mapped, in the order of what lies on a disk
+        np.testing.assert_array_equal(take(open_source(str(tmp_path / name)), 64), expected)
+    np.testing.assert_array_equal(take(open_source(tmp_path / "one.npz"), 64), take(open_source(rows), 64))
+    bits = (rows.view(np.uint32) >> 16).astype(np.uint16)
+    write_tensors(tmp_path / "bf16.safetensors", {"x": bits}, bfloat16=("x",))
+    np.testing.assert_array_equal(
+        take(open_source(tmp_path / "bf16.safetensors"), 64),
+        (expected.view(np.uint32) >> 16 << 16).view(np.float32),
+    )
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.parquet", "x.h5", "x.hdf5", "x.csv"])
+def test_files_that_must_be_converted_say_how(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"anything")
+    with pytest.raises(
+        ValueError, match=rf"data: .*{name} is a .* file, expected .npy.*convert it once: numpy.save"
+    ):
+        open_source(tmp_path / name)
+
+
+def test_files_that_hold_no_rows(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "two.safetensors", {"a": numbered(), "b": numbered(5)})
+    np.savez(tmp_path / "two.npz", a=numbered(), b=numbered(5))
+    for name in ("two.npz", "two.safetensors"):
+        with pytest.raises(ValueError, match=rf"data: .*{name} holds 2 arrays \(a .*b .*expected one"):
+            open_source(tmp_path / name)
+    write_tensors(tmp_path / "tokens.safetensors", {"a": np.zeros((4, 2), np.int32)})
+    with pytest.raises(TypeError, match="dtype I32, expected one of F64"):
+        open_source(tmp_path / "tokens.safetensors")
+    (tmp_path / "cut.npy").write_bytes(b"\x93NUMPY\x01")
+    with pytest.raises(ValueError, match=r"cut\.npy: not a complete \.npy file of numbers"):
+        open_source(tmp_path / "cut.npy")
+    with pytest.raises(FileNotFoundError, match=r"data: .*gone\.npy does not exist"):
+        open_source(tmp_path / "gone.npy")
+
+
+def save(path: Path, rows: Any) -> Path:
+    np.save(path, rows)
+    return path
+
+
+def test_more_axes_are_rows_as_in_encode() -> None:
+    rows = numbered()
+    np.testing.assert_array_equal(take(open_source(rows.reshape(10, -1, D)), 64), take(open_source(rows), 64))
+
+
+def test_data_sets_of_h5py_are_said_to_be_read_whole() -> None:
+    class Dataset:
+        shape = (N, D)
+
+        def __getitem__(self, _: Any) -> Any:
+            return numbered()
+
+    Dataset.__module__ = "h5py._hl.dataset"
+    with pytest.warns(UserWarning, match="data: a h5py data set of shape .* is read into memory as a whole"):
+        source = open_source(Dataset())
+    np.testing.assert_array_equal(take(source, 64), take(open_source(numbered()), 64))

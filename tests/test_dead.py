@@ -24,7 +24,7 @@ from sparse_sae import (
     train_many,
 )  # fmt: skip
 from sparse_sae.architectures import Architecture
-from sparse_sae.data.sources import open_source
+from sparse_sae.data.opening import open_source
 from sparse_sae.training import checkpoint
 from sparse_sae.training.config import Options
 from sparse_sae.training.resampling import mean_to_spread

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sparse_sae._io.documents import blocks, filled, table
+
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+FOLDERS = ("docs", "examples", "studies")
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(p for f in FOLDERS for p in ROOT.glob(f"{f}/**/*.md"))])
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -32,6 +36,37 @@ def test_named_files_exist(name: str) -> None:
     paths = re.findall(r"`((?:python|cpp|tests|benchmarks|docs|\.ci)/[\w./-]*)`", (ROOT / name).read_text())
     assert paths
     assert not [p for p in paths if not (ROOT / p).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_blocks_are_whole(document: Path) -> None:
+    """What scripts fill has a beginning and an end, and one name a document."""
+    blocks(document.read_text(encoding="utf-8"))
+
+
+def test_tables_of_benchmarks_are_those_of_their_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import harvest
+    import report
+
+    results = {
+        "docs/language-models.md": {"harvest": harvest.tables(json.loads(harvest.RESULT.read_text()))},
+        "docs/performance.md": {"bench": report.texts(report.read())["full"]},
+        "README.md": {"bench": report.texts(report.read())["short"]},
+    }
+    for name, contents in results.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert filled(text, contents) == text
+
+
+def test_a_block_that_is_missing_or_broken_is_named() -> None:
+    with pytest.raises(ValueError, match="got speed, for which the document has no <!-- speed --> block"):
+        filled("<!-- size -->\n3\n<!-- /size -->", {"speed": "fast"})
+    for broken in ("<!-- size -->\n3\n", "<!-- a -->\n<!-- /a -->\n<!-- a -->\n<!-- /a -->", "<!-- /a -->\n"):
+        with pytest.raises(ValueError, match="once for each block"):
+            blocks(broken)
+    with pytest.raises(ValueError, match="got one of 1 cells, expected 2"):
+        table(["a", "b"], [[1]])
 
 
 def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

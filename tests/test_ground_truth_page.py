@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from sparse_sae._io.documents import blocks, filled
+
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
 def page():
-    spec = importlib.util.spec_from_file_location(
-        "truth_page", ROOT / "benchmarks" / "ground_truth" / "page.py"
-    )
+    spec = importlib.util.spec_from_file_location("truth_page", ROOT / "studies" / "ground_truth" / "page.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -20,14 +20,15 @@ def page():
 
 def test_the_guide_is_filled_from_the_committed_results(page):
     text = page.PAGE.read_text(encoding="utf-8")
-    assert text.count("<!-- /") == len(page.BLOCKS)
-    assert page.filled(text, page.results()) == text
+    assert blocks(text) and set(blocks(text)) == set(page.BLOCKS)
+    assert filled(text, page.contents(page.results())) == text
 
 
 def test_changed_numbers_change_the_guide(page):
     found = page.results()
     found["lesson"]["seeds"][0]["above_0.9"] = 0
-    assert page.filled(page.PAGE.read_text(encoding="utf-8"), found) != page.PAGE.read_text(encoding="utf-8")
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert filled(text, page.contents(found)) != text
 
 
 def test_the_results_bear_out_what_the_guide_claims(page):

@@ -16,7 +16,7 @@ FILES = {
     ".".join(("sparse_sae", *p.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): p
     for p in sorted(PACKAGE.rglob("*.py"))
 }
-TOOLS = ("cli", "demo", "bench", "circuits", "audit", "browser", "cluster")
+TOOLS = ("cli", "demo", "bench", "circuits", "audit", "browser", "cluster", "__main__")
 LAYERS = [  # from the bottom; a layer knows only those below it, and its own
     ("_kernels", "_threads"),
     ("_io",),

@@ -1,8 +1,6 @@
 """The lesson's example: trains, saves an SAE that loads, and states matches beside chance."""
 
 import importlib.util
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +29,10 @@ def test_saves_an_sae_and_prints_matches_beside_chance(example, tmp_path, monkey
     monkeypatch.setattr(
         example, "learn", lambda x, m, **how: learning.learn(x, m, n_steps=12, n_polish=2, restarts=2, **how)
     )
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["lesson.py", "--out", str(tmp_path / "sae"), "--d-sae", "24", "--json", str(tmp_path / "r.json")],
-    )
-    example.main()
+    result = example.run(0, tmp_path / "sae", d_sae=24)
     printed = capsys.readouterr().out
     assert "chance" in printed
     assert "above 0.9" in printed
-    result = json.loads((tmp_path / "r.json").read_text())
     sae = sparse_sae.load(tmp_path / "sae")
     m = match(sae, data, chance=0)
     assert result["match"]["mcc"]["score"] == pytest.approx(m.mcc, abs=1e-6)

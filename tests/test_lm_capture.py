@@ -334,7 +334,7 @@ def test_one_string_and_a_bare_model_are_refused(model: LanguageModel, tmp_path:
         with pytest.raises(TypeError, match=r"texts: got one str, .*give \[text\]"):
             read(lm, "one string")
         with pytest.raises(
-            TypeError, match="model: got LlamaForCausalLM, expected a LanguageModel: load_model"
+            TypeError, match="model: got LlamaForCausalLM, expected a LanguageModel or an Engine: load_model"
         ):
             read(model.model, random_texts(3))
         with pytest.raises(TypeError, match="does not hold whole numbers"):

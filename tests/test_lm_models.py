@@ -109,11 +109,21 @@ def read(lm: LanguageModel, *names: str) -> list[Any]:
 
 def test_every_named_hook_point_is_read(lm: LanguageModel) -> None:
     names = hook_names(lm)
-    assert len(names) == 3 * (6 if parallel(lm) else 7)
+    assert len(names) == 3 * (7 if parallel(lm) else 8)
     seen = read_hooks(lm, names, IDS)
     for name, value in seen.items():
         neurons = 64 if lm.name == "gpt2" else 24
         assert value.shape == (2, 5, neurons if name.endswith("mlp.hook_post") else 16), name
+
+
+def test_the_final_norm_of_the_table_is_what_the_output_layer_reads(lm: LanguageModel) -> None:
+    norm = lm.model.base_model.get_submodule(FAMILIES[lm.name.split()[0]].final_norm)
+    seen: list[Any] = []
+    with norm.register_forward_hook(lambda _m, _args, out: seen.append(out)):
+        logits = lm.model(IDS).logits
+    expected = lm.model.get_output_embeddings()(seen[0])
+    cap = getattr(lm.config, "final_logit_softcapping", None)
+    torch.testing.assert_close(logits, expected if cap is None else torch.tanh(expected / cap) * cap)
 
 
 def test_padding_on_either_side_changes_no_activation(lm: LanguageModel) -> None:
@@ -343,7 +353,7 @@ def test_unknown_hook_points_are_explained(name: str, match: str, llama: Languag
 
 
 def test_misuse_is_explained(llama: LanguageModel) -> None:
-    with pytest.raises(TypeError, match="model must be"):
+    with pytest.raises(TypeError, match="model: got str, expected a LanguageModel or a torch module"):
         resolve("llama", "blocks.0.hook_resid_pre")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="hooks is empty"):
         read_hooks(llama, [], IDS)

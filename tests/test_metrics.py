@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sparse_sae import SAE, TopK, evaluate, train
+from sparse_sae import L1, SAE, TopK, evaluate, probing, train, train_many
+from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.evaluation.metrics import BLOCK_ROWS
-from sparse_sae.probing import auroc, average_precision, best_detector
+from sparse_sae.probing import (
+    auroc,
+    average_precision,
+    best_detector,
+    document_maxima,
+    label_detectors,
+    top_contexts,
+    unit_views,
+)
 from sparse_sae.synthetic import superposition
 
 
@@ -148,3 +158,129 @@ def test_best_detector_is_chosen_on_training_examples_only() -> None:
 def test_labels_all_alike() -> None:
     with pytest.raises(ValueError, match="all alike"):
         auroc(np.arange(3.0), np.ones(3, bool))
+
+
+def test_the_repr_does_not_dump_the_density(sae: SAE) -> None:
+    assert "density" not in repr(evaluate(sae, np.random.default_rng(0).standard_normal((50, 8))))
+
+
+def test_a_store_of_another_hook_point_or_model_is_told(sae: SAE, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((400, 8)).astype(np.float32)
+    writer = StoreWriter(tmp_path, 8, "float32", model="hub/Tiny", hook="blocks.1.hook_resid_post")
+    writer.append(rows, np.arange(400), np.arange(400), np.zeros(400))
+    writer.finish()
+    store = ActivationStore(tmp_path)
+    sae.metadata.update(model_name="tiny", hook_name="blocks.1.hook_resid_post")
+    evaluate(sae, store)
+    sae.metadata.update(hook_name="blocks.2.hook_resid_pre")  # another name for the same place
+    evaluate(sae, store)
+    sae.metadata.update(hook_name="blocks.5.hook_resid_post")
+    with pytest.warns(
+        UserWarning, match=r"x: the SAE is of hook point 'blocks.5.*, and the data is of 'blocks.1"
+    ):
+        evaluate(sae, str(tmp_path))
+    sae.metadata.update(model_name="gpt2-xl", hook_name="blocks.1.hook_resid_post")
+    with pytest.warns(UserWarning, match="model 'gpt2-xl', and the data is of 'hub/Tiny'"):
+        evaluate(sae, store)
+    trained = train(store, TopK(k=2), **HOW, metadata={"note": "kept"}).sae
+    assert trained.metadata == {
+        "model_name": "hub/Tiny",
+        "hook_name": "blocks.1.hook_resid_post",
+        "note": "kept",
+    }
+    pair = train((store, store), TopK(k=2), **HOW, coder="transcoder").sae
+    assert pair.metadata["hook_name_out"] == "blocks.1.hook_resid_post"
+    own = train(store, TopK(k=2), **HOW, metadata={"hook_name": "mine"}).sae
+    assert own.metadata["hook_name"] == "mine"
+    part = train_many(
+        (store, rows_of(tmp_path / "other", 8)), {"b": {"architecture": TopK(k=2), "part": 1}}, **HOW
+    )
+    assert part["b"].sae.metadata["hook_name"] == "blocks.3.hook_mlp_out"
+
+
+HOW: dict[str, Any] = {"d_sae": 16, "n_tokens": 1000, "batch_size": 100}
+
+
+def rows_of(path: Path, width: int) -> ActivationStore:
+    writer = StoreWriter(path, width, "float32", model="hub/Tiny", hook="blocks.3.hook_mlp_out")
+    rows = np.random.default_rng(1).standard_normal((400, width)).astype(np.float32)
+    writer.append(rows, np.arange(400), np.arange(400), np.zeros(400))
+    writer.finish()
+    return ActivationStore(path)
+
+
+def test_a_store_of_another_width_is_refused(sae: SAE, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x: shape .*5\), expected \(…, 8\)"):
+        evaluate(sae, rows_of(tmp_path, 5))
+
+
+def test_paths_are_opened(sae: SAE, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    expected = evaluate(sae, x, other=x).to_dict()
+    assert evaluate(sae, tmp_path / "x.npy", other=str(tmp_path / "x.npy")).to_dict() == expected
+    (tmp_path / "x.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"x: .*x\.pt is a .pt file.*convert it once: numpy.save"):
+        evaluate(sae, tmp_path / "x.pt")
+
+
+@pytest.fixture
+def labelled_store(tmp_path: Path) -> ActivationStore:
+    """Forty texts of different lengths; the odd ones have one token with a strong direction."""
+    rng = np.random.default_rng(0)
+    writer = StoreWriter(tmp_path / "store", d_in=6, dtype="float32")
+    for document in range(40):
+        rows = rng.standard_normal((3 + document % 5, 6)).astype(np.float32)
+        rows[2] += 20.0 * (document % 2) * np.eye(6, dtype=np.float32)[4]
+        n = len(rows)
+        writer.append(
+            rows, tokens=100 * document + np.arange(n), positions=np.arange(n), documents=[document] * n
+        )
+    writer.finish()
+    return ActivationStore(tmp_path / "store", exclude=("first",))
+
+
+def identity_sae() -> SAE:
+    eye, zeros = np.eye(6, dtype=np.float32), np.zeros(6, np.float32)
+    return SAE({"W_enc": eye, "W_dec": eye, "b_enc": zeros, "b_dec": zeros}, L1())
+
+
+def test_pooling_by_text_equals_a_loop(labelled_store: ActivationStore) -> None:
+    documents, rows = labelled_store.documents, labelled_store.rows()
+    expected = np.stack([rows[documents == i].max(0) for i in range(40)])
+    np.testing.assert_array_equal(document_maxima(labelled_store), expected)
+    np.testing.assert_array_equal(document_maxima(labelled_store, lambda x: -x)[:, 0], [
+        (-rows[documents == i, 0]).max() for i in range(40)
+    ])  # fmt: skip
+
+
+def test_detectors_find_the_unit_that_carries_the_label(labelled_store: ActivationStore) -> None:
+    pooled = {
+        kind: document_maxima(labelled_store, view) for kind, view in unit_views(identity_sae()).items()
+    }
+    label = {"odd": np.arange(40) % 2 == 1}
+    found = label_detectors(pooled, pooled, label, label)["odd"]
+    assert (found["neuron"].index, found["neuron"].auroc) == (4, 1.0)
+    assert (found["latent"].index, found["latent"].auroc) == (4, 1.0)
+    assert set(found) == {"neuron", "latent", "random"}
+
+
+def test_top_contexts_are_the_largest_codes_of_the_whole_store(
+    labelled_store: ActivationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae = identity_sae()
+    codes = sae.encode(labelled_store.rows()).toarray()
+    monkeypatch.setattr(probing._blocks_of_codes, "__defaults__", (17,))  # many blocks
+    found = top_contexts(sae, labelled_store, [4, 0], n=7, before=1, after=1)
+    for latent, contexts in found.items():
+        order = np.argsort(-codes[:, latent], kind="stable")[:7]
+        assert [c.row for c in contexts] == order.tolist()
+        assert [c.value for c in contexts] == codes[order, latent].tolist()
+        assert all(c.tokens[c.at] == labelled_store.tokens[c.row] for c in contexts)
+
+    class Words:
+        def decode(self, ids: list[int]) -> str:
+            return "".join(f" t{i}" for i in ids)
+
+    first = found[4][0]
+    assert f"[[ t{first.tokens[first.at]}]]" in first.text(Words())

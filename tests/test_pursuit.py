@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 
-from sparse_sae import SAE, load, train
+from sparse_sae import SAE, TopK, load, train
 from sparse_sae.architectures import Pursuit
 from sparse_sae.match import match
-from sparse_sae.pursuit import encode, inference, learn
-from sparse_sae.synthetic import lesson
+from sparse_sae.pursuit import encode, inference, learn, refine
+from sparse_sae.synthetic import lesson, superposition
 
 
 def dictionary(seed, m, d):
@@ -161,6 +162,65 @@ def test_pursuit_is_an_architecture_that_saves_and_trains(tmp_path):
     assert 1 < scaled.encode(data.x * 100).nnz / 400 < 8
     with pytest.raises(ValueError, match=r"k in 1\.\.24"):
         train(data.x, Pursuit(method="omp", k=25), d_sae=24, n_tokens=800)
+
+
+def refined_simply(x, codes, W, threshold):
+    """The definition, a latent at a time."""
+    kept = np.zeros_like(codes)
+    for n, j in zip(*codes.nonzero(), strict=True):
+        others = codes[n].copy()
+        others[j] = 0
+        alone = (x[n] - others @ W) @ W[j] / np.linalg.norm(W[j])
+        kept[n, j] = codes[n, j] if alone > threshold else 0
+    return kept
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_refinement_keeps_what_the_others_do_not_explain(threads):
+    rng = np.random.default_rng(0)
+    W = rng.standard_normal((40, 7)).astype(np.float32)
+    codes = np.maximum(rng.standard_normal((60, 40)) - 1, 0).astype(np.float32)
+    b_dec = rng.standard_normal(7).astype(np.float32)
+    x = codes @ W + b_dec + rng.standard_normal((60, 7)).astype(np.float32)
+    found = refine(x, csr_array(codes), W, b_dec, threshold=0.5, num_threads=threads)
+    expected = refined_simply((x - b_dec).astype(float), codes.astype(float), W.astype(float), 0.5)
+    assert 0.2 < found.nnz / np.count_nonzero(codes) < 0.95
+    assert_allclose(found.toarray(), expected, rtol=1e-6)
+    twice = refine(x, codes, W, b_dec, threshold=0.5, rounds=2, num_threads=threads)
+    assert_array_equal(twice.toarray(), refine(x, found, W, b_dec, threshold=0.5).toarray())
+
+
+def test_refinement_raises_precision_where_features_overlap():
+    world = superposition(256, 48, probability=0.02, noise=0.02, seed=0)
+    samples, W = world.block(0, 500), world.features
+    zeros = {"b_enc": np.zeros(256, np.float32), "b_dec": np.zeros(48, np.float32)}
+    codes = SAE.from_rows({"W_enc": W, "W_dec": W, **zeros}, TopK(k=10)).encode(samples.x)
+    found = refine(samples.x, codes, W, threshold=0.3)
+    truth = samples.codes.toarray() > 0
+
+    def precision(codes):
+        return truth[codes.toarray() > 0].mean()
+
+    assert precision(found) > precision(codes) + 0.1
+    assert found.nnz < codes.nnz
+
+
+def test_refinement_names_what_it_cannot_use():
+    x, W = np.ones((2, 3)), np.eye(3)
+    assert refine(np.zeros((0, 3)), np.zeros((0, 3)), W, threshold=0.0).shape == (0, 3)
+    assert refine(x, np.zeros((2, 3)), W, threshold=0.0).nnz == 0
+    assert refine(x, np.ones((2, 3)), np.diag([1.0, 1.0, 0.0]), threshold=0.0).indices.tolist() == [
+        0,
+        1,
+        0,
+        1,
+    ]
+    with pytest.raises(ValueError, match=r"codes: got shape \(2, 4\)"):
+        refine(x, np.ones((2, 4)), W, threshold=0.0)
+    with pytest.raises(ValueError, match="codes: got NaN"):
+        refine(x, np.full((2, 3), np.nan), W, threshold=0.0)
+    with pytest.raises(ValueError, match="threshold"):
+        refine(x, np.ones((2, 3)), W, threshold=float("nan"))
 
 
 @pytest.mark.slow

@@ -11,34 +11,35 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparse_sae._io.documents import blocks, filled
+
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "docs" / "results" / "refunds.json"
 
 
 @pytest.fixture
 def example(monkeypatch):
-    """A function that imports a module of examples/."""
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    """A function that imports a module of studies/refunds."""
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / "refunds"))
     yield importlib.import_module
-    for name in ("refunds", "refunds_page"):
+    for name in ("run", "page"):
         sys.modules.pop(name, None)
+
+
+def refilled(page, text, result):
+    return filled(text, page.contents(result, blocks(text)))
 
 
 @pytest.mark.parametrize("name", ["refunds.md", "language-models.md"])
 def test_pages_are_filled_from_the_committed_result(example, name):
-    result = json.loads(RESULT.read_text()) if RESULT.exists() else None
-    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    assert example("refunds_page").filled(text, result) == text
-
-
-def test_an_unknown_mark_is_an_error(example):
-    with pytest.raises(KeyError):
-        example("refunds_page").filled("<!-- weather -->\nsunny\n<!-- /weather -->", None)
+    page, text = example("page"), (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert refilled(page, text, json.loads(RESULT.read_text())) == text
+    assert set(blocks(text)) <= {*page.SECTIONS, "harvest"}
 
 
 def test_the_study_on_a_tiny_model(example, tiny_lm, tmp_path, monkeypatch, capsys):
     """Every step and every section of the page; what a random model decides is nobody's business."""
-    study, page = example("refunds"), example("refunds_page")
+    study, page = example("run"), example("page")
     words = [
         "please can you refund my late parcel",
         "my order is late and we are angry",
@@ -81,9 +82,8 @@ def test_the_study_on_a_tiny_model(example, tiny_lm, tmp_path, monkeypatch, caps
             assert sum(c["after"] for c in rows) == pytest.approx(1)
             assert np.isclose(sum(c["change"] for c in rows), 0)
     for name in ("refunds.md", "language-models.md"):
-        text = page.filled((ROOT / "docs" / name).read_text(encoding="utf-8"), result)
-        assert "Not measured yet" not in text
-        assert page.filled(text, result) == text
+        text = refilled(page, (ROOT / "docs" / name).read_text(encoding="utf-8"), result)
+        assert refilled(page, text, result) == text
         result["on_model"][0]["loss_sae"] += 1.0
-        assert page.filled(text, result) != text
+        assert refilled(page, text, result) != text
         result["on_model"][0]["loss_sae"] -= 1.0

@@ -23,10 +23,13 @@ from .transforms import Transform
 if TYPE_CHECKING:
     from . import (  # noqa: F401 (what `__getattr__` gives)
         architectures,
+        audit,
+        browser,
         circuits,
         data,
         evaluation,
         formats,
+        hub,
         lm,
         match,
         probing,
@@ -65,8 +68,8 @@ __all__ = [
 
 # Imported when they are first named (`sparse_sae.match`), so that importing the package stays quick.
 _PARTS = (
-    "architectures", "circuits", "data", "evaluation", "formats", "lm", "match", "probing", "pursuit", "synthetic",
-    "toy", "training",
+    "architectures", "audit", "browser", "circuits", "data", "evaluation", "formats", "hub", "lm", "match", "probing",
+    "pursuit", "synthetic", "toy", "training",
 )  # fmt: skip
 
 if not TYPE_CHECKING:

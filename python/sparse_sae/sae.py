@@ -95,6 +95,26 @@ class SAE:
             params = {**params, "W_enc": np.transpose(params["W_enc"])}
         return cls(params, architecture, **more)
 
+    @classmethod
+    def from_pretrained(cls, repo_id: str, path: str | None = None, **options: Any) -> SAE:
+        """Open a published SAE of the Hugging Face Hub, in any format of `sparse_sae.formats`.
+
+        Args:
+            repo_id: "owner/name" of a model repository.
+            path: the SAE's directory or file in it; None where the repository is one SAE.
+            **options: revision, format, token, cache_dir, local_files_only; see `sparse_sae.hub.from_pretrained`,
+                which also lists the errors.
+        """
+        from .hub import from_pretrained
+
+        return from_pretrained(repo_id, path, **options)
+
+    def push_to_hub(self, repo_id: str, path: str | None = None, **options: Any) -> str:
+        """Publish this SAE for `from_pretrained` and SAELens; see `sparse_sae.hub.push`."""
+        from .hub import push
+
+        return push(self, repo_id, path, **options)
+
     def _check(self) -> None:
         p = self.params
         for name in ("W_enc", "W_dec", "b_enc", "b_dec", *self.architecture.needs):

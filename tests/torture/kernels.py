@@ -11,39 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from products import gather, products, residual, squared_norm, update
+from values import check_values, dense, oracle, pick, same, values
 from watch import Broken
 
 from sparse_sae import _kernels
 
 LEVELS = _kernels.loadable_levels()
 SIZES = [0, 1, 2, 3, 5, 7, 8, 13, 16, 17, 31, 33, 48, 64, 97, 130, 260]
-
-
-def values(rng: np.random.Generator, kind: str, dtype: Any, *shape: int) -> Any:
-    a = rng.standard_normal(shape)
-    if kind == "integers":
-        a = rng.integers(-2, 3, shape).astype(np.float64)
-    elif kind == "huge":
-        a *= 10.0 ** rng.uniform(0, 17)
-    elif kind == "tiny":
-        a *= 10.0 ** rng.uniform(-44, 0)
-    elif kind == "outliers":
-        a *= np.where(rng.random(shape) < 0.02, 1e4, 1)
-    elif kind == "special" and a.size:
-        special = np.array([np.nan, np.inf, -np.inf, 1e-42, -0.0, 3e38])
-        a = np.where(rng.random(shape) < 0.01, rng.choice(special, shape), a)
-    with np.errstate(over="ignore"):
-        return a.astype(dtype)
-
-
-def same(one: Any, other: Any, what: str) -> None:
-    for a, b in zip(one[:3], other[:3], strict=True):
-        if a.dtype != b.dtype or a.tobytes() != b.tobytes():
-            raise Broken(f"{what}: not the same bits")
-
-
-def pick(rng: np.random.Generator, options: Any) -> Any:
-    return options[int(rng.integers(len(options)))]
 
 
 def case(rng: np.random.Generator, scratch: Path) -> str:
@@ -56,41 +31,9 @@ def case(rng: np.random.Generator, scratch: Path) -> str:
     center = values(rng, kind, dtype, d) if rng.random() < 0.5 else None
     threads = int(rng.integers(2, 9))
     with np.errstate(all="ignore"):
-        part = pick(rng, [topk, threshold, batch_topk, products, update])
+        part = pick(rng, PARTS)
         part(rng, kernels, x, w, b, center, threads, f"{level} {np.dtype(dtype)} {kind} N {n} D {d} M {m}")
     return f"{part.__name__} at {level}"
-
-
-def oracle(x: Any, w: Any, b: Any, center: Any) -> tuple[Any, Any]:
-    """Pre-activations in float64 and how far rounding may take those of w's own type from them."""
-    rows = x.astype(np.float64) - (0 if center is None else center.astype(np.float64))
-    wide = w.astype(np.float64)
-    bias = np.zeros(len(w)) if b is None else b.astype(np.float64)
-    info = np.finfo(w.dtype)
-    size = np.abs(x).astype(np.float64) + (0 if center is None else np.abs(center.astype(np.float64)))
-    reach = size @ np.abs(wide).T + np.abs(bias)
-    tolerance = (w.shape[1] + 8) * (float(info.eps) * reach + float(info.tiny))
-    tolerance = np.where(reach < float(info.max) / 8, tolerance, np.inf)  # sums may overflow on the way
-    return rows @ wide.T + bias, tolerance
-
-
-def dense(codes: Any, m: int) -> Any:
-    out = np.full((len(codes[0]) - 1, m), np.nan)
-    rows = np.repeat(np.arange(len(out)), np.diff(codes[0]))
-    out[rows, codes[1]] = codes[2]
-    return out
-
-
-def check_values(codes: Any, pre: Any, tolerance: Any, what: str) -> Any:
-    """The mask of what was chosen, after looking at its values and its order."""
-    got = dense(codes, pre.shape[1])
-    chosen = ~np.isnan(got)
-    if chosen.sum() != len(codes[1]) or not (np.isnan(codes[2]).sum() == 0):
-        raise Broken(f"{what}: a latent twice, or NaN among the codes")
-    known = chosen & np.isfinite(pre) & np.isfinite(tolerance)
-    if not (np.abs(got - pre)[known] <= tolerance[known]).all():
-        raise Broken(f"{what}: a value is farther from the oracle than rounding explains")
-    return chosen
 
 
 def topk(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, threads: int, what: str) -> None:
@@ -145,56 +88,56 @@ def batch_topk(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, thre
         raise Broken(f"encode_batch_topk {what} {total=}: another choice than the oracle")
 
 
-def codes_of(rng: Any, n: int, m: int, dtype: Any, kind: str) -> tuple[Any, Any, Any]:
-    mask = rng.random((n, m)) < pick(rng, [0.0, 0.02, 0.2, 1.0])
-    indptr = np.concatenate([[0], np.cumsum(mask.sum(axis=1))]).astype(np.int32)
-    indices = np.nonzero(mask)[1].astype(np.int32)
-    return indptr, indices, values(rng, kind, dtype, len(indices))
+def topk_aux(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, threads: int, what: str) -> None:
+    m = len(w)
+    dead = rng.random(m) < pick(rng, [0.05, 0.5, 1.0])
+    dead[int(rng.integers(m))] = True
+    k, aux_k = (min(int(pick(rng, [1, 4, 32, most])), most) for most in (m, int(dead.sum())))
+    what = f"encode_topk_aux {what} k {k} aux_k {aux_k} dead {dead.sum()}"
+    for screen in ["float"] + (["int8"] if w.dtype == np.float32 else []):
+        options: Any = {"center": center, "screen": screen}
+        got = kernels.encode_topk_aux(x, w, b, k, dead, aux_k, num_threads=threads, **options)
+        one = kernels.encode_topk_aux(x, w, b, k, dead, aux_k, num_threads=1, **options)
+        same(got[:3], one[:3], f"{what} {screen=} {threads=}")
+        same(got[3:6], one[3:6], f"{what} {screen=} {threads=}, the auxiliary ones")
+        same(
+            got,
+            kernels.encode_topk(x, w, b, k, simple=True, center=center),
+            f"{what} {screen=}, the main ones",
+        )
+        pre, tolerance = oracle(x, w, b, center)
+        chosen = check_values(got[3:6], pre, tolerance, what)
+        if chosen[:, ~dead].any() or (chosen.sum(axis=1) > aux_k).any():
+            raise Broken(f"{what}: a latent that is not dead, or too many")
+        key = np.where(dead, pre, -np.inf)
+        for n in np.flatnonzero(np.isfinite(pre).all(axis=1) & np.isfinite(tolerance).all(axis=1)):
+            cut, slack = np.sort(key[n])[-aux_k], 2 * tolerance[n].max()
+            missed = (key[n] > cut + slack) & ~chosen[n] & (np.abs(pre[n]) > tolerance[n])
+            if missed.any() or (key[n][chosen[n]] < cut - slack).any():
+                raise Broken(f"{what}: row {n} has another choice than the oracle")
 
 
-def close(got: Any, want: Any, reach: Any, terms: int, what: str) -> None:
-    info = np.finfo(got.dtype)
-    tolerance = (terms + 8) * (float(info.eps) * reach + float(info.tiny))
-    sure = np.isfinite(want) & (reach < float(info.max) / 8)
-    if not (np.abs(got - want)[sure] <= tolerance[sure]).all():
-        raise Broken(f"{what}: farther from the oracle than rounding explains")
+def omp(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, threads: int, what: str) -> None:
+    with np.errstate(all="ignore"):
+        wide = np.nan_to_num(w.astype(np.float64), nan=1.0, posinf=1.0, neginf=-1.0)
+        wide /= np.abs(wide).max(axis=1, keepdims=True) + (np.abs(wide).max(axis=1, keepdims=True) == 0)
+        length = np.linalg.norm(wide, axis=1, keepdims=True)
+        atoms = np.where(length > 0, wide / np.where(length > 0, length, 1), 0).astype(w.dtype)
+    k = min(int(pick(rng, [1, 2, 6])), len(w))
+    what = f"encode_omp {what} k {k}"
+    want = kernels.encode_omp(x, atoms, k, center=center, simple=True)
+    same(kernels.encode_omp(x, atoms, k, center=center, num_threads=threads), want, f"{what} {threads=}")
+    if (np.diff(want[0]) > k).any() or not (want[2] > 0).all():
+        raise Broken(f"{what}: more than k codes, or one that is not positive")
+    rows = x.astype(np.float64) - (0 if center is None else center.astype(np.float64))
+    before = np.linalg.norm(rows, axis=1)
+    left = np.linalg.norm(
+        np.nan_to_num(dense(want, len(w)), nan=0.0) @ atoms.astype(np.float64) - rows, axis=1
+    )
+    sure = np.isfinite(before) & (before < np.sqrt(float(np.finfo(w.dtype).max)) / 8)
+    slack = 1e-3 * (before if center is None else before + np.linalg.norm(center.astype(np.float64)))
+    if not (left <= before + slack + float(np.finfo(w.dtype).tiny))[sure].all():
+        raise Broken(f"{what}: the codes reconstruct worse than none")
 
 
-def products(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, threads: int, what: str) -> None:
-    n, m = len(x), len(w)
-    indptr, indices, z = codes_of(rng, n, m, w.dtype, "ordinary")
-    z64 = np.nan_to_num(dense((indptr, indices, z), m), nan=0.0)
-    wide, rows = w.astype(np.float64), x.astype(np.float64)
-    finite = bool(np.isfinite(wide).all() and np.isfinite(rows).all())
-    for run, want, reach, terms in [
-        (lambda t: kernels.decode(indptr, indices, z, w, num_threads=t), z64 @ wide, abs(z64) @ abs(wide), m),
-        (lambda t: kernels.matmul_nt(x, w, num_threads=t), rows @ wide.T, abs(rows) @ abs(wide).T, w.shape[1]),
-        (
-            lambda t: kernels.weight_grad(indptr, indices, z, x, m, num_threads=t) if n else w * 0,
-            z64.T @ rows if n else wide * 0, abs(z64).T @ abs(rows) if n else abs(wide) * 0, max(1, n),
-        ),
-    ]:  # fmt: skip
-        got = run(threads)
-        if got.tobytes() != run(1).tobytes():
-            raise Broken(f"products {what}: {threads} threads give other bits")
-        if finite:
-            close(got, want, reach, terms, f"products {what}")
-    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-    if kernels.first_nonfinite_row(x, num_threads=threads) != (bad[0] if len(bad) else -1):
-        raise Broken(f"first_nonfinite_row {what}")
-
-
-def update(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, threads: int, what: str) -> None:
-    n, m = len(x), len(w)
-    indptr, indices, z = codes_of(rng, n, m, w.dtype, "ordinary")
-    if not n:
-        return
-    how: Any = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "step": int(rng.integers(1, 100))}
-    unit = bool(rng.random() < 0.5)
-    w0, m0, v0 = w.copy(), np.zeros_like(w), np.zeros_like(w)
-    w1, m1, v1 = w.copy(), np.zeros_like(w), np.zeros_like(w)
-    grad = kernels.weight_grad(indptr, indices, z, x, m, num_threads=threads)
-    kernels.adam_rows(w0, m0, v0, grad, **how, unit_norm=unit)
-    one = {"w": w1, "m": m1, "v": v1, "values": z, "dense": x, "unit_norm": unit}
-    kernels.update_rows([one], indptr, indices, m, **how, num_threads=threads)
-    same((w0, m0, v0), (w1, m1, v1), f"update_rows {what}")
+PARTS = [topk, threshold, batch_topk, topk_aux, omp, products, residual, squared_norm, update, gather]

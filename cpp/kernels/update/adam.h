@@ -34,7 +34,9 @@ struct RowUpdate {
 };
 
 // weight_grad and adam_rows in one pass per latent, so that no gradient matrix is stored. Bit-identical to the
-// two run one after the other.
+// two run one after the other, but for which NaN a NaN is: of two that are added, a processor keeps sign and payload of
+// the first, and the compiler chooses which that is wherever it inlines the sum. For any number of threads all bits are
+// equal.
 template <class T>
 void update_rows(const RowUpdate<T>* updates, int count, const ByLatent& order, const Adam& how, int64_t M,
                  int num_threads);

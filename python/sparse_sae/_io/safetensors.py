@@ -124,10 +124,17 @@ def map_tensors(path: Path, header: Header | None = None) -> dict[str, Array]:
 
     Copy-on-write: the file is never changed, and pages are read when they are used.
     """
-    header = header or read_header(path)
+    return tensor_views(map_bytes(path), header or read_header(path))
+
+
+def map_bytes(path: Path) -> Array:
+    """A file that is not empty, header and all, as (n,) uint8 mapped into memory copy-on-write."""
     with open_regular(path) as file:
-        # An empty mapping is an error, so the header is mapped too.
-        raw = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
+
+
+def tensor_views(raw: Array, header: Header) -> dict[str, Array]:
+    """The tensors in the bytes of a whole file, without a copy."""
     return {
         name: raw[entry.begin : entry.end].view(DTYPES[entry.dtype]).reshape(entry.shape)
         for name, entry in header.tensors.items()

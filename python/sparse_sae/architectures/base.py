@@ -110,6 +110,7 @@ class Architecture(ABC):
 
     name: ClassVar[str]
     competes: ClassVar[bool] = False  # whether codes of one latent depend on the pre-activations of others
+    trainable: ClassVar[bool] = True  # whether there is a `step`; others are read from files and used
     needs: ClassVar[
         tuple[str, ...]
     ] = ()  # weights of its own, one entry a latent, without which it cannot encode

@@ -28,6 +28,7 @@ class GroupMax(Architecture):
 
     name: ClassVar[str] = "groupmax"
     competes: ClassVar[bool] = True
+    trainable: ClassVar[bool] = False
 
     def check(self, d_sae: int) -> None:
         """See the base class."""

@@ -10,7 +10,7 @@ import numpy as np
 from .. import _kernels
 from .auxiliary import auxiliary
 from .base import Array, Batch, Block, Codes, Gradients, Params, gradients, reconstruction
-from .penalty import SAMPLE_ROWS, Penalised, along, decoder_norms, starting_bias
+from .penalty import SAMPLE_ROWS, Penalised, along, decoder_norms, quantile_of_products, starting_bias
 
 RECIPES = ("step", "tanh")
 _FOLLOW = 0.02  # of log(L0 / target), per step, added to log θ
@@ -209,8 +209,9 @@ class JumpReLU(Penalised):
 
 def starting_threshold(params: Params, x: Array, active: float) -> float:
     """The threshold, one for all, above which `active` latents (at most half) of a row of a sample are."""
-    pre = _kernels.matmul_nt(np.ascontiguousarray(x[:SAMPLE_ROWS]), params["W_enc"]) + params["b_enc"]
-    return max(float(np.quantile(pre, 1 - min(0.5, active / pre.shape[1]))), 1e-3)
+    sample, m = np.ascontiguousarray(x[:SAMPLE_ROWS]), len(params["W_enc"])
+    share = 1 - min(0.5, active / m)
+    return max(quantile_of_products(sample, params["W_enc"], params["b_enc"], share), 1e-3)
 
 
 def above(

@@ -15,6 +15,7 @@ from .base import Architecture, Array, Batch, Gradients, Params, annealed
 _GAIN, _PROPORTIONAL, _LIMIT = 0.015, 0.7, 1.0
 _SMOOTHING = 0.1
 SAMPLE_ROWS = 2048
+_BLOCK = 1024  # latents whose products with a sample are held at once
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,28 @@ def starting_bias(params: Params, x: Array, active: float) -> Array:
         pre = _kernels.matmul_nt(sample, w[first : first + 4096])
         bias[first : first + 4096] = -np.quantile(pre, 1 - share, axis=0)
     return bias
+
+
+def quantile_of_products(x: Array, w: Array, bias: Array, share: float) -> float:
+    """The value that this share of all entries of x @ w.T + bias lies below, interpolated as `numpy.quantile` does.
+
+    Only entries that may be above it are held: about 1 - share of len(x) · len(w), and a block of latents' more.
+    """
+    n = len(x) * len(w)
+    place = (n - 1) * share
+    below = int(place)
+    kept = n - below  # the largest entries, of which the smallest two enclose the value
+    largest = np.empty(0, w.dtype)
+    for first in range(0, len(w), _BLOCK):
+        part = slice(first, first + _BLOCK)
+        pre = _kernels.matmul_nt(x, w[part])
+        pre += bias[part]
+        largest = np.concatenate([largest, pre.ravel()])
+        if len(largest) > kept:
+            largest = np.partition(largest, len(largest) - kept)[len(largest) - kept :]
+    low, high = np.sort(np.partition(largest, 1)[:2]) if len(largest) > 1 else (largest[0], largest[0])
+    gap, t = high - low, place - below
+    return float(low + gap * w.dtype.type(t) if t < 0.5 else high - gap * w.dtype.type(1 - t))
 
 
 def decoder_norms(w: Array, sources: tuple[int, ...]) -> Array:

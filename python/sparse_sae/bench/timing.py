@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .. import _kernels
+from .._io import documents
 
 Task: TypeAlias = Callable[[], Any]
 
@@ -168,8 +169,7 @@ def machine(threads: int) -> dict[str, Any]:
 def table(lines: list[Line]) -> str:
     """Markdown."""
     head = ["work", "size", "measured", "yardstick", "ratio", "target", ""]
-    rows = [head, ["---"] * len(head), *(line.cells() for line in lines)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    return documents.table(head, [line.cells() for line in lines])
 
 
 def peak_megabytes(task: Task) -> float:

@@ -1,4 +1,20 @@
-"""Circuits: which features make which, as graphs on a prompt.
+"""Circuits: which features make which, as graphs on a prompt, confirmed by ablation.
+
+    graph = attribute(model, transcoders, "The capital of France is", confirm=True)
+    print(graph)                      # its last line is the verdict; "not confirmed: call graph.confirm()" before
+    small = graph.prune()
+    found = small.confirm(n_edges=64, n_nodes=32, n_random=20, paraphrases=[...], seed=0)
+    found.verdict, found.failed       # one line with the numbers; the names of the tests that were not passed
+    found.frozen.correlation          # edges ablated in the frozen model: predicted against measured
+    found.attention.sign_agreement    # the same edges under live attention and norms
+    found.nodes.predicted             # nodes ablated in the model itself, .measured, .source, .target
+    found.faithfulness, found.random, found.p_random, found.completeness, found.sizes, found.curve, found.spread
+
+    why = qk_attribution(graph, layer, head, query, key)   # which pairs of sources make the head attend
+    why.pairs(10, kinds=("token", "feature")), why.by_key
+
+    circuit = feature_circuit(model, saes, [Pair(clean, patch, right, wrong), ...], method="integrated")
+    circuit.nodes, circuit.edges, circuit.faithfulness(held_out, errors="default"), circuit.curve(held_out).cpr
 
 torch is imported with the first name that is used; it comes with the extra `lm`.
 """
@@ -9,19 +25,31 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
+    "Ablations": "confirm",
     "AttributionGraph": "graph",
+    "Confirmation": "confirm",
     "DictionarySet": "dictionaries",
     "Feature": "targets",
+    "FeatureCircuit": "feature_circuits",
     "Frozen": "frozen",
     "Logit": "targets",
     "LogitDifference": "targets",
     "LogitFunction": "targets",
+    "Pair": "pairs",
+    "QKAttribution": "qk",
     "attribute": "attribution",
+    "confirm": "confirm",
+    "feature_circuit": "feature_circuits",
     "freeze": "frozen",
     "graph_of": "attribution",
     "load_graph": "files",
+    "places_of": "set_training",
+    "qk_attribution": "qk",
     "save_graph": "files",
+    "set_quality": "set_measures",
+    "train_set": "set_training",
     "write_neuronpedia": "neuronpedia",
+    "write_page": "page",
 }
 
 __all__ = sorted(_PUBLIC)

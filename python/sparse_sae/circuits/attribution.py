@@ -12,7 +12,8 @@ from scipy.sparse import csr_array
 
 from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.circuits.frozen import Frozen, freeze
-from sparse_sae.circuits.graph import ERROR, FEATURE, TARGET, TOKEN, AttributionGraph, influence
+from sparse_sae.circuits.graph import TARGET, AttributionGraph, influence
+from sparse_sae.circuits.origin import Origin, source_kinds, source_labels
 from sparse_sae.circuits.pull import Pulled, Row, feature_row, pull
 from sparse_sae.circuits.targets import Target, rows_of
 from sparse_sae.sae import SAE
@@ -30,6 +31,7 @@ def attribute(
     max_edges: int = 20_000,
     first_position: bool = False,
     any_name: bool = False,
+    confirm: bool = False,
 ) -> AttributionGraph:
     """The attribution graph of a prompt on transcoders (Ameisen et al. 2025; Dunefsky et al. 2024).
 
@@ -43,6 +45,8 @@ def attribute(
         max_edges: edges kept in a row, the largest; the sum of the others is in `graph.rest`.
         first_position: whether features and errors of the first position are nodes.
         any_name: accept dictionaries made for a model of another name.
+        confirm: also ablate what the graph says matters (`graph.confirm()`), which costs about as much as 300
+            forward passes of the prompt; `print(graph)` then ends with the verdict.
 
     Raises:
         ValueError: a prompt, target or dictionary that does not fit the model; the message says what to do.
@@ -53,11 +57,14 @@ def attribute(
     for name, value in (("max_features", max_features), ("max_edges", max_edges)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: got {value}, expected a positive number")
-    ids = prompt if not isinstance(prompt, str) else _ids(model, prompt)
+    ids = prompt_ids(_tokenizer(model), prompt)
     frozen = freeze(model, dictionaries, ids, first_position=first_position, any_name=any_name)
-    return graph_of(
+    graph = graph_of(
         frozen, targets, max_features=max_features, max_edges=max_edges, tokenizer=_tokenizer(model)
     )
+    if confirm:
+        graph.confirm()
+    return graph
 
 
 def graph_of(
@@ -92,7 +99,10 @@ def graph_of(
         ]
         rows.compute([first + int(i) for i in chosen], new)
         done[chosen] = True
-    return _assemble(frozen, asked, rows, weight, tokenizer)
+    graph = _assemble(frozen, asked, rows, weight, tokenizer)
+    limits = {"max_features": max_features, "max_edges": max_edges}
+    graph.origin = Origin(frozen, asked, targets, tokenizer, limits, graph.edges, np.arange(len(graph)))
+    return graph
 
 
 class _Rows:
@@ -146,13 +156,8 @@ def _assemble(
     features = [x.cpu().numpy() for x in (f.layer, f.position, f.latent, f.activation)]
     words = [_word(tokenizer, i) for i in f.ids]
     n_asked, none = len(asked), np.full(n_tokens, -1)
-    kind = np.repeat([TOKEN, ERROR, FEATURE, TARGET], [n_tokens, len(errors), len(features[0]), n_asked])
-    labels = [
-        *words,
-        *(f"error of layer {i // n_tokens} at {words[i % n_tokens]!r}" for i in errors),
-        *(f"L{a}/{c} at {words[b]!r}" for a, b, c in zip(*features[:3], strict=True)),
-        *(a.label for a in asked),
-    ]
+    kind = np.concatenate([source_kinds(f), np.full(n_asked, TARGET)])
+    labels = [*source_labels(f, words), *(a.label for a in asked)]
     bias, rest, expanded = np.zeros(n), np.zeros(n), np.zeros(n, bool)
     heads = np.zeros((n, *next(iter(rows.heads.values())).shape), np.float32)
     for place in rows.columns:
@@ -176,8 +181,10 @@ def _tokenizer(model: Any) -> Any:
     return None if isinstance(model, torch.nn.Module) else model.tokenizer
 
 
-def _ids(model: Any, prompt: str) -> list[int]:
-    tokenizer = _tokenizer(model)
+def prompt_ids(tokenizer: Any, prompt: str | Sequence[int]) -> list[int]:
+    """Token ids of a prompt; ids are taken as they are."""
+    if not isinstance(prompt, str):
+        return list(prompt)
     if tokenizer is None:
         raise ValueError(
             "prompt: a text, but the model has no tokenizer; give token ids, or a model of load_model"

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._io.atomic import atomic_directory, write_json
-from ..formats import load
+from .._io.atomic import atomic_directory
 from ..sae import SAE
-
-MANIFEST = "dictionaries.json"
-_FORMAT = "sparse_sae dictionary set"
-_VERSION = 1
+from . import set_files
 
 
 @dataclass(frozen=True)
@@ -122,64 +115,25 @@ class DictionarySet(Mapping[str, Dictionary]):
 
     def save(self, path: str | Path) -> None:
         """Write a directory with a manifest (model, hook points, SHA-256 of every file), whole or not at all."""
-        with atomic_directory(path, ours=lambda found: (found / MANIFEST).is_file()) as fresh:
-            rows = []
-            for number, d in enumerate(self.values()):
-                folder = f"{number:03d}"
-                d.sae.save(fresh / folder)
-                files = sorted(f for f in (fresh / folder).rglob("*") if f.is_file())
-                rows.append(
-                    {
-                        "reads": d.reads,
-                        "writes": d.writes,
-                        "folder": folder,
-                        "sha256": {str(f.relative_to(fresh)): _sha256(f) for f in files},
-                    }
-                )
-            manifest = {
-                "format": _FORMAT, "version": _VERSION, "model": self.model_name, "dictionaries": rows,
-            }  # fmt: skip
-            write_json(fresh / MANIFEST, manifest)
+        with atomic_directory(path, ours=set_files.is_set) as fresh:
+            rows = [
+                set_files.write_one(fresh, i, d.reads, d.writes, d.sae) for i, d in enumerate(self.values())
+            ]
+            set_files.write_manifest(fresh, self.model_name, rows)
 
     @staticmethod
     def load(path: str | Path) -> DictionarySet:
-        """Read what `save` wrote.
+        """Read what `save` or `train_set` wrote; of an unfinished training, the dictionaries that are done.
 
         Raises:
             FileNotFoundError: no manifest there. ValueError: not such a directory, or a file in it was changed.
         """
-        path = Path(path)
-        file = path / MANIFEST
-        if not file.is_file():
-            raise FileNotFoundError(f"path: there is no {file}; expected a directory of DictionarySet.save")
-        try:
-            manifest = json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(f"{file}: not JSON ({error})") from error
-        if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-            raise ValueError(f"{file}: field 'format' should read {_FORMAT!r}")
-        if manifest.get("version") != _VERSION:
-            raise ValueError(
-                f"{file}: field 'version' is {manifest.get('version')!r}, this program reads {_VERSION}"
-            )
-        saes = {}
-        for number, row in enumerate(manifest.get("dictionaries", [])):
-            missing = {"reads", "writes", "folder", "sha256"} - set(row)
-            if missing:
-                raise ValueError(f"{file}: entry {number} of 'dictionaries' lacks {sorted(missing)}")
-            for name, digest in row["sha256"].items():
-                if ".." in Path(name).parts or Path(name).is_absolute():
-                    raise ValueError(f"{file}: entry {number} names a file outside the directory: {name!r}")
-                if not (path / name).is_file() or _sha256(path / name) != digest:
-                    raise ValueError(
-                        f"{path / name}: missing, or not the file that was saved (its SHA-256 differs); "
-                        "copy the set again"
-                    )
-            folder = str(row["folder"])
-            if re.fullmatch(r"[\w-]+", folder) is None:
-                raise ValueError(f"{file}: entry {number}, field 'folder': {folder!r} is no folder's name")
-            saes[row["reads"], row["writes"]] = load(path / folder)
-        return DictionarySet(saes, model_name=str(manifest["model"]))
+        manifest = set_files.read_manifest(Path(path))
+        saes = {
+            (row["reads"], row["writes"]): set_files.read_one(Path(path), row)
+            for row in manifest["dictionaries"]
+        }
+        return DictionarySet(saes, model_name=manifest["model"])
 
 
 def _reads(hook: Any, sae: SAE) -> str:
@@ -191,14 +145,6 @@ def _reads(hook: Any, sae: SAE) -> str:
             f"saes: the transcoder that writes {hook!r} does not say what it reads; use (reads, writes) as its key"
         )
     return str(reads)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _widths(module: Any, hooks: list[str]) -> dict[str, int]:

@@ -138,6 +138,13 @@ def freeze(
         return _freeze(tf, ids, transcoders, first_position)
 
 
+def again(frozen: Frozen, ids: Sequence[int]) -> Frozen:
+    """The same model and transcoders, frozen on another prompt."""
+    ids = _checked_ids(frozen.transformer, ids)
+    with torch.no_grad():
+        return _freeze(frozen.transformer, ids, frozen.transcoders, frozen.first_position)
+
+
 def _checked_ids(tf: Transformer, ids: Sequence[int]) -> list[int]:
     ids = [int(i) for i in ids]
     longest = int(getattr(tf.model.config, "max_position_embeddings", 0) or 0)

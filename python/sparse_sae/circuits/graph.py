@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+if TYPE_CHECKING:
+    from .confirm import Confirmation
+    from .origin import Origin
+
 KINDS = ("token", "error", "feature", "target")
 TOKEN, ERROR, FEATURE, TARGET = range(4)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class AttributionGraph:
     """Which sources make which features, and the target, on one prompt.
 
@@ -33,6 +37,8 @@ class AttributionGraph:
         expanded: (n,) whether the row was computed.
         heads: (n, n_layers, H) what of a node's pre-activation came through each head.
         missing_layers: layers without a transcoder, whose MLP is an error at every position.
+        confirmation: what the last `confirm` measured, else None; it is not saved.
+        origin: the frozen model, which `confirm` runs; None in a graph read from a file.
     """
 
     model_name: str
@@ -52,6 +58,8 @@ class AttributionGraph:
     expanded: NDArray[np.bool_]
     heads: NDArray[np.float32]
     missing_layers: list[int]
+    confirmation: Confirmation | None = field(default=None, repr=False)
+    origin: Origin | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -60,9 +68,22 @@ class AttributionGraph:
         counts = ", ".join(f"{int((self.kind == i).sum())} {name}s" for i, name in enumerate(KINDS))
         scores = f"replacement {self.replacement:.3f}, completeness {self.completeness:.3f}"
         lacking = f"; no transcoder in layers {self.missing_layers}" if self.missing_layers else ""
+        verdict = self.confirmation.verdict if self.confirmation else "not confirmed: call graph.confirm()"
         return (
-            f"<AttributionGraph of {self.model_name!r}: {counts}, {self.edges.nnz} edges; {scores}{lacking}>"
+            f"<AttributionGraph of {self.model_name!r}: {counts}, {self.edges.nnz} edges; {scores}{lacking}>\n"
+            f"  {verdict}"
         )
+
+    def confirm(self, **options: Any) -> Confirmation:
+        """Ablate what the graph says matters and measure what changes; for the options see `circuits.confirm`.
+
+        Raises:
+            ValueError: the graph was read from a file, or has no features.
+        """
+        from .confirm import confirm
+
+        self.confirmation = confirm(self, **options)
+        return self.confirmation
 
     def normalised(self) -> csr_array:
         """|edges|, each row divided by its sum (what was left out of the row counts in it)."""
@@ -145,6 +166,7 @@ class AttributionGraph:
             self.position[index], self.latent[index], self.activation[index], self.weight[index],
             [self.labels[i] for i in index], inside, self.bias[index],
             self.rest[index] + np.maximum(left, 0), self.expanded[index], self.heads[index], self.missing_layers,
+            origin=None if self.origin is None else self.origin.part(index),
         )  # fmt: skip
 
 

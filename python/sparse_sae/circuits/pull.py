@@ -23,16 +23,23 @@ class Row:
     """Where a row begins.
 
     Attributes:
-        layer: n_layers for a row that reads the end of the residual stream; else it reads before that layer's MLP.
+        layer: the layer it reads in; n_layers, with `before_attention`, for the end of the residual stream.
         position: the position it reads.
         vector: (D,) gradient of the target with respect to the residual stream there.
         bias: what the target has whatever the residual stream holds.
+        before_attention: reads what that layer's attention reads; else what its MLP reads.
     """
 
     layer: int
     position: int
     vector: Tensor
     bias: float
+    before_attention: bool = False
+
+    @property
+    def stage(self) -> int:
+        """Where along the residual stream, two stages a layer."""
+        return 2 * self.layer + (not self.before_attention)
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,8 @@ def logit_row(frozen: Frozen, gradient: Tensor, position: int) -> Row:
     bias = 0.0 if tf.b_U is None else float(gradient @ tf.b_U)
     if tf.norm_final.bias is not None:
         bias += float(vector @ tf.norm_final.bias)
-    return Row(
-        tf.n_layers, position, tf.norm_final.transpose(vector, frozen.seen.scale_final[position]), bias
-    )
+    vector = tf.norm_final.transpose(vector, frozen.seen.scale_final[position])
+    return Row(tf.n_layers, position, vector, bias, before_attention=True)
 
 
 def pull(frozen: Frozen, rows: Sequence[Row], each: Callable[[list[int], Pulled], None]) -> None:
@@ -80,7 +86,7 @@ def pull(frozen: Frozen, rows: Sequence[Row], each: Callable[[list[int], Pulled]
         by_position.setdefault(row.position, []).append(number)
     with torch.no_grad():
         for numbers in by_position.values():
-            numbers.sort(key=lambda i: rows[i].layer)
+            numbers.sort(key=lambda i: rows[i].stage)
             for start in range(0, len(numbers), PANEL):
                 chosen = numbers[start : start + PANEL]
                 each(chosen, _panel(frozen, [rows[i] for i in chosen]))
@@ -94,27 +100,28 @@ def _panel(f: Frozen, rows: list[Row]) -> Pulled:
     bias = g.new_zeros(PANEL)
     for number, row in enumerate(rows):
         bias[number] = row.bias
-    start = max(row.layer for row in rows)
-    _inject(g, rows, tf.n_layers)
-    for layer in range(min(start, tf.n_layers - 1), -1, -1):
+    last = max(row.stage for row in rows)
+    for layer in range(min(last // 2, tf.n_layers - 1), -1, -1):
+        _inject(g, rows, 2 * layer + 2)
         _sources(f, layer, g, edges, bias)
         t, w = f.transcoders.get(layer), tf.layers[layer]
         if t is not None and t.W_skip is not None:
             through = g @ t.W_skip
             g = g + (w.norm2.transpose(through, f.seen.scale2[layer][:n]) if t.normed else through)
-        _inject(g, rows, layer)
+        _inject(g, rows, 2 * layer + 1)
         bias += (g @ f.attn_bias[layer]).sum(-1)
         dz = (g @ w.W_O).unflatten(-1, (w.n_heads, w.d_head))
         heads[:, layer, : w.n_heads] = (dz * f.seen.z[layer][:n]).sum((1, 3))
         g = g + w.norm1.transpose(_to_values(f, layer, dz) @ w.W_V, f.seen.scale1[layer][:n])
+    _inject(g, rows, 0)
     edges[:, :n] = (g * f.seen.embedding[:n]).sum(-1)
     count = len(rows)
     return Pulled(edges[:count], bias[:count], heads[:count])
 
 
-def _inject(g: Tensor, rows: list[Row], layer: int) -> None:
+def _inject(g: Tensor, rows: list[Row], stage: int) -> None:
     for number, row in enumerate(rows):
-        if row.layer == layer:
+        if row.stage == stage:
             g[number, row.position] += row.vector
 
 

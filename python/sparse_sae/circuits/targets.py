@@ -55,7 +55,10 @@ Target: TypeAlias = Logit | LogitDifference | Feature | LogitFunction
 
 @dataclass(frozen=True)
 class Asked:
-    """A target made ready: its row, its weight in influence, what is written on it."""
+    """A target made ready: its row, its weight in influence, what is written on it.
+
+    gradient: (V,) with respect to the logits, None for a feature. function: what is asked, where it is not linear.
+    """
 
     row: Row
     weight: float
@@ -63,6 +66,8 @@ class Asked:
     value: float
     layer: int
     latent: int
+    gradient: Tensor | None = None
+    function: Callable[[Tensor], Tensor] | None = None
 
 
 def rows_of(frozen: Frozen, targets: Sequence[Target] | Target | None, tokenizer: Any = None) -> list[Asked]:
@@ -98,7 +103,8 @@ def _asked(f: Frozen, target: Target, tokenizer: Any) -> Asked:
                 raise ValueError("function: expected one number that depends on the logits it is given")
             (gradient,) = torch.autograd.grad(result.sum(), own)
         value = float(gradient @ logits)  # the linear function whose terms the row holds
-        return Asked(logit_row(f, gradient, position), 1.0, target.label, value, end, -1)
+        row = logit_row(f, gradient, position)
+        return Asked(row, 1.0, target.label, value, end, -1, gradient, target.function)
     gradient = torch.zeros_like(logits)
     token = _token(f, target.token, tokenizer)
     gradient[token] = 1
@@ -107,10 +113,14 @@ def _asked(f: Frozen, target: Target, tokenizer: Any) -> Asked:
         other = _token(f, target.other, tokenizer)
         gradient[other] -= 1
         label = f"{name} minus {target.other if tokenizer is None else tokenizer.decode([other])!r}"
-        return Asked(logit_row(f, gradient, position), 1.0, label, float(gradient @ logits), end, -1)
+        return Asked(
+            logit_row(f, gradient, position), 1.0, label, float(gradient @ logits), end, -1, gradient
+        )
     gradient -= 1 / len(gradient)
     probability = float(logits.softmax(-1)[token])
-    return Asked(logit_row(f, gradient, position), probability, name, float(gradient @ logits), end, token)
+    return Asked(
+        logit_row(f, gradient, position), probability, name, float(gradient @ logits), end, token, gradient
+    )
 
 
 def _token(f: Frozen, token: str | int, tokenizer: Any) -> int:

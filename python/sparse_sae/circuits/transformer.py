@@ -183,15 +183,17 @@ class Transformer:
         frozen: Pass | None = None,
         record: bool = False,
         positions: slice = slice(None),
+        first: int = 0,
     ) -> Pass:
-        """The forward pass of what enters layer 0, (…, T, D).
+        """The forward pass of what enters layer `first`, (…, T, D).
 
         Args:
-            embedding: what enters layer 0.
+            embedding: what enters that layer.
             mlp: what stands in place of the MLPs; None for the model's own.
             frozen: attention patterns and scales of the norms are taken from this pass.
             record: keep what the layers saw, not only the end; for one prompt, (T, D).
             positions: where logits are wanted.
+            first: the layer that the pass begins with; above 0 nothing can be recorded.
         """
         x = embedding
         replaced = mlp or self.mlp
@@ -199,7 +201,7 @@ class Transformer:
             k: [] for k in ["pre", "mid", "scale1", "scale2", "q", "k", "z", "mlp_in", "mlp_out"]
         }
         rotation = self.rotation(x.shape[-2])
-        for number, w in enumerate(self.layers):
+        for number, w in list(enumerate(self.layers))[first:]:
             pre = x
             scale1 = frozen.scale1[number] if frozen else w.norm1.scale(x)
             n1 = w.norm1.apply(x, scale1)

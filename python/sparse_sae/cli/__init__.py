@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import arrays, models
+from .. import __version__
+from . import arrays, browse, circuits, models, sets
 from ._parsing import command_adder
 
 
@@ -30,18 +31,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sparse-sae", description="Sparse autoencoders on language-model activations, on CPUs."
     )
+    parser.add_argument("--version", action="version", version=f"sparse-sae {__version__}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     add = command_adder(parser.add_subparsers(title="commands", required=True, metavar="COMMAND"))
     models.add_demo(add)
     models.add_capture(add)
     arrays.add_train(add)
+    sets.add_train_set(add)
     arrays.add_evaluate(add)
     models.add_explain(add)
     models.add_steer(add)
+    browse.add_browse(add)
+    circuits.add_circuit(add)
     arrays.add_info(add)
     arrays.add_bench(add)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
 
 Run = Callable[[argparse.Namespace], int]
@@ -30,11 +31,18 @@ def command_adder(commands: Any) -> AddCommand:
 
 
 def count(text: str) -> int:
-    """A positive integer; 60_000 and 60,000 are read too."""
-    value = int(text.replace("_", "").replace(",", ""))
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
+    """A positive integer; 60_000, 60,000 and 6e4 are read too.
+
+    >>> count("60,000") == count("6e4")
+    True
+    """
+    try:
+        value = Decimal(text.replace("_", "").replace(",", ""))
+    except InvalidOperation:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not value.is_finite() or value < 1 or value != value.to_integral_value():
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return int(value)
 
 
 def settings(items: list[str], option: str) -> dict[str, Any]:

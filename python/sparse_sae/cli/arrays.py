@@ -9,19 +9,26 @@ from typing import Any
 
 from .. import ARCHITECTURES, Coder, TrainingInterrupted, evaluate, kernels, load, train
 from .._io.atomic import write_json
+from ..data.opening import open_path
 from ._parsing import AddCommand, count, settings
 
 
 def add_train(add: AddCommand) -> None:
     """`sparse-sae train`."""
-    fit = add("train", _train, "train on an array (.npy) or a directory of captured activations")
+    fit = add("train", _train, "train on an array or a directory of captured activations")
     fit.add_argument(
-        "data", nargs="+", help="file.npy or store directory; two for a transcoder: input, output"
+        "data",
+        nargs="+",
+        help="file.npy (.npz, .safetensors) or store directory; two for a transcoder: input, output",
     )
     fit.add_argument(
         "--out", type=Path, required=True, help="directory for checkpoints, history.jsonl and the SAE"
     )
-    fit.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="topk")
+    fit.add_argument(
+        "--architecture",
+        choices=[name for name, made in sorted(ARCHITECTURES.items()) if made.trainable],
+        default="topk",
+    )
     fit.add_argument(
         "--set",
         action="append",
@@ -50,7 +57,9 @@ def add_evaluate(add: AddCommand) -> None:
     score = add("evaluate", _evaluate, "measure an SAE on activations")
     score.add_argument("sae", type=Path, help="directory of a saved SAE")
     score.add_argument(
-        "data", nargs="+", help="file.npy or store directory; a transcoder needs input and output"
+        "data",
+        nargs="+",
+        help="file.npy (.npz, .safetensors) or store directory; a transcoder needs input and output",
     )
     score.add_argument(
         "--other", nargs="+", metavar="DATA", help="data of another kind: were the training data too narrow?"
@@ -95,11 +104,8 @@ def add_bench(add: AddCommand) -> None:
     )
 
 
-def _open(paths: list[str]) -> Any:
-    import numpy as np
-
-    opened = [np.load(p, mmap_mode="r", allow_pickle=False) if p.endswith(".npy") else p for p in paths]
-    return opened[0] if len(opened) == 1 else tuple(opened)
+def _one_or_tuple(paths: list[str]) -> str | tuple[str, ...]:
+    return paths[0] if len(paths) == 1 else tuple(paths)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -116,7 +122,7 @@ def _train(options: argparse.Namespace) -> int:
         ) from None
     try:
         result = train(
-            _open(options.data), architecture, d_sae=options.d_sae, n_tokens=options.tokens,
+            _one_or_tuple(options.data), architecture, d_sae=options.d_sae, n_tokens=options.tokens,
             batch_size=options.batch_size, coder=Coder(options.coder, options.skip), lr=options.lr, seed=options.seed,
             normalize=options.normalize, out=options.out, checkpoint_every=options.checkpoint_every,
             resume=options.resume, overwrite=options.overwrite, num_threads=options.threads,
@@ -146,24 +152,14 @@ def _print_profile(history: list[dict[str, Any]]) -> None:
         print(f"{name:24} {seconds:9.2f} s {seconds / whole:6.1%}")
 
 
-def _rows(path: str) -> Any:
-    """The array or the store of a path."""
-    if path.endswith(".npy"):
-        return _open([path])
-    from ..data.store import ActivationStore
-
-    return ActivationStore(path)
-
-
 def _evaluate(options: argparse.Namespace) -> int:
     sae = load(options.sae)
-    other = [_rows(p) for p in options.other or []]
     metrics = evaluate(
-        sae, *(_rows(p) for p in options.data),
-        other=tuple(other) if len(other) > 1 else (other or [None])[0],
+        sae, *options.data,
+        other=_one_or_tuple(options.other) if options.other else None,
         seeds=[load(p) for p in options.seeds],
-        truth=None if options.truth is None else _rows(options.truth),
-        controls={data: (load(control), _rows(data)) for control, data in options.control},
+        truth=None if options.truth is None else open_path(options.truth, "--truth"),
+        controls={data: (load(control), data) for control, data in options.control},
     )  # fmt: skip
     print(metrics)
     if options.json:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import load
+from .. import SAE, load
 from .._io.atomic import write_json
 from ._parsing import AddCommand, count, settings
+
+DEFAULT = "SmolLM2-135M-Instruct"  # what `load_model` opens where nothing is named; its module imports torch
 
 
 def add_demo(add: AddCommand) -> None:
@@ -34,7 +36,7 @@ def add_demo(add: AddCommand) -> None:
 def add_capture(add: AddCommand) -> None:
     """`sparse-sae capture`."""
     capture = add("capture", _capture, "write a model's activations on texts to a directory")
-    _add_model(capture)
+    add_model(capture)
     capture.add_argument(
         "--hook", action="append", required=True, help="hook point; may be given several times"
     )
@@ -84,11 +86,11 @@ def add_steer(add: AddCommand) -> None:
     steer.add_argument("--new-tokens", type=count, default=64)
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, default: str = DEFAULT) -> None:
     parser.add_argument(
         "--model",
         metavar="PATH",
-        help="a Hugging Face directory or id, or a GGUF file (default: SmolLM2-135M-Instruct)",
+        help=f"a Hugging Face directory or id, or a GGUF file (default: {default})",
     )
 
 
@@ -97,7 +99,7 @@ def _add_sae(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="what the user says; given to the model in its chat template")
     parser.add_argument("--plain", action="store_true", help="no chat template")
     parser.add_argument("--hook", help="hook point (default: the one noted in the SAE)")
-    _add_model(parser)
+    add_model(parser, f"the one noted in the SAE, or {DEFAULT}")
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -126,11 +128,21 @@ def _require(*modules: str) -> None:
             ) from None
 
 
-def _model(options: argparse.Namespace) -> Any:
+def open_model(options: argparse.Namespace, sae: SAE | None = None) -> Any:
+    """The model that was asked for, or else the one whose activations the SAE was trained on."""
     _require("torch", "transformers")
     from ..lm import load_model
 
-    return load_model(options.model)
+    noted = "" if sae is None else str(sae.metadata.get("model_name") or "")
+    if options.model is not None or noted in ("", DEFAULT):
+        return load_model(options.model)
+    try:
+        return load_model(noted)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"--model: the SAE is of {noted!r}, which is no directory here and no model that could be fetched; pass "
+            f"--model with its directory or file ({error})"
+        ) from None
 
 
 def _prompt(options: argparse.Namespace) -> Any:
@@ -138,12 +150,12 @@ def _prompt(options: argparse.Namespace) -> Any:
 
 
 def _capture(options: argparse.Namespace) -> int:
-    model = _model(options)
+    model = open_model(options)
     from ..lm import capture, english_documents
     from ..training.progress import Bar
 
     hooks = options.hook if len(options.hook) > 1 else options.hook[0]
-    texts = _lines(options.texts) if options.texts else english_documents()
+    texts = lines(options.texts) if options.texts else english_documents()
     with Bar("capturing", options.tokens) as bar:
         stores = capture(
             model, texts, hooks, options.out, max_tokens=options.tokens, dtype=options.dtype, context=options.context,
@@ -155,7 +167,7 @@ def _capture(options: argparse.Namespace) -> int:
     return 0
 
 
-def _lines(path: Path) -> Iterator[str]:
+def lines(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.strip():
@@ -164,7 +176,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _explain(options: argparse.Namespace) -> int:
     sae = load(options.sae)
-    model = _model(options)
+    model = open_model(options, sae)
     from ..lm import explain
 
     found = explain(
@@ -185,16 +197,9 @@ def _explain(options: argparse.Namespace) -> int:
 def _steer(options: argparse.Namespace) -> int:
     sae = load(options.sae)
     latents = {int(name): float(value) for name, value in settings(options.latent, "--latent").items()}
-    model = _model(options)
-    import torch
+    model = open_model(options, sae)
+    from ..lm import generate, steer
 
-    from ..lm import steer
-    from ..lm.model.prompts import token_ids
-
-    ids = torch.tensor([token_ids(_prompt(options), model.tokenizer)])
     with steer(model, sae, latents, options.mode, hook=options.hook, exact=options.exact):
-        out = model.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=options.new_tokens, do_sample=False
-        )
-    print(model.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        print(generate(model, _prompt(options), max_new_tokens=options.new_tokens))
     return 0

@@ -1,16 +1,15 @@
-"""Where training rows come from: arrays, files and stores; `stream.py` has the iterables."""
+"""Where training rows come from: arrays, files and stores; `stream.py` has iterables, `opening.py` tells which."""
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array, as_array
+from .._io.arrays import Array
 from .base import SAMPLE_ROWS, Part, Source, batches
 from .picks import Pick, Stored
 from .store.shuffle import Held, Pool, pass_through, pools, row_numbers
@@ -24,7 +23,6 @@ __all__ = [
     "StoreSource",
     "StreamSource",
     "batches",
-    "open_source",
 ]
 
 _CHUNK_ROWS = 256
@@ -127,57 +125,3 @@ class StoreSource(Source):
         # Equal buffers in rows make equal orders, whatever the widths.
         picks: Iterator[Pick] = first.picks(seed, start, (256 << 20) // (4 * max(self.widths)), beside)
         return picks
-
-
-def open_source(data: Any) -> Source:
-    """The source for what a user passed as data.
-
-    Args:
-        data: an array or memmap (n, d); a directory of shards or an `ActivationStore`; a tuple or list of any of
-            these, of equal length, for transcoders and crosscoders; or an iterable of (n, d) blocks (or tuples).
-    """
-    parts = list(data) if isinstance(data, (tuple, list)) and data and not _is_blocks(data) else [data]
-    parts = [_open_part(p) for p in parts]
-    if all(isinstance(p, np.ndarray) for p in parts):
-        lengths = [len(p) for p in parts]
-        if len(set(lengths)) > 1:
-            raise ValueError(f"data: arrays of {lengths} rows side by side, expected equal numbers")
-        if not lengths[0]:
-            raise ValueError("data: empty, expected (n, d_in) rows")
-        return ArraySource(parts)
-    if all(hasattr(p, "epoch") for p in parts):
-        lengths = [len(p) for p in parts]
-        if len(set(lengths)) > 1 or not lengths[0]:
-            raise ValueError(f"data: stores of {lengths} usable rows, expected equal numbers above zero")
-        return StoreSource(parts)
-    if len(parts) == 1 and isinstance(parts[0], Iterable):
-        return StreamSource(parts[0])
-    raise TypeError(
-        f"data: got {type(data).__name__}, expected an array, a memmap, a directory of shards, an ActivationStore, "
-        "an iterable of (n, d_in) blocks, or a tuple of arrays or stores"
-    )
-
-
-def _is_blocks(data: Any) -> bool:
-    """A list of blocks (or tuples of blocks) to be read in turn, rather than several sources side by side."""
-    return isinstance(data, list) and all(isinstance(p, tuple) or getattr(p, "ndim", 0) == 2 for p in data)
-
-
-def _open_part(part: Any) -> Any:
-    if isinstance(part, (str, Path)):
-        from .store import ActivationStore
-
-        try:
-            return ActivationStore(part)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"data: {error}") from None
-    if isinstance(part, list) or hasattr(part, "epoch"):
-        return part
-    if hasattr(part, "shape"):
-        # A memmap is read in another way than an array, so it stays one; bfloat16 on disk is opened as uint16.
-        bits = isinstance(part, np.memmap) and part.dtype == np.uint16
-        array = part if bits else as_array(part, "data")
-        if array.ndim != 2 or not array.shape[1]:
-            raise ValueError(f"data: shape {array.shape}, expected (n, d_in)")
-        return part if isinstance(part, np.memmap) and array.dtype == part.dtype else array
-    return part

@@ -16,11 +16,11 @@ from .. import SAE, TopK, evaluate, load, train
 from .._io.arrays import Array
 from .._io.atomic import write_json
 from ..data.store import ActivationStore
-from ..lm import LanguageModel, capture, english_documents, load_model, steer
-from ..probing import Detector, best_detector
+from ..lm import LanguageModel, capture, english_documents, generate, load_model, steer
+from ..probing import Detector, document_maxima, label_detectors, top_contexts, unit_views
 from ..training import checkpoint
 from ..training.progress import Bar
-from .tickets import LABELS, Split, label_matrix, tickets
+from .tickets import Split, labels_of, tickets
 
 HOOK = "blocks.15.hook_resid_post"
 SPLITS: tuple[Split, Split] = ("train", "held_out")
@@ -55,14 +55,18 @@ def run(
 
     print("5. The best single neuron, latent and random direction for each label, on tickets in unseen words")
     by_split = {split: parts[f"{split} tickets"] for split in SPLITS}
-    labels = _detectors(sae, by_split, {split: label_matrix(items) for split, items in labelled.items()})
+    labels = _detectors(sae, by_split, {split: labels_of(items) for split, items in labelled.items()})
     print(_label_table(labels))
 
     print("6. Where latents fire most")
     shown = [d["latent"].index for d in labels.values()]
     fired = np.flatnonzero(metrics.density > 0)
     others = np.random.default_rng(0).permutation(fired[~np.isin(fired, shown)])
-    contexts = _top_contexts(sae, parts["training"], lm, [*dict.fromkeys(shown), *others.tolist()][:12])
+    chosen = [*dict.fromkeys(shown), *others.tolist()][:12]
+    contexts = {
+        latent: [f"{context.value:7.1f}  {context.text(lm.tokenizer)}" for context in found]
+        for latent, found in top_contexts(sae, parts["training"], chosen, n=4).items()
+    }
     for latent, lines in contexts.items():
         print(f"   latent {latent}")
         for line in lines:
@@ -132,44 +136,14 @@ def _trained(rows: ActivationStore, path: Path, features: int, k: int, model_nam
 
 
 def _detectors(
-    sae: SAE, stores: Mapping[Split, ActivationStore], labels: Mapping[Split, Array]
+    sae: SAE, stores: Mapping[Split, ActivationStore], labels: Mapping[Split, Mapping[str, Array]]
 ) -> dict[str, dict[str, Detector]]:
-    """For each label the best neuron, latent and random direction, chosen on training tickets.
-
-    A ticket's score is the highest value on any of its tokens. There are as many random directions as latents.
-    """
-    random = np.random.default_rng(0).standard_normal((sae.d_in, sae.d_sae), dtype=np.float32)
-    random /= np.linalg.norm(random, axis=0)
-    views = {
-        "neuron": lambda x: x,
-        "latent": lambda x: sae.encode(x).toarray(),
-        "random": lambda x: (x - sae.b_dec) @ random,
-    }
+    """For each label the best neuron, latent and random direction by a ticket's highest value on any token."""
     pooled = {
-        kind: {split: _ticket_maxima(store, view) for split, store in stores.items()}
-        for kind, view in views.items()
+        split: {kind: document_maxima(store, view) for kind, view in unit_views(sae).items()}
+        for split, store in stores.items()
     }
-    return {
-        name: {
-            kind: best_detector(
-                scores["train"], labels["train"][:, i], scores["held_out"], labels["held_out"][:, i]
-            )
-            for kind, scores in pooled.items()
-        }
-        for i, name in enumerate(LABELS)
-    }
-
-
-def _ticket_maxima(store: ActivationStore, view: Any) -> Array:
-    """(n_tickets, m): the maximum over each ticket's tokens of view(x), an (n, m) matrix."""
-    documents = store.documents
-    starts = np.append(np.flatnonzero(np.diff(documents, prepend=-1)), len(documents))
-    maxima = []
-    for first in range(0, len(starts) - 1, 32):  # tickets at a time: enough rows for a fast encode
-        bounds = starts[first : first + 33]
-        values = view(store.rows(slice(bounds[0], bounds[-1])))
-        maxima.append(np.maximum.reduceat(values, bounds[:-1] - bounds[0], axis=0))
-    return np.concatenate(maxima)
+    return label_detectors(pooled["train"], pooled["held_out"], labels["train"], labels["held_out"])
 
 
 def _label_table(labels: dict[str, dict[str, Detector]]) -> str:
@@ -183,49 +157,17 @@ def _label_table(labels: dict[str, dict[str, Detector]]) -> str:
     return "\n".join(lines)
 
 
-def _top_contexts(
-    sae: SAE, store: ActivationStore, lm: LanguageModel, latents: list[int], n: int = 4
-) -> dict[int, list[str]]:
-    """The tokens, in context, on which each latent fires most."""
-    values: list[Array] = []
-    for start in range(0, len(store), 8192):
-        values.append(sae.encode(store.rows(slice(start, start + 8192))).tocsc()[:, latents].toarray())
-    codes = np.concatenate(values)
-    found: dict[int, list[str]] = {}
-    for column, latent in enumerate(latents):
-        best = np.argsort(-codes[:, column], kind="stable")[:n]
-        found[latent] = [
-            f"{codes[i, column]:7.1f}  {_in_context(store, lm, int(i))}" for i in best if codes[i, column] > 0
-        ]
-    return found
-
-
-def _in_context(store: ActivationStore, lm: LanguageModel, row: int) -> str:
-    tokens, at = store.context(row)
-    before, token, after = (
-        lm.tokenizer.decode(part) for part in (tokens[:at], tokens[at : at + 1], tokens[at + 1 :])
-    )
-    return " ".join(f"{before}[[{token}]]{after}".split())
-
-
 def _steered(lm: LanguageModel, sae: SAE, latent: int, store: ActivationStore) -> list[dict[str, Any]]:
     """Greedy answers with the latent added at multiples of its strongest activation on the tickets."""
     strongest = max(
         float(sae.encode(store.rows(slice(s, s + 8192)), latents=[latent]).max())
         for s in range(0, len(store), 8192)
     )
-    prompt = lm.tokenizer.apply_chat_template(
-        [{"role": "user", "content": PROMPT}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
-    )
     examples = []
     for multiple in (-1.0, 0.0, 0.5, 1.0):
         strength = multiple * strongest
         with steer(lm, sae, {latent: strength}, hook=HOOK):
-            ids = lm.model.generate(**prompt, max_new_tokens=32, do_sample=False)
-        text = lm.tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+            text = generate(lm, [{"role": "user", "content": PROMPT}], max_new_tokens=32)
         examples.append({"strength": strength, "text": " ".join(text.split())})
     return examples
 

@@ -7,20 +7,13 @@ parcel in time is mentioned, a fair price is praised. Held-out tickets are worde
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
 
 import numpy as np
-
-from ._ticket_frames import (
-    ENDINGS,
-    GREETINGS,
-    HIGH_AMOUNTS,
-    INTRODUCTIONS,
-    LOW_AMOUNTS,
-    PRODUCTS,
-)
-from ._ticket_wordings import WORDINGS
 
 Split = Literal["train", "held_out"]
 LABELS = ("refund_asked", "angry_tone", "high_value_order", "shipping_delay", "price_complaint")
@@ -70,23 +63,56 @@ def label_matrix(items: list[Ticket]) -> np.ndarray:
     return np.array([[item.labels[name] for name in LABELS] for item in items], dtype=bool).reshape(-1, 5)
 
 
+def labels_of(items: list[Ticket]) -> dict[str, np.ndarray]:
+    """Label -> (n,) booleans.
+
+    >>> labels_of(tickets(7))["refund_asked"].shape
+    (7,)
+    """
+    return dict(zip(LABELS, label_matrix(items).T, strict=True))
+
+
+@cache
+def wordings() -> dict[str, Any]:
+    """What tickets are made of, from `tickets.json`: products, greetings, introductions, endings, amounts, sentences.
+
+    `sentences[label]["holds" or "does not hold"][split]` is a list of sentences that say so. No sentence is in
+    both splits.
+
+    >>> sorted(wordings()["sentences"]) == sorted(LABELS)
+    True
+    """
+    found: dict[str, Any] = json.loads(
+        (files("sparse_sae.demo") / "tickets.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
 def _ticket(rng: np.random.Generator, split: Split) -> Ticket:
     labels = {name: bool(rng.integers(2)) for name in LABELS}
 
     def pick(texts: list[str]) -> str:
         return texts[rng.integers(len(texts))]
 
+    texts = wordings()
+    amounts = texts["amounts"]["high" if labels["high_value_order"] else "low"]
     words = {
-        "product": pick(PRODUCTS),
-        "amount": pick((HIGH_AMOUNTS if labels["high_value_order"] else LOW_AMOUNTS)[split]),
+        "product": pick(texts["products"]),
+        "amount": pick(amounts[split]),
         "order": str(rng.integers(10_000, 100_000)),
         "day": pick(["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"]),
         "days": str(rng.integers(3, 9)),
         "percent": str(5 * rng.integers(2, 9)),
     }
-    sentences = [pick(WORDINGS[name, labels[name]][split]) for name in LABELS]
+    sentences = [
+        pick(texts["sentences"][name]["holds" if labels[name] else "does not hold"][split]) for name in LABELS
+    ]
     order = rng.permutation(len(sentences))
-    parts = [pick(GREETINGS[split]), pick(INTRODUCTIONS[split]), *(sentences[i] for i in order)]
-    parts.append(pick(ENDINGS[split]))
+    parts = [
+        pick(texts["greetings"][split]),
+        pick(texts["introductions"][split]),
+        *(sentences[i] for i in order),
+    ]
+    parts.append(pick(texts["endings"][split]))
     text = " ".join(part.format(**words) for part in parts if part)
     return Ticket(text, labels)

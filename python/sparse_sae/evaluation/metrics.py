@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import numpy as np
 from .. import _kernels
 from .._io.arrays import Array, as_array, as_rows, to_float
 from .._threads import resolve_threads
+from ..data.opening import open_path
+from ..data.provenance import mismatches
 from ..sae import SAE
 from .diagnostics import Finding, findings
 
@@ -45,7 +49,7 @@ class Metrics:
     fvu: float
     explained_variance: float
     dead_fraction: float
-    density: Array
+    density: Array = field(repr=False)
     shrinkage: float
     relative_bias: float
     cosine: float
@@ -98,7 +102,8 @@ def evaluate(
     """Measure an SAE on rows it was not trained on.
 
     Args:
-        sae: the SAE. x: (…, d_in) activations, or an ActivationStore, or an iterable of (n, d_in) blocks.
+        sae: the SAE. x: (…, d_in) activations; an ActivationStore; the path of one, or of a .npy, .npz or .safetensors
+            file; or an iterable of (n, d_in) blocks.
         y: targets of a transcoder, like x; None: x itself.
         other: rows of another distribution (other text, another language, code), or (inputs, targets) of them, to
             see whether the training data were too narrow.
@@ -117,26 +122,37 @@ def evaluate(
     Raises:
         ValueError: wrong widths, NaN or infinity, or no rows.
 
+    Warns:
+        UserWarning: a store is of another model or another hook point than the SAE's metadata say.
+
     >>> import numpy as np, sparse_sae
     >>> eye, zeros = np.eye(4, dtype=np.float32), np.zeros(4, np.float32)
     >>> sae = SAE({"W_enc": eye, "W_dec": eye, "b_enc": zeros, "b_dec": zeros}, sparse_sae.TopK(k=4))
     >>> round(evaluate(sae, np.abs(np.random.default_rng(0).standard_normal((100, 4)))).fvu, 9)
     0.0
     """
-    if x is None or np.isscalar(x) or isinstance(x, (str, bytes)):
+    x, y = _opened(x, "x"), _opened(y, "y")
+    if x is None or np.isscalar(x) or isinstance(x, bytes):
         raise TypeError(
             f"x: got {x!r}, expected (…, d_in) activations, an ActivationStore or an iterable of blocks"
         )
     if sae.is_transcoder and y is None:
         raise ValueError("y: a transcoder is measured against its targets; pass evaluate(sae, x, y)")
     threads = resolve_threads(num_threads)
+    for name, data, kept_as in (("x", x, "hook_name"), ("y", y, "hook_name_out")):
+        for difference in mismatches(sae.metadata, data, kept_as):
+            warnings.warn(
+                f"{name}: the SAE is of {difference}; the numbers say little of either",
+                UserWarning,
+                stacklevel=2,
+            )
     metrics, sample = _measured(sae, x, y, threads)
     fvu_other = None
     if other is not None:
         pair = other if isinstance(other, tuple) else (other, None)
-        fvu_other = _measured(sae, pair[0], pair[1], threads)[0].fvu
+        fvu_other = _measured(sae, _opened(pair[0], "other"), _opened(pair[1], "other"), threads)[0].fvu
     of_controls = {
-        name: _measured(control, rows, None, threads)[0].fvu
+        name: _measured(control, _opened(rows, "controls"), None, threads)[0].fvu
         for name, (control, rows) in (controls or {}).items()
     }
     found, checked = findings(
@@ -144,6 +160,10 @@ def evaluate(
         dead_before=dead_before,
     )  # fmt: skip
     return replace(metrics, warnings=tuple(found), checked=tuple(checked))
+
+
+def _opened(data: Any, name: str) -> Any:
+    return open_path(data, name) if isinstance(data, (str, Path)) else data
 
 
 def _measured(sae: SAE, x: Any, y: Any, threads: int) -> tuple[Metrics, Array]:

@@ -31,7 +31,8 @@ def load(path: str | Path, format: str | None = None) -> SAE:
     `sparse-sae[lm]`.
 
     Args:
-        path: what `SAE.save` wrote, or a file or directory in another format.
+        path: what `SAE.save` wrote, or a file or directory in another format; or "hf://owner/name[@revision][/path]",
+            fetched from the Hugging Face Hub (`SAE.from_pretrained`).
         format: the format, one of `sparse_sae.formats.FORMATS`; None looks which it is.
 
     Raises:
@@ -42,6 +43,10 @@ def load(path: str | Path, format: str | None = None) -> SAE:
     >>> sorted(FORMATS)
     ['circuit_tracer', 'dictionary_learning', 'gemma_scope', 'llama_scope', 'openai', 'saelens', 'sparsify']
     """
+    if isinstance(path, str) and path.startswith("hf://"):
+        from ..hub import from_uri
+
+        return from_uri(path, format)
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"path: {path} does not exist")

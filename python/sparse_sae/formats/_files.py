@@ -1,17 +1,15 @@
-"""Reading other people's files: npz, torch's .pt; and what is wrong with them."""
+"""Reading other people's files: torch's .pt, what .npz files hold; and what is wrong with them."""
 
 from __future__ import annotations
 
-import os
 import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .._io.arrays import Array
-from .._io.files import MALFORMED, FormatError, open_regular, peek_json, read_json, reading
+from .._io.files import MALFORMED, FormatError, open_regular, peek_json, read_json
+from .._io.npz import read_npz
 from .._io.safetensors import read_header, widen
 from .._io.safetensors import read_tensors as read_safetensors
 
@@ -20,7 +18,6 @@ __all__ = [
     "peek_torch", "read_json", "read_npz", "read_safetensors", "read_torch",
 ]  # fmt: skip
 
-_MOST_EXPANSION = 4  # what an .npz file may hold, as a multiple of its size
 # What the writers of this package put into a directory, whichever format.
 _SAVED = {"cfg.json", "sae_weights.safetensors", "sae.safetensors", "config.json", "ae.pt"}
 
@@ -55,24 +52,6 @@ def peek_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: entry.shape for name, entry in read_header(path).tensors.items()}
     except (OSError, FormatError):
         return {}
-
-
-def read_npz(path: Path) -> dict[str, Array]:
-    """All arrays of a .npz file; nothing is unpickled, and no array is larger than its file can account for."""
-    with open_regular(path) as raw, reading(path, "a complete .npz file of plain arrays"):
-        if not zipfile.is_zipfile(raw):
-            raise FormatError(f"{path}: not a complete .npz file of plain arrays, which is a zip archive")
-        size = os.fstat(raw.fileno()).st_size
-        with zipfile.ZipFile(raw) as archive:
-            promised = sum(info.file_size for info in archive.infolist())
-        # Weights hardly compress; what claims to be far larger than the file is made to fill the memory.
-        if promised > _MOST_EXPANSION * size:
-            raise FormatError(
-                f"{path}: {size} bytes that promise {promised}, expected at most {_MOST_EXPANSION} times as many"
-            )
-        raw.seek(0)
-        with np.load(raw, allow_pickle=False) as file:
-            return {name: widen(file[name]) for name in file.files}
 
 
 def peek_npz(path: Path) -> set[str]:

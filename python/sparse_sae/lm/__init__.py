@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sparse_sae.lm.harvest.recording import capture as capture
     from sparse_sae.lm.harvest.streaming import ActivationStream as ActivationStream
     from sparse_sae.lm.harvest.streaming import stream as stream
+    from sparse_sae.lm.model.engine import Engine as Engine
+    from sparse_sae.lm.model.engine import Transformers as Transformers
+    from sparse_sae.lm.model.generation import generate as generate
     from sparse_sae.lm.model.hook_point import HookPoint as HookPoint
     from sparse_sae.lm.model.hooks import hook_names as hook_names
     from sparse_sae.lm.model.hooks import read_hooks as read_hooks
@@ -53,6 +56,8 @@ _MODULES = {
     "harvest.corpus": ("english_documents",),
     "harvest.recording": ("CaptureProgress", "capture"),
     "harvest.streaming": ("ActivationStream", "stream"),
+    "model.engine": ("Engine", "Transformers"),
+    "model.generation": ("generate",),
     "model.hook_point": ("HookPoint",),
     "model.hooks": ("hook_names", "read_hooks", "resolve"),
     "model.loading": ("LanguageModel", "load_model"),

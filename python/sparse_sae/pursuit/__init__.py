@@ -2,10 +2,11 @@
 
 An SAE's encoder sees each latent's direction once and cannot undo interference between latents that overlap.
 Pursuit looks for the codes that explain x best: `encode` for a fixed dictionary, `learn` for a dictionary
-trained with such codes.
+trained with such codes. `refine` keeps an encoder's codes and takes away those that the others make unnecessary.
 """
 
 from .inference import encode
 from .learning import Learned, learn
+from .refinement import leave_one_out, refine
 
-__all__ = ["Learned", "encode", "learn"]
+__all__ = ["Learned", "encode", "learn", "leave_one_out", "refine"]

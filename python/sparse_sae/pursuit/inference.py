@@ -69,7 +69,7 @@ def encode(
     >>> codes.toarray().round(3).tolist()
     [[0.0, 2.0, 0.0]]
     """
-    x, W_dec, b_dec = _checked(x, W_dec, b_dec)
+    x, W_dec, b_dec = checked(x, W_dec, b_dec)
     check_method(method, penalty, k, n_steps, len(W_dec))
     if len(x) == 0:
         return csr_array((0, len(W_dec)), dtype=np.float32)
@@ -201,7 +201,7 @@ def _largest_eigenvalue(W: F32, n_steps: int = 50) -> float:
     return 1.02 * norm
 
 
-def _checked(x: Any, W_dec: Any, b_dec: Any) -> tuple[F32, F32, F32]:
+def checked(x: Any, W_dec: Any, b_dec: Any) -> tuple[F32, F32, F32]:
     x, W_dec = np.asarray(x, dtype=np.float32), np.asarray(W_dec, dtype=np.float32)
     if W_dec.ndim != 2 or 0 in W_dec.shape:
         raise ValueError(f"W_dec must have shape (d_sae, d) with both at least 1; got {W_dec.shape}")

@@ -15,7 +15,9 @@ from .._arguments import as_json, whole
 from .._threads import resolve_threads
 from ..architectures import Architecture
 from ..coders import Coder
-from ..data.sources import Source, open_source
+from ..data.opening import open_source
+from ..data.provenance import provenance
+from ..data.sources import Source
 from ..sae import SAE
 from .checkpoint import HISTORY
 from .loop import Loop
@@ -247,7 +249,6 @@ def _train(
         raise ValueError("overwrite: got True with resume=True, expected one of them: go on, or start anew")
     if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata: got {metadata!r:.200}, expected a dict")
-    metadata = {**source_metadata(source), **metadata}
     as_json("metadata", metadata)
     seed = whole("seed", seed, least=0)
     loop = Loop(source, n_tokens, batch_size, seed, resolve_threads(num_threads), log_every)
@@ -259,7 +260,8 @@ def _train(
         for name, run in loop.runs.items():
             directory = loop.directories[name]
             loop.save(name)
-            sae = run.finished(metadata)
+            part = arguments[name].get("part")
+            sae = run.finished({**provenance(source, run.coder, part), **metadata})
             if directory is not None:
                 sae.save(directory / "sae")
             results[name] = TrainResult(sae, run.history, stop_reason, run.tokens)
@@ -268,14 +270,3 @@ def _train(
     if stop_reason == "interrupt":
         raise TrainingInterrupted(results)
     return results
-
-
-def source_metadata(source: Source) -> dict[str, Any]:
-    """Model and hook points of a source that knows them, under the names of SAELens."""
-    stores = getattr(source, "stores", ())
-    found = {}
-    if stores:
-        found = {"model_name": stores[0].manifest.get("model"), "hook_name": stores[0].manifest.get("hook")}
-        if len(stores) == 2:
-            found["hook_name_out"] = stores[1].manifest.get("hook")
-    return {name: value for name, value in found.items() if value}

@@ -68,11 +68,12 @@ void ScreenTurn::done(int64_t fallbacks) const {
 std::vector<ScreenReport> screen_reports() {
     const std::lock_guard<std::mutex> lock(records_mutex);
     std::vector<ScreenReport> all;
-    for (const auto& [key, record] : records()) {
+    for (const auto& entry : records()) {
+        const auto& record = entry.second;  // C++17 lets no lambda capture a structured binding
         const auto microseconds = [&](int which) {
             return record.seconds[which] < kUntried ? 1e6 * record.seconds[which] : -1;
         };
-        all.push_back({key, microseconds(0), microseconds(1), named(record.faster())});
+        all.push_back({entry.first, microseconds(0), microseconds(1), named(record.faster())});
     }
     return all;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_sae._io.files import FormatError
-from sparse_sae._io.safetensors import map_tensors, read_header
+from sparse_sae._io.safetensors import map_bytes, read_header, tensor_views
+from sparse_sae.data.store.checks import Checks
 
 F32 = NDArray[np.float32]
 Array = NDArray[Any]
@@ -78,17 +80,19 @@ def decode_rows(stored: Array, dtype: Dtype, scale: F32 | None = None) -> F32:
 
 
 class Shard:
-    """The tensors of one shard file, memory-mapped: `shard["rows"]` reads nothing before it is used.
+    """The tensors of one shard file, memory-mapped: nothing is read before it is used, and then checked.
 
     Args:
         path: the file.
         n_rows, d_in, dtype: what the manifest says of it.
+        checks: its checksums.
 
     Raises:
-        FormatError: no complete safetensors file, or not what the manifest says.
+        FormatError: no complete safetensors file, or not what the manifest says; later, when what is asked for does
+            not have its checksum.
     """
 
-    def __init__(self, path: Path, n_rows: int, d_in: int, dtype: Dtype) -> None:
+    def __init__(self, path: Path, n_rows: int, d_in: int, dtype: Dtype, checks: Checks) -> None:
         header = read_header(path)
         expected = shard_layout(n_rows, d_in, dtype)
         found = {name: (entry.dtype, entry.shape) for name, entry in header.tensors.items()}
@@ -97,20 +101,39 @@ class Shard:
                 raise FormatError(
                     f"{path}: {name} is {found.get(name, 'missing')}, the manifest says {layout}: of two stores"
                 )
-        self._tensors = map_tensors(path, header)
+        self._content, self._checks, self._entries = map_bytes(path), checks, header.tensors
+        self._tensors = tensor_views(self._content, header)
         self._dtype: Dtype = dtype
+        checks.need(self._content, 0, min(entry.begin for entry in header.tensors.values()))
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
     def __getitem__(self, name: str) -> Array:
+        """A whole tensor."""
+        entry = self._entries[name]
+        self._checks.need(self._content, entry.begin, entry.end)
         return self._tensors[name]
 
+    def part(self, name: str, index: slice | Array) -> Array:
+        """What a tensor has for the rows of a slice (of step 1) or an array of row numbers."""
+        entry, tensor = self._entries[name], self._tensors[name]
+        row_bytes = tensor.dtype.itemsize * math.prod(tensor.shape[1:])
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(tensor))
+            self._checks.need(self._content, entry.begin + start * row_bytes, entry.begin + stop * row_bytes)
+        else:
+            self._checks.need_rows(self._content, entry.begin, row_bytes, index)
+        return tensor[index]
+
     def rows(self, index: slice | Array = slice(None)) -> F32:
-        """Decoded float32 rows of a slice or index array."""
-        return decode_rows(
-            self["rows"][index], self._dtype, self["scale"][index] if "scale" in self else None
-        )
+        """Decoded float32 rows of a slice or an array of row numbers."""
+        scale = self.part("scale", index) if "scale" in self else None
+        return decode_rows(self.part("rows", index), self._dtype, scale)
+
+    def verify(self) -> None:
+        """Compare every block of the file."""
+        self._checks.need(self._content, 0, len(self._content))
 
 
 def shard_layout(n_rows: int, d_in: int, dtype: Dtype) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sparse_sae.data.picks import Stored
-from sparse_sae.data.store.format import F32, ROW_TYPES, Array, Dtype, Shard
+from sparse_sae.data.store.checks import Checks
+from sparse_sae.data.store.format import F32, ROW_TYPES, Array, Shard
 
 _CHUNK_BYTES = 256 << 10  # of float32: large enough for a disk, small enough to mix many of them
 _OPEN_SHARDS = 2  # chunks are read in order, so more would only hold address space
@@ -20,17 +22,28 @@ def rows_of_chunk(d_in: int) -> int:
 
 
 class Shards:
-    """The shards of a store, opened when needed; each must hold what its manifest says."""
+    """The shards of a store, opened when needed; each must hold what its manifest says.
 
-    def __init__(self, files: Sequence[Path], counts: Sequence[int], d_in: int, dtype: Dtype) -> None:
-        self._files, self.counts, self._d_in, self.dtype = files, counts, d_in, dtype
+    Args:
+        directory: of the store.
+        manifest: as `read_manifest` gives it, or the writer's own.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
+        listed = manifest["shards"]
+        self._files = [directory / shard["file"] for shard in listed]
+        self._checks = [Checks(file, shard["crc32"]) for file, shard in zip(self._files, listed, strict=True)]
+        self.counts: list[int] = [shard["rows"] for shard in listed]
+        self._d_in, self.dtype = manifest["d_in"], manifest["dtype"]
         self._open: dict[int, Shard] = {}
 
     def __getitem__(self, number: int) -> Shard:
         # Another thread may be reading too: what it closes here stays open where it is in use.
         shard = self._open.get(number)
         if shard is None:
-            shard = Shard(self._files[number], self.counts[number], self._d_in, self.dtype)
+            shard = Shard(
+                self._files[number], self.counts[number], self._d_in, self.dtype, self._checks[number]
+            )
             for oldest in list(self._open)[: len(self._open) + 1 - _OPEN_SHARDS]:
                 self._open.pop(oldest, None)
             self._open[number] = shard
@@ -97,16 +110,25 @@ class RowIndex:
         number, part = self._chunks[chunk]
         shard, size = self._shards[number], int(self.sizes[chunk])
         keep = self._keep(number, part) if size < part.stop - part.start else slice(None)
-        to.rows[at : at + size] = shard["rows"][part][keep]
+        to.rows[at : at + size] = shard.part("rows", part)[keep]
         if to.scale is not None:
-            to.scale[at : at + size] = shard["scale"][part][keep]
+            to.scale[at : at + size] = shard.part("scale", part)[keep]
 
     def column(self, name: str) -> Array:
         """A per-row tensor of the shards, for the selected rows."""
         parts = [np.zeros(0, dtype=np.int32)]
         for chunk in np.flatnonzero(self.sizes):
             shard, where = self._selected(int(chunk))
-            parts.append(shard[name][where])
+            parts.append(shard.part(name, where))
+        return np.concatenate(parts)
+
+    def numbers(self) -> Array:
+        """(n,) int64 numbers of the selected rows among all rows of the shards."""
+        starts = np.concatenate([[0], np.cumsum(self._shards.counts)])
+        parts = [np.zeros(0, dtype=np.int64)]
+        for chunk in np.flatnonzero(self.sizes):
+            number, part = self._chunks[chunk]
+            parts.append(starts[number] + part.start + np.flatnonzero(self._keep(number, part)))
         return np.concatenate(parts)
 
     def locate(self, number: int) -> tuple[Shard, int]:

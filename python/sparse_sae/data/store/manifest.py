@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 from sparse_sae._io.files import FormatError, read_json
+from sparse_sae.data.store.checks import block_count
 from sparse_sae.data.store.format import Dtype, shard_layout
 
 FORMAT = "sparse_sae.activations"
-VERSION = 1
+VERSION = 2  # 1 held no checksums of blocks
 NAME = "manifest.json"
 SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
-_LIMIT = 256 << 20  # some 300 bytes a shard of 32 MB, so a store of 25 TB
+_LIMIT = 256 << 20  # some 1300 bytes a shard of 32 MB, so a store of 6 TB
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I32": 4, "I8": 1, "U8": 1}
 
 
@@ -25,13 +28,15 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
     Raises:
         FormatError: missing, malformed, of another version, or a field that cannot be: shards outside the
-            directory or named twice, more rows than a file of that size holds, counts that do not add up.
+            directory or named twice, more rows than a file of that size holds, counts that do not add up; or
+            the whole does not have its checksum.
     """
     file = directory / NAME
     manifest = read_json(file, _LIMIT)
-    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+    version = manifest.get("version")
+    if manifest.get("format") != FORMAT or type(version) is not int or version != VERSION:
         found = f"{manifest.get('format')!r:.60} version {manifest.get('version')!r:.20}"
-        raise FormatError(f"path: {directory} holds {found}, expected {FORMAT} version {VERSION}")
+        raise FormatError(f"path: {file} is of {found}, expected {FORMAT} version {VERSION}")
     need = _Fields(file, "", manifest)
     need("model", "a text", _text)
     need("hook", "a text", _text)
@@ -59,14 +64,22 @@ def read_manifest(directory: Path) -> dict[str, Any]:
             f"at most {most}, which is what {shard['bytes']} bytes hold",
             partial(_at_most, most),
         )
-        part("sha256", "a checksum", lambda v: _text(v) and bool(re.fullmatch(r"[0-9a-f]{64}", v)))
+        part("crc32", "a checksum for each block of it", partial(_checksums, block_count(shard["bytes"])))
         part("progress", "a number", _whole)
         part("state", "a text", _text)
     total = sum(shard["rows"] for shard in shards)
     need("count", f"{total}, the sum over its shards", lambda v: _whole(v) and v == total)
     if manifest["complete"]:
         _check_statistics(file, manifest)
+    found = manifest_checksum(manifest)
+    need("crc32", f"{found!r}, its checksum: it was damaged, or changed by hand", lambda v: v == found)
     return manifest
+
+
+def manifest_checksum(manifest: dict[str, Any]) -> str:
+    """The CRC-32 of all fields but `crc32` itself, as hexadecimal digits."""
+    rest = {key: value for key, value in manifest.items() if key != "crc32"}
+    return f"{zlib.crc32(json.dumps(rest, sort_keys=True).encode()):08x}"
 
 
 class _Fields:
@@ -87,6 +100,10 @@ class _Fields:
 
 def _at_most(most: int, value: Any) -> bool:
     return _whole(value) and int(value) <= most
+
+
+def _checksums(count: int, value: Any) -> bool:
+    return _text(value) and re.fullmatch(rf"([0-9a-f]{{8}}){{{count}}}", value) is not None
 
 
 def _whole(value: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,8 @@ class ActivationStore:
 
     Raises:
         FileNotFoundError: no store there.
-        ValueError: an unfinished or damaged store, or several and none chosen.
+        ValueError: an unfinished or damaged store, or several and none chosen; later, from whatever reads rows: they
+            do not have the checksums of the manifest.
 
     >>> store = ActivationStore("activations")  # doctest: +SKIP
     >>> len(store), store.sample(1000).shape  # doctest: +SKIP
@@ -73,9 +73,7 @@ class ActivationStore:
                 raise ValueError(
                     f"path: {file} has {size} bytes, the manifest says {shard['bytes']}: damaged"
                 )
-        self._shards = Shards(
-            self._files, [shard["rows"] for shard in manifest["shards"]], self.d_in, self.dtype
-        )
+        self._shards = Shards(self.path, manifest)
         self._filters: list[Callable[[Array], Array]] = []
         self._siblings: list[ActivationStore] = []
         self._chunk_rows: int | None = None
@@ -116,6 +114,11 @@ class ActivationStore:
     def documents(self) -> Array:
         """(n,) int32 number of the text each row comes from."""
         return self._index.column("documents")
+
+    @property
+    def numbers(self) -> Array:
+        """(n,) int64 number of each row among all rows of the store, those left out included."""
+        return self._index.numbers()
 
     def select(
         self, *, documents: ArrayLike | None = None, exclude: Sequence[str] | None = None
@@ -242,18 +245,15 @@ class ActivationStore:
         return np.array(shard["tokens"][begin:end]), at - begin
 
     def verify(self) -> None:
-        """Compare every shard with its checksum.
+        """Read the whole store and compare it with its checksums, as of files that were just copied.
+
+        Not needed before training: what is read is compared when it is first used.
 
         Raises:
             ValueError: a shard is not what was written.
         """
-        for file, shard in zip(self._files, self.manifest["shards"], strict=True):
-            digest = hashlib.sha256()
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-            if digest.hexdigest() != shard["sha256"]:
-                raise ValueError(f"{file} does not have the checksum of the manifest: damaged")
+        for shard in Shards(self.path, self.manifest):
+            shard.verify()
 
     def _set_exclude(self, exclude: Sequence[str]) -> None:
         unknown = [kind for kind in exclude if kind not in _KINDS]
@@ -274,13 +274,13 @@ class ActivationStore:
     def _own_keep(self, number: int, part: slice) -> Array:
         shard = self._shards[number]
         bits = (FIRST if "first" in self._exclude else 0) | (PADDING if "padding" in self._exclude else 0)
-        keep = (shard["flags"][part] & bits) == 0
+        keep = (shard.part("flags", part) & bits) == 0
         threshold = self.statistics["massive"]["threshold"]
         if "massive" in self._exclude and threshold is not None:
             # first positions are judged as such, whatever their norm
-            keep &= (shard["norms"][part] <= threshold) | (shard["flags"][part] != 0)
+            keep &= (shard.part("norms", part) <= threshold) | (shard.part("flags", part) != 0)
         for keeps in self._filters:
-            keep &= keeps(shard["documents"][part])
+            keep &= keeps(shard.part("documents", part))
         return np.asarray(keep)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sparse_sae._io.atomic import atomic_write, clean_remains, remains_of
-from sparse_sae._io.safetensors import write_tensors
+from sparse_sae._io.safetensors import map_bytes, write_tensors
+from sparse_sae.data.store.checks import block_checksums
 from sparse_sae.data.store.format import (
     FIRST,
     PADDING,
@@ -22,7 +22,14 @@ from sparse_sae.data.store.format import (
     encode_rows,
 )
 from sparse_sae.data.store.index import Shards
-from sparse_sae.data.store.manifest import FORMAT, NAME, SHARD_NAME, VERSION, read_manifest
+from sparse_sae.data.store.manifest import (
+    FORMAT,
+    NAME,
+    SHARD_NAME,
+    VERSION,
+    manifest_checksum,
+    read_manifest,
+)
 from sparse_sae.data.store.statistics import store_statistics
 
 
@@ -191,11 +198,12 @@ class StoreWriter:
         tensors = {key: np.concatenate([part[key] for part in self._pending]) for key in self._pending[0]}
         name = f"shard-{len(self.manifest['shards']):05d}.safetensors"
         write_tensors(self.path / name, tensors, bfloat16=("rows",) if self.dtype == "bfloat16" else ())
+        content = map_bytes(self.path / name)
         self.manifest["shards"].append({
             "file": name,
             "rows": len(tensors["tokens"]),
-            "sha256": hashlib.sha256((self.path / name).read_bytes()).hexdigest(),
-            "bytes": (self.path / name).stat().st_size,
+            "bytes": len(content),
+            "crc32": block_checksums(content),
             "progress": self._progress,
             "state": self._state,
         })  # fmt: skip
@@ -220,18 +228,13 @@ class StoreWriter:
             massive_spread: see `massive_threshold`.
         """
         self.flush()
-        listed = self.manifest["shards"]
-        shards = Shards(
-            [self.path / shard["file"] for shard in listed],
-            [shard["rows"] for shard in listed],
-            self.d_in,
-            self.dtype,
-        )
+        shards = Shards(self.path, self.manifest)
         self.manifest["statistics"] = store_statistics(shards, self.d_in, massive_ratio, massive_spread)
         self.manifest["complete"] = True
         self._save()
 
     def _save(self) -> None:
+        self.manifest["crc32"] = manifest_checksum(self.manifest)
         with atomic_write(self.path / NAME) as file:
             file.write((json.dumps(self.manifest, indent=1) + "\n").encode())
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from sparse_sae.data.store import massive_threshold
 from sparse_sae.lm.explaining.explanation import Effect, Explanation, Place
 from sparse_sae.lm.explaining.targets import Measure, Target, target_measure
-from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.engine import Point
 from sparse_sae.lm.model.hooks import unwrap
 from sparse_sae.lm.model.pairing import hook_of, require_own_space
 from sparse_sae.lm.model.prompts import Model, Prompt, logits_of, token_ids, tokenizer_for
@@ -41,7 +41,7 @@ def explain(
     steps: int = 10,
     top: int = 20,
     positions: Literal["all", "prompt"] | Sequence[int] = "all",
-    hook: str | HookPoint | None = None,
+    hook: str | Point | None = None,
     tokenizer: Any = None,
     batch_size: int = 8,
 ) -> Explanation:
@@ -172,7 +172,7 @@ def _positions(
 class _Run:
     """Forward passes over one token sequence with the activation at one hook point changed."""
 
-    def __init__(self, module: nn.Module, point: HookPoint, ids: Tensor, measure: Measure) -> None:
+    def __init__(self, module: nn.Module, point: Point, ids: Tensor, measure: Measure) -> None:
         self._module, self._point, self._ids, self._measure = module, point, ids, measure
 
     def _values(self, rows: int, edit: Callable[[Tensor], Tensor | None]) -> list[Tensor]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from sparse_sae.lm.model.hooks import unwrap
+from sparse_sae.lm.model.hooks import family_of, unwrap
 from sparse_sae.lm.model.prompts import Model
 
 
@@ -37,7 +37,8 @@ def direct_logits(
     """
     module = unwrap(model)
     rows = sae.rows["W_dec"] if latents is None else sae.rows["W_dec"][list(latents)]
-    norm, head = _final_norm(module), module.get_output_embeddings()
+    norm: Any = getattr(module, "base_model", module).get_submodule(family_of(module).final_norm)
+    head: Any = module.get_output_embeddings()
     with torch.inference_mode():
         d = torch.from_numpy(np.array(rows, dtype=np.float32))
         if head is None or d.shape[1] != head.weight.shape[1]:
@@ -49,15 +50,3 @@ def direct_logits(
         unit = norm((1e3 * d / size).to(dtype)) - norm(torch.zeros_like(d[:1]).to(dtype))
         logits: NDArray[np.float32] = (nn.functional.linear(unit, head.weight).float() * (size / rms)).numpy()
     return logits
-
-
-def _final_norm(module: nn.Module) -> nn.Module:
-    base = getattr(module, "base_model", module)
-    for path in ("norm", "ln_f", "final_layer_norm", "language_model.norm"):
-        try:
-            return base.get_submodule(path)
-        except AttributeError:
-            continue
-    raise ValueError(
-        f"{type(base).__name__}: no final norm found under the usual names (norm, ln_f, final_layer_norm)"
-    )

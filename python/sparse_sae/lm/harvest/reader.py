@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from sparse_sae.lm.harvest.sequences import Window
-from sparse_sae.lm.model.hooks import read_hooks, resolve
+from sparse_sae.lm.model.engine import Engine, engine_of
+from sparse_sae.lm.model.hooks import read_hooks
 from sparse_sae.lm.model.loading import LanguageModel
 
 F32 = NDArray[np.float32]
@@ -24,10 +26,11 @@ class Reader:
     """A model made ready to give the activations of batches at some hook points.
 
     Args:
-        model: from `load_model`.
+        model: from `load_model`, or any `Engine`.
         hooks: names of hook points.
         context: longest sequence it will get.
-        compute_dtype: dtype of the forward pass; "auto" measures (`fastest_compute_dtype`).
+        compute_dtype: dtype of the forward pass; "auto" measures (`fastest_compute_dtype`). Other engines have one of
+            their own, and only that or "auto" is accepted.
 
     Attributes:
         widths: hook point -> width of its rows.
@@ -35,37 +38,48 @@ class Reader:
         bos: the token that the model expects before every text, or None.
 
     Raises:
-        TypeError: model is not a `LanguageModel`.
+        TypeError: model is not a `LanguageModel` or an `Engine`.
         ValueError: an unknown hook point or dtype, or a context beyond the model's.
     """
 
     def __init__(
-        self, model: LanguageModel, hooks: Sequence[str], *, context: int, compute_dtype: str = "auto"
+        self,
+        model: LanguageModel | Engine,
+        hooks: Sequence[str],
+        *,
+        context: int,
+        compute_dtype: str = "auto",
     ) -> None:
-        if not isinstance(model, LanguageModel):
+        if not isinstance(model, LanguageModel | Engine):
             raise TypeError(
-                f"model: got {type(model).__name__}, expected a LanguageModel: load_model(path) gives one, and so does "
-                "LanguageModel(model, tokenizer, name)"
+                f"model: got {type(model).__name__}, expected a LanguageModel or an Engine: load_model(path) gives "
+                "one, and so does LanguageModel(model, tokenizer, name)"
             )
         if compute_dtype not in ("auto", *_COMPUTE_DTYPES):
             raise ValueError(
                 f"compute_dtype must be auto, {', '.join(_COMPUTE_DTYPES)}; got {compute_dtype!r}"
             )
-        longest = getattr(model.config, "max_position_embeddings", None)
+        engine = engine_of(model)
+        longest = engine.max_context
         if context < 2 or (longest is not None and context > longest):
             raise ValueError(f"context must be from 2 to the model's {longest} tokens, got {context}")
         if not hooks or len(set(hooks)) < len(hooks):
             raise ValueError(f"hooks must be one or several different names, got {list(hooks)}")
-        if compute_dtype == "auto":
-            compute_dtype = fastest_compute_dtype(model, hooks, tokens=min(context, 128))
-        self.compute_dtype = compute_dtype
-        self._model = in_dtype(model, getattr(torch, compute_dtype))
-        self._points = [resolve(self._model, name) for name in hooks]
-        self.bos = _expected_bos(model)
-        with torch.inference_mode():
-            seen = read_hooks(
-                self._model, self._points, torch.zeros((1, 2), dtype=torch.long, device=model.device)
+        for hook in hooks:
+            engine.point(hook)  # names an unknown one before anything is measured
+        if isinstance(model, LanguageModel):
+            if compute_dtype == "auto":
+                compute_dtype = fastest_compute_dtype(model, hooks, tokens=min(context, 128))
+            engine = engine_of(in_dtype(model, getattr(torch, compute_dtype)))
+        elif compute_dtype not in ("auto", engine.compute_dtype):
+            raise ValueError(
+                f"compute_dtype: got {compute_dtype!r}, expected 'auto' or {engine.compute_dtype!r}, which this engine "
+                "computes in"
             )
+        self.compute_dtype = engine.compute_dtype
+        self._engine, self._hooks = engine, list(hooks)
+        self.bos = _expected_bos(engine.tokenizer)
+        seen = engine.read(self._hooks, torch.zeros((1, 2), dtype=torch.long))
         for name, value in seen.items():
             if value.ndim != 3 or value.shape[:2] != (1, 2):
                 raise ValueError(
@@ -85,9 +99,7 @@ class Reader:
         for batch in window.batches():
             if all(starts[piece] >= n for piece in batch.which):
                 continue
-            ids = torch.from_numpy(batch.ids).to(self._model.device, torch.long)
-            with torch.inference_mode():
-                seen = read_hooks(self._model, self._points, ids)
+            seen = self._engine.read(self._hooks, torch.from_numpy(batch.ids).to(torch.long))
             for name, value in seen.items():
                 rows = value.float().cpu().numpy()
                 for i, piece in enumerate(batch.which):
@@ -142,10 +154,10 @@ def _seconds(model: LanguageModel, hooks: Sequence[str], tokens: int, runs: int)
     return min(times)
 
 
-def _expected_bos(model: LanguageModel) -> int | None:
+def _expected_bos(tokenizer: Any) -> int | None:
     """The token that the tokenizer itself would put first."""
-    if model.tokenizer is None:
+    if tokenizer is None:
         return None
-    first = list(model.tokenizer("a")["input_ids"])[:1]
-    bos = getattr(model.tokenizer, "bos_token_id", None)
+    first = list(tokenizer("a")["input_ids"])[:1]
+    bos = getattr(tokenizer, "bos_token_id", None)
     return bos if bos is not None and first == [bos] else None

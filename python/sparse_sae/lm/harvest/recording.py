@@ -13,6 +13,7 @@ from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.data.store.format import Dtype
 from sparse_sae.lm.harvest.reader import Reader
 from sparse_sae.lm.harvest.sequences import Text, windows
+from sparse_sae.lm.model.engine import Engine
 from sparse_sae.lm.model.loading import LanguageModel
 
 
@@ -33,20 +34,20 @@ class CaptureProgress:
 
 @overload
 def capture(  # type: ignore[overload-overlap]  # a str is a sequence of str too
-    model: LanguageModel, texts: Iterable[Text], hooks: str, store: str | Path, *,
+    model: LanguageModel | Engine, texts: Iterable[Text], hooks: str, store: str | Path, *,
     max_tokens: int | None = ..., context: int = ..., pack: bool = ..., batch_tokens: int = ...,
     dtype: Dtype = ..., compute_dtype: str = ..., shard_bytes: int = ...,
     parse_special: bool | None = ..., progress: Callable[[CaptureProgress], None] | None = ...,
 ) -> ActivationStore: ...  # fmt: skip
 @overload
 def capture(
-    model: LanguageModel, texts: Iterable[Text], hooks: Sequence[str], store: str | Path, *,
+    model: LanguageModel | Engine, texts: Iterable[Text], hooks: Sequence[str], store: str | Path, *,
     max_tokens: int | None = ..., context: int = ..., pack: bool = ..., batch_tokens: int = ...,
     dtype: Dtype = ..., compute_dtype: str = ..., shard_bytes: int = ...,
     parse_special: bool | None = ..., progress: Callable[[CaptureProgress], None] | None = ...,
 ) -> dict[str, ActivationStore]: ...  # fmt: skip
 def capture(
-    model: LanguageModel,
+    model: LanguageModel | Engine,
     texts: Iterable[Text],
     hooks: str | Sequence[str],
     store: str | Path,
@@ -68,7 +69,7 @@ def capture(
     the last hook point and the logits are not computed.
 
     Args:
-        model: from `load_model`.
+        model: from `load_model`, or any `Engine`.
         texts: strings (or lists of token ids), in the same order each time.
         hooks: a hook point (its store is then `store` itself), or several (each has a folder of its name).
         store: directory.
@@ -93,7 +94,7 @@ def capture(
         Rows are in the order of the texts.
 
     Raises:
-        TypeError: model is not a `LanguageModel`, or texts is a single string.
+        TypeError: model is not a `LanguageModel` or an `Engine`, or texts is a single string.
         ValueError: no texts, a context beyond the model's, an unknown hook point, or a store of other texts
             or settings.
 

@@ -9,6 +9,7 @@ import numpy as np
 from sparse_sae.data.store import massive_threshold
 from sparse_sae.lm.harvest.reader import F32, Reader
 from sparse_sae.lm.harvest.sequences import Text, Window, windows
+from sparse_sae.lm.model.engine import Engine
 from sparse_sae.lm.model.loading import LanguageModel
 
 
@@ -102,7 +103,7 @@ class ActivationStream:
 
 
 def stream(
-    model: LanguageModel,
+    model: LanguageModel | Engine,
     texts: Iterable[Text],
     hook: str,
     *,

@@ -6,6 +6,7 @@
     blocks.L.hook_attn_out     what attention adds to the residual stream
     blocks.L.hook_mlp_out      what the MLP adds to it
     blocks.L.attn.hook_z       the heads' outputs before the output projection, heads flattened
+    blocks.L.mlp.hook_in       what the MLP reads, after its norm
     blocks.L.mlp.hook_post     the MLP's neurons before its output projection
 
 Every other place is reached by its module path (`model.layers.3.mlp.up_proj`: what the module returns;
@@ -34,25 +35,39 @@ _SITES = (
     "hook_attn_out",
     "hook_mlp_out",
     "attn.hook_z",
+    "mlp.hook_in",
     "mlp.hook_post",
 )
 
 
 def unwrap(model: LanguageModel | nn.Module) -> nn.Module:
-    """The torch module of a `LanguageModel`, or the module given."""
+    """The torch module of a `LanguageModel`, or the module given.
+
+    Raises:
+        TypeError: another engine, which has no gradients and no key-value cache that one could work with here.
+    """
     if isinstance(model, LanguageModel):
         return model.model
     if isinstance(model, nn.Module):
         return model
-    raise TypeError(f"model must be a LanguageModel or a torch module, got {type(model).__name__}")
+    raise TypeError(
+        f"model: got {type(model).__name__}, expected a LanguageModel or a torch module: this needs its gradients or "
+        "its key-value cache"
+    )
 
 
-def _base(module: nn.Module) -> Any:
+def base_of(module: nn.Module) -> Any:
+    """The model without its output layer, or the module itself."""
     base = getattr(module, "base_model", module)
     return base if isinstance(base, nn.Module) else module
 
 
-def _family(module: nn.Module) -> Family:
+def family_of(module: nn.Module) -> Family:
+    """The row of `FAMILIES` for a model.
+
+    Raises:
+        ValueError: the model's type has no row.
+    """
     model_type = getattr(getattr(module, "config", None), "model_type", type(module).__name__)
     if model_type not in FAMILIES:
         raise ValueError(
@@ -69,15 +84,14 @@ def hook_names(model: LanguageModel | nn.Module) -> list[str]:
     ['blocks.0.hook_resid_pre', 'blocks.0.hook_resid_mid']
     """
     module = unwrap(model)
-    n_layers = len(_base(module).get_submodule(_family(module).layers))
+    n_layers = len(base_of(module).get_submodule(family_of(module).layers))
     sites = [site for site in _SITES if not (site == "hook_resid_mid" and _parallel(module))]
     return [f"blocks.{layer}.{site}" for layer in range(n_layers) for site in sites]
 
 
 def _parallel(module: nn.Module) -> bool:
-    config = getattr(module, "config", None)
-    neox = getattr(config, "model_type", "") == "gpt_neox"
-    return neox and bool(getattr(config, "use_parallel_residual", True))
+    switch = family_of(module).parallel_if
+    return bool(switch) and bool(getattr(module.config, switch, True))
 
 
 def resolve(model: LanguageModel | nn.Module, name: str) -> HookPoint:
@@ -99,10 +113,10 @@ def resolve(model: LanguageModel | nn.Module, name: str) -> HookPoint:
     if match is None:
         return _resolve_path(module, name)
     layer, site = int(match[1]), match[2]
-    family = _family(module)
+    family = family_of(module)
     if site not in _SITES:
         raise ValueError(f"hook point {name!r}: {site!r} is not one of {', '.join(_SITES)}")
-    layers: Any = _base(module).get_submodule(family.layers)
+    layers: Any = base_of(module).get_submodule(family.layers)
     if layer >= len(layers):
         raise ValueError(f"hook point {name!r}: the model has layers 0 to {len(layers) - 1}")
     block: nn.Module = layers[layer]
@@ -127,14 +141,14 @@ def _site_module(family: Family, site: str) -> tuple[str, Literal["input", "outp
         return family.attn_out or family.attn, "output"
     if site == "hook_mlp_out":
         return family.mlp_out or family.mlp, "output"
-    return (family.z if site == "attn.hook_z" else family.neurons), "input"
+    return {"attn.hook_z": family.z, "mlp.hook_in": family.mlp}.get(site, family.neurons), "input"
 
 
 def _resolve_path(module: nn.Module, name: str) -> HookPoint:
     path, _, suffix = name.partition(":")
     if suffix not in ("", "in", "out"):
         raise ValueError(f"hook point {name!r}: after ':' comes 'in' or 'out', not {suffix!r}")
-    for root in (module, _base(module)):
+    for root in (module, base_of(module)):
         try:
             found = root.get_submodule(path) if path else None
         except AttributeError:
@@ -197,7 +211,7 @@ def read_hooks(
 
         return read
 
-    base = _base(unwrap(model))
+    base = base_of(unwrap(model))
     require_known_tokens(base, input_ids)
     inputs = {**positions_from_mask(base, attention_mask), **inputs}
     with ExitStack() as stack:

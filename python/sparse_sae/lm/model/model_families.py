@@ -1,4 +1,4 @@
-"""What each family of transformers calls the modules that hook points name. A new family is one row here."""
+"""What each family of transformers calls its modules, and how its layers add up. A new family is one row here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Family:
-    """Module paths: `layers` from the base model (without output layer), the others from a layer."""
+    """Facts of a family. Module paths: `layers`, `final_norm` from the base model, the others from a layer."""
 
     layers: str
     attn: str
@@ -17,6 +17,9 @@ class Family:
     mid: str  # the norm that reads the residual stream between attention and MLP
     attn_out: str = ""  # module whose output is added to the residual stream, where that is not `attn`
     mlp_out: str = ""
+    final_norm: str = "norm"  # from the base model
+    # attention and MLP read the same stream side by side: where this attribute of the configuration is true
+    parallel_if: str = ""
 
 
 _LLAMA = Family("layers", "self_attn", "mlp", "self_attn.o_proj", "mlp.down_proj", "post_attention_layernorm")
@@ -34,9 +37,16 @@ FAMILIES: dict[str, Family] = {
     "qwen3": _LLAMA,
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
-    "gemma3": replace(_GEMMA, layers="language_model.layers"),
-    "gpt2": Family("h", "attn", "mlp", "attn.c_proj", "mlp.c_proj", "ln_2"),
+    "gemma3": replace(_GEMMA, layers="language_model.layers", final_norm="language_model.norm"),
+    "gpt2": Family("h", "attn", "mlp", "attn.c_proj", "mlp.c_proj", "ln_2", final_norm="ln_f"),
     "gpt_neox": Family(
-        "layers", "attention", "mlp", "attention.dense", "mlp.dense_4h_to_h", "post_attention_layernorm"
+        "layers",
+        "attention",
+        "mlp",
+        "attention.dense",
+        "mlp.dense_4h_to_h",
+        "post_attention_layernorm",
+        final_norm="final_layer_norm",
+        parallel_if="use_parallel_residual",
     ),
 }

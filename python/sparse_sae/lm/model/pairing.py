@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from typing import Any
 
-from torch import nn
-
-from sparse_sae.lm.model.hook_point import HookPoint
-from sparse_sae.lm.model.hooks import resolve, unwrap
-from sparse_sae.lm.model.loading import LanguageModel
-
-_STREAM_WIDE = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
+from sparse_sae.data.provenance import canonical_hook, short_model
+from sparse_sae.lm.model.engine import AnyModel, Point, engine_of
 
 
-def hook_of(
-    model: LanguageModel | nn.Module, sae: Any, hook: str | HookPoint | None = None, *, writes: bool = False
-) -> HookPoint:
+def hook_of(model: AnyModel, sae: Any, hook: str | Point | None = None, *, writes: bool = False) -> Point:
     """The hook point given, or the one the SAE was trained on; checked against model and SAE.
 
     Every function that puts an SAE and a model together comes through here.
 
     Args:
-        model: a `LanguageModel` or a transformers model.
+        model: a `LanguageModel`, a transformers model, or any `Engine`.
         sae: its `metadata` name the model (`model_name`) and the hook point (`hook_name`, and `hook_name_out` for
             what a transcoder writes), as `train` leaves them and SAELens' files have them.
         hook: a hook point, in place of the SAE's own.
@@ -45,49 +37,29 @@ def hook_of(
             "hook: the SAE's metadata name no hook point; give hook='blocks.15.hook_resid_post' or the like"
         )
     chosen = hook if hook is not None else own[-1 if writes else 0]
-    point = chosen if isinstance(chosen, HookPoint) else resolve(model, chosen)
-    wide, found = int(sae.d_out if writes else sae.d_in), width_at(model, point)
+    engine = engine_of(model)
+    point = engine.point(chosen) if isinstance(chosen, str) else chosen
+    wide, found = int(sae.d_out if writes else sae.d_in), engine.width(point)
     if found not in (None, wide):
         raise ValueError(
             f"hook: {point.name} of this model is {found} wide, the SAE {wide}: another hook point or another "
             f"model is meant (the SAE is of {own[0] if own else 'no named hook point'} of "
             f"{metadata.get('model_name') or 'no named model'})"
         )
-    if own and _canonical(point.name) not in [_canonical(name) for name in own]:
+    if own and canonical_hook(point.name) not in [canonical_hook(name) for name in own]:
         warnings.warn(
             f"hook: {point.name!r} is used with an SAE of {own[0]!r}; its latents mean nothing elsewhere",
             UserWarning,
             stacklevel=3,
         )
-    ours, theirs = model_name(model), str(metadata.get("model_name") or "")
-    if ours and theirs and _short(ours) != _short(theirs):
+    ours, theirs = engine.name, str(metadata.get("model_name") or "")
+    if ours and theirs and short_model(ours) != short_model(theirs):
         warnings.warn(
             f"model: {ours!r} is used with an SAE of {theirs!r}; its latents mean nothing in another model",
             UserWarning,
             stacklevel=3,
         )
     return point
-
-
-def model_name(model: LanguageModel | nn.Module) -> str:
-    """What the model is called: a `LanguageModel`'s name, or what a transformers model was loaded from."""
-    if isinstance(model, LanguageModel):
-        return model.name
-    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
-
-
-def width_at(model: LanguageModel | nn.Module, point: HookPoint) -> int | None:
-    """Width of the activation at a hook point, or None for a module path, which only a pass can tell."""
-    match = re.fullmatch(r"blocks\.\d+\.(.+)", point.name)
-    if match is None:
-        return None
-    if match[1] in _STREAM_WIDE:
-        config: Any = unwrap(model).config
-        return int((config.get_text_config() if hasattr(config, "get_text_config") else config).hidden_size)
-    projection: Any = point.module
-    return int(
-        getattr(projection, "in_features", None) or projection.weight.shape[0]
-    )  # GPT-2's Conv1D: (in, out)
 
 
 def require_own_space(sae: Any) -> None:
@@ -105,15 +77,3 @@ def require_own_space(sae: Any) -> None:
             "this SAE normalises each token by itself, so its codes are not in the units of the activation; "
             "fold the normalisation or use mode='add'"
         )
-
-
-def _canonical(hook: str) -> str:
-    """One name for one place: what layer L leaves is what layer L + 1 reads."""
-    match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_pre", hook)
-    return f"blocks.{int(match[1]) - 1}.hook_resid_post" if match else hook
-
-
-def _short(name: str) -> str:
-    """A model's name without its owner and case; TransformerLens calls GPT-2 gpt2-small."""
-    short = name.rstrip("/").rpartition("/")[2].lower()
-    return "gpt2" if short == "gpt2-small" else short

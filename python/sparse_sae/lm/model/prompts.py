@@ -17,11 +17,11 @@ Model: TypeAlias = "LanguageModel | nn.Module"
 Prompt: TypeAlias = "str | Sequence[int] | Sequence[Mapping[str, str]]"
 
 
-def tokenizer_for(model: Model, prompts: Sequence[Prompt], tokenizer: Any = None) -> Any:
+def tokenizer_for(model: Any, prompts: Sequence[Prompt], tokenizer: Any = None) -> Any:
     """The tokenizer given, or the model's own; None if all prompts are token ids and need none."""
     if tokenizer is not None:
         return tokenizer
-    if isinstance(model, LanguageModel):
+    if not isinstance(model, nn.Module):
         return model.tokenizer
     if any(isinstance(item, str | Mapping) for prompt in prompts for item in list(prompt)[:1]):
         raise ValueError(

@@ -24,11 +24,9 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparse_sae.lm.model.hook_point import HookPoint
-from sparse_sae.lm.model.hooks import resolve, unwrap
-from sparse_sae.lm.model.loading import LanguageModel
+from sparse_sae.lm.model.engine import AnyModel, Point, engine_of
 from sparse_sae.lm.model.pairing import hook_of, require_own_space
 from sparse_sae.lm.steering.positions import Positions, Where
 
@@ -40,13 +38,13 @@ _ENCODES = ("clamp", "scale", "ablate")
 
 
 def steer(
-    model: LanguageModel | nn.Module,
+    model: AnyModel,
     sae: Any,
     latents: Mapping[int, ArrayLike] | Sequence[int],
     mode: Mode = "add",
     *,
     positions: Positions = "all",
-    hook: str | HookPoint | None = None,
+    hook: str | Point | None = None,
     prompt_length: int | None = None,
     exact: bool = True,
 ) -> Steering:
@@ -56,7 +54,7 @@ def steer(
     at once, at one hook point (they act in the order opened) or at many.
 
     Args:
-        model: a `LanguageModel` or a transformers model.
+        model: a `LanguageModel`, a transformers model, or any `Engine`.
         sae: the SAE whose latents are meant.
         latents: latent -> value v of the table above, in units of the latent's activation (add, clamp) or as
             a factor (scale, ablate, orthogonal). A value may be an array with one entry per row of the batch;
@@ -105,8 +103,8 @@ def steer(
 
 
 def steer_direction(
-    model: LanguageModel | nn.Module,
-    hook: str | HookPoint,
+    model: AnyModel,
+    hook: str | Point,
     direction: ArrayLike,
     strength: ArrayLike,
     mode: Literal["add", "orthogonal"] = "add",
@@ -127,7 +125,7 @@ def steer_direction(
     vector = np.asarray(direction, dtype=np.float32)
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise ValueError(f"direction must be a finite vector (d,), got shape {vector.shape}")
-    point = hook if isinstance(hook, HookPoint) else resolve(model, hook)
+    point = engine_of(model).point(hook) if isinstance(hook, str) else hook
     return Steering(
         model,
         point,
@@ -150,8 +148,8 @@ class Steering:
 
     def __init__(
         self,
-        model: LanguageModel | nn.Module,
-        point: HookPoint,
+        model: AnyModel,
+        point: Point,
         rows: NDArray[np.float32],
         values: NDArray[np.float32],
         mode: Mode,
@@ -163,7 +161,7 @@ class Steering:
         exact: bool = True,
     ) -> None:
         self.point, self.mode, self.exact = point, mode, exact
-        self._where = Where(unwrap(model), positions, prompt_length)
+        self._where = Where(engine_of(model), positions, prompt_length)
         self._sae, self._latents = sae, latents
         self._rows, self._values = torch.from_numpy(rows), torch.from_numpy(values)
         # (L, d) rows of the pseudo-inverse: coordinates of x on the decoder rows

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparse_sae.lm.model.hook_point import owned
+from sparse_sae.lm.model.engine import Engine, Pass
 
 Positions: TypeAlias = Literal["all", "prompt", "generated"] | Sequence[int] | slice
 
@@ -27,17 +26,17 @@ class _Progress(threading.local):
 class Where:
     """Positions chosen by the user, as columns of each forward pass.
 
-    A generation reads the prompt in one pass and then one token a pass; the length of the key-value cache at
-    the start of a pass says where in the sequence that pass begins.
+    A generation reads the prompt in one pass and then one token a pass; the engine says where in the sequence a pass
+    begins.
 
     Args:
-        module: the transformers model.
+        engine: what runs the model.
         positions: "all"; "prompt" or "generated"; token indices, padding counted, negative ones from the end
             of the prompt; or a slice of indices.
         prompt_length: tokens in the prompt, or None to learn it from the first pass with a cache.
     """
 
-    def __init__(self, module: nn.Module, positions: Positions, prompt_length: int | None) -> None:
+    def __init__(self, engine: Engine, positions: Positions, prompt_length: int | None) -> None:
         if isinstance(positions, str):
             if positions not in ("all", "prompt", "generated"):
                 raise ValueError(
@@ -55,7 +54,7 @@ class Where:
             relative = any(i < 0 for i in positions)
         if prompt_length is not None and prompt_length < 1:
             raise ValueError(f"prompt_length must be at least 1, got {prompt_length}")
-        self._base = getattr(module, "base_model", module)
+        self._engine = engine
         self._positions, self._relative, self._given = positions, relative, prompt_length
         self._at = _Progress(prompt_length)
 
@@ -66,32 +65,18 @@ class Where:
         if isinstance(self._positions, str) and self._positions == "all":
             yield
             return
-        signature = inspect.signature(self._base.forward)
+        with self._engine.follow(self._begin):
+            yield
 
-        with owned() as ours:
-
-            def before(_module: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> None:
-                if ours():
-                    self._begin(signature.bind_partial(*args, **(kwargs or {})).arguments)
-
-            handle = self._base.register_forward_pre_hook(before, with_kwargs=True)
-            try:
-                yield
-            finally:
-                handle.remove()
-
-    def _begin(self, inputs: dict[str, Any]) -> None:
-        cache, at = inputs.get("past_key_values"), self._at
-        at.start = 0 if cache is None else int(cache.get_seq_length())
+    def _begin(self, this: Pass) -> None:
+        at = self._at
+        at.start = this.start
         if self._given is not None:
             return
-        tokens = (
-            inputs.get("input_ids") if inputs.get("input_ids") is not None else inputs.get("inputs_embeds")
-        )
-        if cache is None:
+        if not this.cached:
             at.prompt = None  # nothing says where the prompt ends
-        elif tokens is not None and (at.start == 0 or at.prompt is None):
-            at.prompt = at.start + int(tokens.shape[1])
+        elif this.tokens is not None and (this.start == 0 or at.prompt is None):
+            at.prompt = this.start + this.tokens
 
     def columns(self, length: int) -> Tensor:
         """Which of this pass's `length` positions are chosen: (length,) bool."""

@@ -7,16 +7,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparse_sae.lm.model.hook_point import HookPoint
-from sparse_sae.lm.model.loading import LanguageModel
+from sparse_sae.lm.model.engine import AnyModel, Point
 from sparse_sae.lm.model.pairing import hook_of
 
 
 @contextmanager
 def reconstruct(
-    model: LanguageModel | nn.Module, saes: Any | Sequence[Any] | Mapping[str, Any], *, first: bool = True
+    model: AnyModel, saes: Any | Sequence[Any] | Mapping[str, Any], *, first: bool = True
 ) -> Iterator[None]:
     """Run the model through SAEs: each forward pass goes on with x̂ = sae.reconstruct(x) in place of x.
 
@@ -25,7 +24,7 @@ def reconstruct(
     hook points, and in the thread that opened it. To measure what it costs the model, see `model_quality`.
 
     Args:
-        model: a `LanguageModel` or a transformers model.
+        model: a `LanguageModel`, a transformers model, or any `Engine`.
         saes: an SAE, several, or hook point -> SAE; without a mapping each one's `metadata["hook_name"]` is used.
         first: whether first positions of the passes are replaced too. SAEs are not trained on them here, and what
             comes of replacing them is usually bad; with False they stay (texts padded on the right, no cache).
@@ -45,9 +44,7 @@ def reconstruct(
         yield
 
 
-def placed(
-    model: LanguageModel | nn.Module, saes: Any | Sequence[Any] | Mapping[str, Any]
-) -> list[tuple[HookPoint, Any]]:
+def placed(model: AnyModel, saes: Any | Sequence[Any] | Mapping[str, Any]) -> list[tuple[Point, Any]]:
     """Each SAE with its hook point, checked to reconstruct what is there."""
     if isinstance(saes, Mapping):
         pairs = [(hook_of(model, sae, hook), sae) for hook, sae in saes.items()]
@@ -81,7 +78,7 @@ def reconstruction(sae: Any, x: Tensor) -> Tensor:
     )
 
 
-def _replacing(point: HookPoint, sae: Any, first: bool) -> Any:
+def _replacing(point: Point, sae: Any, first: bool) -> Any:
     def replace(x: Tensor) -> Tensor:
         if x.shape[-1] != sae.d_in:
             raise ValueError(f"{point.name} holds activations {tuple(x.shape)}, the SAE is {sae.d_in} wide")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.engine import Point
 from sparse_sae.lm.model.pairing import hook_of
 from sparse_sae.lm.model.prompts import Model, Prompt
 from sparse_sae.lm.steering.interventions import steer_direction
@@ -181,7 +181,7 @@ def dose_response(
     pool: Sequence[int] | None = None,
     neutral: Sequence[Prompt] = (),
     positions: Positions = "all",
-    hook: str | HookPoint | None = None,
+    hook: str | Point | None = None,
     groups: ArrayLike | None = None,
     confidence: float = 0.95,
     tokenizer: Any = None,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
-from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.engine import Point
 from sparse_sae.lm.model.prompts import Model, Prompt
 from sparse_sae.lm.studies.reuse import reuse_below
 from sparse_sae.lm.studies.scores import choice_logprobs
@@ -145,7 +145,7 @@ def experiment(
     groups: ArrayLike | None = None,
     confidence: float = 0.95,
     seed: int = 0,
-    reuse: str | HookPoint | None = None,
+    reuse: str | Point | None = None,
     chunk: int = 256,
     progress: Callable[[str], None] | None = None,
 ) -> Experiment:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparse_sae.data.store import massive_threshold
-from sparse_sae.lm.model.hook_point import HookPoint
+from sparse_sae.lm.model.engine import Point
 from sparse_sae.lm.model.hooks import read_hooks, unwrap
 from sparse_sae.lm.model.loading import LanguageModel
 from sparse_sae.lm.model.prompts import Model, Prompt, batches, token_ids, tokenizer_for
@@ -62,15 +62,16 @@ class HookQuality:
     @property
     def recovered_zero(self) -> float:
         """Loss recovered against zero ablation; nan where zero ablation does not hurt."""
-        return _recovered(self.loss, self.loss_sae, self.loss_zero)
+        return loss_recovered(self.loss, self.loss_sae, self.loss_zero)
 
     @property
     def recovered_mean(self) -> float:
         """Loss recovered against mean ablation; nan where mean ablation does not hurt."""
-        return _recovered(self.loss, self.loss_sae, self.loss_mean)
+        return loss_recovered(self.loss, self.loss_sae, self.loss_mean)
 
 
-def _recovered(plain: float, sae: float, ablated: float) -> float:
+def loss_recovered(plain: float, sae: float, ablated: float) -> float:
+    """(ablated - sae) / (ablated - plain); nan where the ablation does not hurt."""
     return (ablated - sae) / (ablated - plain) if ablated - plain > 1e-9 else float("nan")
 
 
@@ -131,7 +132,7 @@ def model_quality(
     sequences = [token_ids(text, words)[:max_tokens] for text in texts]
     rows = []
     for point, sae in pairs:
-        usual = _usual(model, point, sequences, batch_size)
+        usual = usual_activations(model, point, sequences, batch_size)
         if sae.d_in != len(usual.mean):
             raise ValueError(
                 f"hook {point.name} is {len(usual.mean)} wide, the SAE {sae.d_in}: another hook point is meant"
@@ -144,10 +145,8 @@ def model_quality(
 
 
 @dataclass(frozen=True)
-class _Usual:
-    """What activations at a hook point are like: mean of the kept ones, norm above which one is massive,
-    counts.
-    """
+class Usual:
+    """What activations at a hook point are like: mean of the kept ones, norm above which one is massive, counts."""
 
     mean: NDArray[np.float32]
     limit: float
@@ -156,11 +155,12 @@ class _Usual:
     massive: int
 
 
-def _usual(model: Model, point: HookPoint, sequences: list[list[int]], batch_size: int) -> _Usual:
+def usual_activations(model: Model, point: Point, sequences: list[list[int]], batch_size: int) -> Usual:
+    """Measure what is usual at a hook point on these sequences."""
     blocks, first = [], []
     with torch.inference_mode():
         for batch in batches(sequences, batch_size):
-            x = read_hooks(model, [point], batch.ids, batch.mask)[point.name].float()
+            x = read_hooks(model, [point.name], batch.ids, batch.mask)[point.name].float()
             valid = batch.mask.bool()
             blocks.append(x[valid].numpy())
             first.append((torch.arange(x.shape[1]) == 0).expand_as(valid)[valid].numpy())
@@ -173,13 +173,13 @@ def _usual(model: Model, point: HookPoint, sequences: list[list[int]], batch_siz
             "texts: no position is left once the first of each text is excluded; give longer texts"
         )
     massive = int((~is_first & (norms > limit)).sum())
-    return _Usual(
+    return Usual(
         x[kept].mean(0, dtype=np.float64).astype(np.float32), limit, len(x), int(is_first.sum()), massive
     )
 
 
 def _replacements(
-    point: HookPoint, sae: Any, usual: _Usual
+    point: Point, sae: Any, usual: Usual
 ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
     mean = torch.from_numpy(usual.mean)
 
@@ -208,7 +208,7 @@ def _replacements(
     }
 
 
-def _row(hook: str, positions: str, scores: dict[str, TextScores], usual: _Usual) -> HookQuality:
+def _row(hook: str, positions: str, scores: dict[str, TextScores], usual: Usual) -> HookQuality:
     sae, zero, mean = (scores[f"{name} {positions}"] for name in ("sae", "zero", "mean"))
     plain = scores["unedited"]
     return HookQuality(

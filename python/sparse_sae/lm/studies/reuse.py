@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparse_sae.lm.model.hook_point import HookPoint, owned
+from sparse_sae.lm.model.engine import Point
+from sparse_sae.lm.model.hook_point import owned
 from sparse_sae.lm.model.hooks import resolve, unwrap
 from sparse_sae.lm.model.model_families import FAMILIES
 from sparse_sae.lm.model.prompts import Model
 
 
 @contextmanager
-def reuse_below(model: Model, hook: str | HookPoint, max_bytes: int = 1 << 30) -> Iterator[dict[str, int]]:
+def reuse_below(model: Model, hook: str | Point, max_bytes: int = 1 << 30) -> Iterator[dict[str, int]]:
     """Skip the layers below `hook` for inputs that were run before while the context is open.
 
     The result is bit for bit that of the whole model, provided that whatever is attached to the model
@@ -43,7 +44,7 @@ def reuse_below(model: Model, hook: str | HookPoint, max_bytes: int = 1 << 30) -
     ...     with steer(model, sae, {7: 40.0}):
     ...         second = choice_logprobs(model, prompts, [" Yes"])
     """
-    point = hook if isinstance(hook, HookPoint) else resolve(model, hook)
+    point = resolve(model, hook) if isinstance(hook, str) else hook
     lower = layers_below(model, point)
     if not lower:
         raise ValueError(
@@ -65,7 +66,7 @@ def reuse_below(model: Model, hook: str | HookPoint, max_bytes: int = 1 << 30) -
         yield memory.counts
 
 
-def layers_below(model: Model, point: HookPoint) -> list[Any]:
+def layers_below(model: Model, point: Point) -> list[Any]:
     """The layers that `reuse_below` can skip: none if `point` is not a residual stream above a layer."""
     module = unwrap(model)
     family = FAMILIES.get(getattr(getattr(module, "config", None), "model_type", ""))

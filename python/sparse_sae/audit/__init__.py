@@ -1,0 +1,46 @@
+"""Audit: watch-lists of latents and directions, monitors, and reports that another person re-runs.
+
+    from sparse_sae.audit import Watch, WatchList, monitor
+
+A name is imported when it is first used. Files are hashed as RFC 8785 says, with a package of the extra `audit`:
+`pip install "sparse-sae[audit]"`; what runs a model needs the extra `lm` too.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .events import Event as Event
+    from .events import GenerationStopped as GenerationStopped
+    from .events import Steer as Steer
+    from .live import LiveMonitor as LiveMonitor
+    from .live import monitor as monitor
+    from .observer import Monitor as Monitor
+    from .watchlist import Watch as Watch
+    from .watchlist import WatchList as WatchList
+
+# module -> its public names; the same as above, for the running program
+_MODULES = {
+    "events": ("Event", "GenerationStopped", "Steer"),
+    "live": ("LiveMonitor", "monitor"),
+    "observer": ("Monitor",),
+    "watchlist": ("Watch", "WatchList"),
+}
+_PUBLIC = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_PUBLIC)
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return __all__

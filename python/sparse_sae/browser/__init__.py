@@ -1,0 +1,12 @@
+"""A browser for the latents of an SAE: one file, one local page.
+
+- `build`: one SQLite file from an SAE and a store of activations, with the model's logits where it is given.
+- `open_browser`: such a file from Python; what it gives shows itself in a notebook.
+
+The page is `sparse-sae browse FILE`; it comes with the extra `browser`.
+"""
+
+from .building import build
+from .file import BrowserFile, open_browser
+
+__all__ = ["BrowserFile", "build", "open_browser"]

@@ -1,7 +1,0 @@
-"""`python -m sparse_sae.cli`."""
-
-import sys
-
-from . import main
-
-sys.exit(main())

@@ -1,0 +1,143 @@
+"""The command `browse`: build the browser's file, show it, export from it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .. import load
+from .._io.files import read_json
+from ..training.progress import Bar
+from ._parsing import AddCommand
+
+_ACTIONS = ("build", "export")
+
+
+def add_browse(add: AddCommand) -> None:
+    """`sparse-sae browse`."""
+    browse = add("browse", _browse, "look at what the latents of an SAE mean, on a local page")
+    browse.add_argument(
+        "target",
+        nargs="+",
+        metavar="[build | export] FILE | SAE",
+        help="a browser file, or the directory of an SAE, for which a file is built from --store first; `build SAE` "
+        "only builds, `export FILE` writes chosen latents",
+    )
+    browse.add_argument("--store", type=Path, help="captured activations that the file is built from")
+    browse.add_argument("--hook", help="which hook point, if --store has several")
+    browse.add_argument(
+        "--out", type=Path, metavar="FILE", help="the file (default: the SAE's name with .db)"
+    )
+    browse.add_argument(
+        "--model",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="with the language model: logit effects, live text, steering (default: SmolLM2-135M-Instruct)",
+    )
+    browse.add_argument("--tokenizer", metavar="PATH", help="texts of tokens, where there is no --model")
+    browse.add_argument("--sae", type=Path, help="the SAE of a FILE, for live text and steering")
+    browse.add_argument(
+        "--compare", nargs="+", type=Path, default=[], metavar="SAE", help="SAEs of other seeds to match with"
+    )
+    browse.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help='JSON: {"name": {"positive": [texts], "negative": [texts]}}',
+    )
+    browse.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one")
+    browse.add_argument("--no-open", action="store_true", help="do not open a web browser")
+    browse.add_argument(
+        "--graph", type=Path, metavar="FILE", help="an attribution graph to show (.json or .npz)"
+    )
+    browse.add_argument("--latents", nargs="+", type=int, metavar="N", help="what to export (default: all)")
+    browse.add_argument("--format", choices=("html", "neuronpedia"), default="html", help="of an export")
+
+
+def _browse(options: argparse.Namespace) -> int:
+    action, *rest = options.target if options.target[0] in _ACTIONS else ["show", *options.target]
+    if len(rest) != 1:
+        raise ValueError(f"browse: got {' '.join(options.target)!r}, expected one FILE or SAE")
+    target = Path(rest[0])
+    if action == "export":
+        return _export(target, options)
+    model = _model(options)
+    if target.is_dir():
+        file, sae = _built(target, model, options), target
+        if action == "build":
+            return 0
+    elif action == "build":
+        raise ValueError(f"browse build: {target} is not a directory; expected that of a saved SAE")
+    else:
+        file, sae = target, options.sae
+    from ..browser.server import serve
+
+    serve(
+        file, sae=None if sae is None else load(sae), model=model, graph=options.graph, port=options.port,
+        open_page=not options.no_open, say=print,
+    )  # fmt: skip
+    return 0
+
+
+def _model(options: argparse.Namespace) -> Any:
+    if options.model is None:
+        return None
+    from ..lm import load_model
+
+    return load_model(options.model or None)
+
+
+def _built(directory: Path, model: Any, options: argparse.Namespace) -> Path:
+    """The file of an SAE: built, unless it is there already and nothing asks for another."""
+    from ..browser import build
+    from ..browser.vocabulary import load_tokenizer, texts_of
+    from ..data.store import ActivationStore
+
+    sae = load(directory)
+    own = directory.parent if directory.name == "sae" else directory  # train's own: RUN/sae
+    path: Path = options.out or own.with_name(f"{own.name}.db")
+    if options.store is None:
+        if path.exists() and options.target[0] != "build":
+            return path
+        raise ValueError(f"--store: needed to build {path}: the activations whose contexts are to be shown")
+    store = ActivationStore(options.store, options.hook)
+    vocabulary = None
+    if options.tokenizer is not None and model is None:
+        vocabulary = texts_of(load_tokenizer(options.tokenizer))
+    stages: dict[str, Bar] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage not in stages:
+            for bar in stages.values():
+                bar.__exit__(None, None, None)
+            stages.clear()
+            stages[stage] = Bar(stage, total).__enter__()
+        stages[stage].update(done, f"{done:,} of {total:,}")
+
+    try:
+        build(
+            sae, store, path, model=model, vocabulary=vocabulary, progress=progress,
+            others={p.name if p.name != "sae" else p.parent.name: load(p) for p in options.compare},
+            labels=read_json(options.labels, 64 << 20) if options.labels else None,
+        )  # fmt: skip
+    finally:
+        for bar in stages.values():
+            bar.__exit__(None, None, None)
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {sae.d_sae:,} latents on {len(store):,} tokens")
+    return path
+
+
+def _export(file: Path, options: argparse.Namespace) -> int:
+    from ..browser import open_browser
+    from ..browser.export import write_html, write_neuronpedia
+
+    if options.out is None:
+        raise ValueError("--out: needed; the file (html) or the directory (neuronpedia) to write")
+    opened = open_browser(file)
+    latents = range(len(opened)) if options.latents is None else options.latents
+    write = write_html if options.format == "html" else write_neuronpedia
+    write(opened, options.out, latents)
+    print(f"{options.out}: {len(latents):,} latents")
+    return 0

@@ -1,0 +1,258 @@
+"""Fill the tables of docs/ground-truth.md from the committed result files.
+
+    python studies/ground_truth/page.py
+A block is replaced by what the function of its name below returns.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from sparse_sae._io.documents import fill, table
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "ground-truth.md"
+
+
+def results():
+    """The result files, by name."""
+    return {
+        "lesson": json.loads((ROOT / "docs/results/lesson.json").read_text()),
+        "inference": json.loads((ROOT / "docs/results/inference.json").read_text()),
+        "synthsaebench": json.loads((ROOT / "docs/results/synthsaebench.json").read_text()),
+        "matching": json.loads((ROOT / "docs/results/matching.json").read_text()),
+        "toy": json.loads((ROOT / "docs/results/toy_models.json").read_text()),
+    }
+
+
+def recovered(r):
+    rows = []
+    for name, runs in (
+        ("lesson (data seed 42), ten training seeds", r["lesson"]["seeds"]),
+        (
+            f"other data, seeds {', '.join(str(x['data_seed']) for x in r['lesson']['other_data'])}",
+            r["lesson"]["other_data"],
+        ),
+    ):
+
+        def spread(key, digits, runs=runs):
+            values = [x[key] for x in runs]
+            low, high = (f"{v:.{digits}f}" for v in (min(values), max(values)))
+            return f"{np.median(values):.{digits}f}" + (f" ({low}–{high})" if low != high else "")
+
+        rows.append([
+            name, spread("above_0.9", 0), spread("above_0.95", 0), spread("mean_cosine", 4),
+            spread("chance_mean_cosine", 2), spread("latents", 0), spread("l0", 2),
+            spread("fvu", 4), spread("cpu_seconds", 0),
+        ])  # fmt: skip
+    head = [
+        "median (range)",
+        "> 0.9",
+        "> 0.95",
+        "mean cosine",
+        "chance",
+        "latents",
+        "L0",
+        "FVU",
+        "CPU seconds",
+    ]
+    return table(head, rows)
+
+
+def settings(r):
+    rows = [
+        [x["d_sae"], x["penalty"], x["latents"], f"{x['held_out_nats']:.2f}", x["above_0.9"], x["above_0.95"]]
+        for x in r["lesson"]["other_settings"]
+    ]
+    return table(["rows of a start", "penalty", "latents found", "held-out nats", "> 0.9", "> 0.95"], rows)
+
+
+def topk(r):
+    rows = [
+        [
+            x["d_sae"], f"{x['l0']:.1f}", f"{x['fvu']:.3f}", f"{x['fvu_omp_same_dictionary']:.3f}",
+            f"{x['mean_cosine']:.3f}", f"{x['chance_mean_cosine']:.3f}", x["above_0.9"], x["above_0.95"],
+        ]
+        for x in r["lesson"]["topk"]
+    ]  # fmt: skip
+    head = ["latents", "L0", "FVU", "FVU, same W_dec, OMP codes", "mean cosine", "chance", "> 0.9", "> 0.95"]
+    return table(head, rows)
+
+
+def inference(r):
+    rows = [
+        [
+            x["codes"], f"{x['l0']:.2f}", f"{x['fvu']:.3f}", f"{x['precision']:.2f}", f"{x['recall']:.2f}",
+            f"{x['microseconds_per_sample']:.1f}",
+        ]
+        for x in r["lesson"]["inference_at_the_true_dictionary"]
+    ]  # fmt: skip
+    cost = [x["microseconds_per_sample"] for x in r["lesson"]["inference_at_the_true_dictionary"]]
+    return (
+        table(["codes", "L0", "FVU", "precision", "recall", "µs a sample, one core"], rows)
+        + f"\n\nBetter codes cost more, the last row {cost[-1] / cost[0]:.0f} times the linear one."
+    )
+
+
+def growth(r):
+    rows = [
+        [k, v["represented"], f"{v['dimensions_per_feature']:.2f}", f"{v['features_per_hidden_unit']:.1f}"]
+        for k, v in r["toy"]["growth"].items()
+    ]
+    return table(
+        ["density", "features represented", "dimensions per feature", "features per hidden unit"], rows
+    )
+
+
+def plateaus(r):
+    by_density = r["toy"]["plateaus"]["by_density"]
+    rows = [
+        [
+            density,
+            v["represented"],
+            f"{v['median_dimensionality']:.2f}",
+            f"{v['sum_of_dimensionalities']:.1f}",
+        ]
+        for density, v in by_density.items()
+    ]
+    return table(["density", "represented of 100", "median D_i", "sum of D_i (10 dimensions)"], rows[::2])
+
+
+def phases(r):
+    p = r["toy"]["phases"]
+    return (
+        f"Both features are kept in {p['pair_share_sparse_half']:.0%} of the sparser half of the diagram and in "
+        f"{p['pair_share_dense_half']:.0%} of the denser half; {p['pairs_antipodal']:.0%} of these pairs are antipodal."
+    )
+
+
+def undone(r):
+    u = r["toy"]["undone"]
+    m = u["match"]
+    return (
+        f"Of 24 features the model represents {u['represented_features']} in 10 hidden units. A hidden unit serves "
+        f"{u['features_per_hidden_unit']:.1f} features; each of the {u['latents']} latents learned from the hidden "
+        f"activations serves {u['features_per_latent']:.2f} "
+        f"(0 where it responds to none). {m['above_0.9']['count']} of the "
+        f"{u['represented_features']} directions are matched above 0.9 (chance: {m['above_0.9']['random']:.1f}), mean "
+        f"cosine {m['mcc']['score']:.3f} (chance: {m['mcc']['random']['mean']:.3f})."
+    )
+
+
+def matching(r):
+    rows = [
+        [
+            f"{x['n']:,} × {x['n']:,}", x["method"], f"{x['mean_score']:.4f}", f"{x['proven_gap']:.4f}",
+            f"{x['true_gap']:.4f}" if "true_gap" in x else "", f"{x['cpu_seconds']:.1f}",
+            f"{x['extra_megabytes']:,.0f}",
+        ]
+        for x in r["matching"]
+    ]  # fmt: skip
+    return table(["rows", "method", "mean score", "proven gap", "true gap", "CPU seconds", "extra MB"], rows)
+
+
+def _trained_by(x):
+    if x["library"] == "sparse_sae":
+        momentum = x.get("beta1", 0.9)
+        name = "sparse_sae, defaults" if momentum == 0.9 else f"sparse_sae, no momentum, at {x['lr']:.2g}"
+        return name if x.get("batch", 1024) == 1024 else f"{name}, batch {x['batch']}"
+    return "SAELens, published recipe" if x["lr"] == 3e-4 else f"SAELens at {x['lr']:g}"
+
+
+def _benchmark_runs(r):
+    """Runs of both libraries: the large world first, then by samples."""
+    runs = [x for x in r["synthsaebench"] if "library" in x]
+    return sorted(runs, key=lambda x: (-x["world"][0], x["samples"], x["library"] != "sparse_sae", x["lr"]))
+
+
+def synthsaebench(r):
+    """Scores, with what random directions reach below those of each world."""
+    scores = ("mcc", "uniqueness", "precision", "recall", "f1", "best_f1")
+    rows = []
+    for features in sorted({x["world"][0] for x in _benchmark_runs(r)}, reverse=True):
+        runs = [x for x in _benchmark_runs(r) if x["world"][0] == features]
+        rows += [
+            [
+                f"{features:,}", f"{x['samples']:,}", _trained_by(x), f"{x['explained_variance']:.3f}",
+                f"{x['l0']:.1f}", *(f"{x[name]:.3f}" for name in scores), f"{x['dead_fraction']:.1%}",
+            ]
+            for x in runs
+        ]  # fmt: skip
+        m, chance = runs[0]["d_sae"], max(x["mcc_chance"] for x in runs)
+        unique = features * (1 - (1 - 1 / features) ** m) / m
+        rows.append([
+            f"{features:,}", "", "random directions", "", "", f"{chance:.3f}", f"{unique:.3f}", "", "", "", "", "",
+        ])  # fmt: skip
+    head = [
+        "features", "samples", "", "explained variance", "L0", "MCC", "uniqueness", "precision", "recall", "F1",
+        "F1, best threshold", "dead",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
+def synthsaebench_cost(r):
+    """CPU seconds and milliseconds of a step."""
+    rows, seconds = [], {}
+    for x in _benchmark_runs(r):
+        steps = x["samples"] // x.get("batch", 1024)
+        if x["lr"] == 3e-4 if x["library"] == "saelens" else x.get("beta1", 0.9) == 0.9:
+            seconds[x["library"], x["world"][0], x["samples"]] = x["cpu_seconds"]
+        rows.append([
+            f"{x['world'][0]:,}", f"{x['samples']:,}", _trained_by(x), f"{x['lr']:.1e}",
+            f"{x['cpu_seconds']:,.0f}", f"{1e3 * x['cpu_seconds'] / steps:,.0f}",
+            f"{1e3 * x['data_cpu_seconds'] / steps:,.0f}",
+        ])  # fmt: skip
+    both = [(n, m) for name, n, m in seconds if name == "saelens"]
+    ratios = [f"{seconds['saelens', n, m] / seconds['sparse_sae', n, m]:.1f}" for n, m in both]
+    head = [
+        "features", "samples", "", "learning rate", "CPU seconds of training", "ms a step",
+        "ms to make its samples",
+    ]  # fmt: skip
+    return (
+        table(head, rows)
+        + f"\n\nIn CPU seconds SAELens takes {', '.join(ratios)} times as long, in this order."
+    )
+
+
+def pursuit_cost(r):
+    rows = [
+        [
+            x["codes"], f"{x['l0']:.1f}", f"{x['fvu']:.3f}", f"{x['precision']:.3f}", f"{x['recall']:.3f}",
+            f"{x['microseconds_per_sample']:,.0f}",
+            f"{x['microseconds_per_sample'] / r['inference']['rows'][0]['microseconds_per_sample']:.1f}",
+        ]
+        for x in r["inference"]["rows"]
+    ]  # fmt: skip
+    return table(
+        ["codes", "L0", "FVU", "precision", "recall", "µs a sample, one core", "times the linear encoder"],
+        rows,
+    )
+
+
+BLOCKS = {
+    f.__name__: f
+    for f in (
+        recovered,
+        settings,
+        topk,
+        inference,
+        growth,
+        plateaus,
+        phases,
+        undone,
+        matching,
+        synthsaebench,
+        synthsaebench_cost,
+        pursuit_cost,
+    )
+}
+
+
+def contents(found):
+    """Block -> what the results say."""
+    return {name: block(found) for name, block in BLOCKS.items()}
+
+
+if __name__ == "__main__":
+    fill(PAGE, contents(results()))

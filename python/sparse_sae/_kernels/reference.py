@@ -16,6 +16,7 @@ Array = npt.NDArray[Any]
 
 version = np.__version__
 openmp = False
+int8 = False
 compiler = "numpy"
 eigen = None
 
@@ -270,6 +271,13 @@ def first_nonfinite_row(x: Array, *, num_threads: int = 1) -> int:
 def screens() -> list[dict[str, Any]]:
     """There is one way, so nothing to choose."""
     return []
+
+
+def keep_int8(w: Array, *, sample: Array | None = None, num_threads: int = 1) -> tuple[object, int]:
+    """There is nothing to speed up."""
+    if w.flags.writeable:
+        raise ValueError("w: writeable, expected weights that cannot change meanwhile")
+    return object(), 0
 
 
 def gather(

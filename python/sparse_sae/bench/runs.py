@@ -61,9 +61,11 @@ def _selections(
 
 
 def model_like(size: Size, threads: int) -> Problem:
-    """Rows as a language model has them and weights as training leaves them: few directions, a mean far from zero, three
-    inputs much larger than the others, one row in 2,000 a massive activation; latents along the directions, rarely
-    active."""
+    """Rows as a language model has them and weights as training leaves them.
+
+    Rows lie along few directions, their mean is far from zero, three inputs are much larger than the others, and one
+    row in 2,000 is a massive activation. Latents lie along the directions and are rarely active.
+    """
     rng = np.random.default_rng(7)
     problem = Problem(size, threads)
     basis = rng.standard_normal((max(1, size.d // 3), size.d), dtype=np.float32)

@@ -95,6 +95,25 @@ def torture(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the readers (Atheris) and the kernels (libFuzzer, where clang is), a minute each or `-- --minutes 60`."""
+    session.install(*CONSTRAINTS, "atheris", ".[test]")
+    kernels = []
+    if shutil.which("clang++"):
+        session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")
+        build = Path(session.create_tmp()) / "build"
+        session.run(
+            "cmake", "-S", ".", "-B", str(build), "-G", "Ninja", "-DSPARSE_SAE_FUZZ=ON",
+            f"-DPython_EXECUTABLE={session.virtualenv.bin}/python", env={"CXX": "clang++", "CC": "clang"},
+        )  # fmt: skip
+        session.run("cmake", "--build", str(build))
+        kernels = ["--kernels", str(build / "cpp/tests/fuzz_kernels")]
+    else:
+        session.log("kernels skipped: no clang")
+    session.run("python", "tests/fuzz", *kernels, *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Time everything beside plain matrix products of the same size, and name what is slower than the committed result
     of this CPU family; arguments go to `sparse-sae bench`."""
@@ -107,6 +126,13 @@ def docs(session: nox.Session) -> None:
     """The reference of the public names, from their docstrings, in build/docs."""
     session.install(*CONSTRAINTS, "pdoc", ".[lm]")
     session.run("pdoc", "--docformat", "google", "--output-directory", "build/docs", "sparse_sae")
+
+
+@nox.session
+def inspect(session: nox.Session) -> None:
+    """The audit's tests beside inspect_ai, which has to open the EvalLog; it brings too much for the extra `test`."""
+    session.install(*CONSTRAINTS, ".[test,inspect]")
+    session.run("pytest", "-n0", "tests/test_audit_bundle.py")
 
 
 @nox.session

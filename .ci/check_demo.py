@@ -27,6 +27,9 @@ def main(path: str) -> None:
                 assert measure in kinds[kind], f"labels.{name}.{kind}: no {measure!r}"
             assert 0 <= kinds[kind]["auroc"] <= 1 and 0 <= kinds[kind]["average_precision"] <= 1
     assert result["steering"], "no steering example"
+    reason = result["why"]
+    assert reason["line"].startswith("log-probability of 'Unfortunately"), reason["line"]
+    assert reason["confirmed"] in (True, False) and 0 <= reason["share_outside"] <= 1
     print(
         f"{path}: FVU {result['fvu']:.3f}, L0 {result['l0']:.1f}, {result['tokens']} tokens, all keys there"
     )

@@ -23,7 +23,7 @@ from sparse_sae.architectures.penalty import Penalised
 from sparse_sae.data.opening import open_source
 from sparse_sae.match import match
 from sparse_sae.synthetic import superposition, zipf
-from sparse_sae.training.config import Options
+from sparse_sae.training.config import TrainConfig
 from sparse_sae.training.optim import default_lr
 from sparse_sae.training.run import Run
 
@@ -156,8 +156,11 @@ def steps(options):
     section = "steps" if n == 512 else f"steps_{n}"
     rows = others(section, options.only or NAMES)
     for name in options.only or NAMES:
-        how = Options(options.d_sae, 780 * n, n, lr=default_lr(options.d_sae, 780), dead_after=10**9)
-        run = Run.start(x[:16384], NAMES[name](32), sparse_sae.Coder(), how, x.shape[1:], 1)
+        how = TrainConfig(
+            NAMES[name](32), d_sae=options.d_sae, n_tokens=780 * n, batch_size=n, lr=default_lr(options.d_sae, 780),
+            dead_after=10**9,
+        )  # fmt: skip
+        run = Run.start(x[:16384], how, x.shape[1:], 1)
         seconds, products, active = [], [], []
         for step in range(120):
             batch = run.transformed(x[np.random.default_rng([1, step]).integers(0, len(x), n)])
@@ -242,21 +245,16 @@ def dead(_):
     rows = []
     for name, (architecture, resampling) in remedies.items():
         for depth in (3.0, 10.0):
-            options = Options(
-                512,
-                200_000,
-                512,
-                lr=RATE,
-                dead_after=10_000,
-                resampling=resampling,
-                b_dec_init="mean",
-            )
-            run = Run.start(x[:16384], architecture, sparse_sae.Coder(), options, (128,), 1)
+            config = TrainConfig(
+                architecture, d_sae=512, n_tokens=200_000, batch_size=512, lr=RATE, dead_after=10_000,
+                resampling=resampling, b_dec_init="mean",
+            )  # fmt: skip
+            run = Run.start(x[:16384], config, (128,), 1)
             run.params["b_enc"][:256] = -depth
-            occasions = resampling.steps(options.steps) if resampling else {}
-            for step in range(options.steps):
+            occasions = resampling.steps(config.steps) if resampling else {}
+            for step in range(config.steps):
                 if step in occasions:
-                    resampling.apply(run, open_source(x), occasions[step])
+                    run.resample(open_source(x), occasions[step])
                 rows_now = x[np.random.default_rng([1, step]).integers(0, len(x), 512)]
                 run.step(*run.transformed(rows_now))
             found = sparse_sae.evaluate(run.finished({}), held_out, num_threads=1)

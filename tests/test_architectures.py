@@ -31,7 +31,7 @@ from sparse_sae import (
 from sparse_sae.architectures import Architecture, Batch, Codes, Gradients, products
 from sparse_sae.architectures.base import Block, gradients, reconstruction
 from sparse_sae.architectures.penalty import quantile_of_products
-from sparse_sae.training.config import Options
+from sparse_sae.training.config import TrainConfig
 from sparse_sae.training.run import Run
 
 Array = np.ndarray[Any, Any]
@@ -88,8 +88,8 @@ def trained_run(
     """A run after some steps, with some latents dead, and rows for another."""
     kind, widths = CODERS[coder]
     data = np.concatenate(rows(widths), axis=1)
-    chosen = Options(**options(normalize=normalize, dtype=dtype, betas=(0.0, 0.99)))
-    run = Run.start(data, ARCHITECTURES[name], kind, chosen, widths, 1)
+    chosen = options(normalize=normalize, dtype=dtype, betas=(0.0, 0.99), coder=kind)
+    run = Run.start(data, TrainConfig(ARCHITECTURES[name], **chosen), widths, 1)
     run.params["b_enc"][:6] -= 8  # never fire
     for step in range(steps):
         run.step(*run.transformed(data[step % 9 * 60 :][:60]))

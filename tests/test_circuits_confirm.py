@@ -163,6 +163,12 @@ def test_paraphrases_are_measured_on_their_own_graphs() -> None:
     other = [1, 4, 9, 3, 3, 7, 11, 2]
     found = graph.confirm(size=5, paraphrases=[IDS, other])
     same, new = found.paraphrases
+    unasked = attribute(
+        model, transcoders(model), IDS
+    )  # its likeliest tokens are what paraphrases are asked too
+    asked = [Logit(int(i)) for i in unasked.latent[unasked.kind == 3]]
+    named = attribute(model, transcoders(model), IDS, asked).confirm(paraphrases=[other], size=5)
+    assert unasked.confirm(paraphrases=[other], size=5).paraphrases == named.paraphrases
     assert same.overlap == 1 and new.prompt == tuple(other)
     np.testing.assert_allclose(same.faithfulness, found.faithfulness)
     np.testing.assert_allclose(same.nodes, found.nodes.correlation)

@@ -101,10 +101,10 @@ def test_malformed_files_name_file_field_and_expectation(tmp_path: Path) -> None
             load_graph(path)
         assert str(path) in str(raised.value)
     np.savez(path, **good | {"layer": np.array([{}] * 7)})
-    with pytest.raises(ValueError, match="not a readable"):
+    with pytest.raises(ValueError, match="not a complete"):
         load_graph(path)
     path.write_bytes(b"PK not a zip")
-    with pytest.raises(ValueError, match="not a readable"):
+    with pytest.raises(ValueError, match="not a complete"):
         load_graph(path)
     with pytest.raises(FileNotFoundError):
         load_graph(tmp_path / "none.npz")

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import wired_models  # noqa: E402
-from sparse_sae.circuits import AttributionGraph, Feature, Logit, attribute, qk_attribution  # noqa: E402
+from sparse_sae.circuits import AttributionGraph, Feature, Logit, attribute, head_scores, qk_attribution  # noqa: E402
 
 SHARE = 0.02  # of a row's absolute sum: what is less is no edge
 
@@ -80,6 +80,15 @@ def test_the_wired_model_continues_what_it_has_seen() -> None:
         for ids, _, answer in map(repeated, range(50))
     ]
     assert all(right)
+
+
+def test_heads_are_named_by_what_they_look_at() -> None:
+    model, _ = wired_models.induction()
+    scores = head_scores(model, n_sequences=3, length=6)
+    assert scores.previous(0.9) == [(0, 0)] and scores.induction(0.9) == [(1, 1)]
+    assert 1 / 14 < scores.chance < 1 / 7
+    with pytest.raises(ValueError, match="there are 8 tokens to draw from"):
+        head_scores(model, length=9)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -68,10 +68,10 @@ def test_evaluate_warns(tmp_path: Path, data: str, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
-    (["train", "missing.npy", "--out", "o", "--d-sae", "8", "--tokens", "10"], "missing.npy"),
+    (["train", "missing.npy", "--out", "o", "--k", "2", "--d-sae", "8", "--tokens", "10"], "missing.npy"),
     (["evaluate", "nowhere", "x.npy"], "nowhere does not exist"),
     (["train", "DATA", "--out", "o", "--k", "9", "--d-sae", "8", "--tokens", "1000"], "k: got 9"),
-    (["train", "DATA", "--out", "o", "--set", "q=1", "--d-sae", "8", "--tokens", "10"], "no such parameter"),
+    (["train", "DATA", "--out", "o", "--set", "q=1", "--d-sae", "8", "--tokens", "10"], "topk: got 'q', expected"),
     (["train", "DATA", "--out", "o", "--set", "q", "--d-sae", "8", "--tokens", "10"], "NAME=VALUE"),
 ])  # fmt: skip
 def test_errors_are_one_line(

@@ -26,8 +26,8 @@ from sparse_sae import (
 from sparse_sae.architectures import Architecture
 from sparse_sae.data.opening import open_source
 from sparse_sae.training import checkpoint
-from sparse_sae.training.config import Options
-from sparse_sae.training.resampling import mean_to_spread
+from sparse_sae.training.config import TrainConfig
+from sparse_sae.training.resampling import draw_by_loss, mean_to_spread
 from sparse_sae.training.run import Run
 
 D_SAE, BATCH = 128, 128
@@ -44,16 +44,17 @@ def planted(n: int = 6000, d: int = 24, m: int = 96) -> Any:
 def half_dead(architecture: Architecture, resampling: Resampling | None = None) -> tuple[float, float]:
     """Share of latents alive, and FVU, after training a dictionary of which half could not fire at the start."""
     x = planted()
-    options = Options(
-        D_SAE, 50_000, BATCH, lr=3e-3, dead_after=3000, resampling=resampling, warmup=0.02, b_dec_init="mean"
-    )
-    run = Run.start(x, architecture, Coder(), options, (24,), 1)
+    config = TrainConfig(
+        architecture, d_sae=D_SAE, n_tokens=50_000, batch_size=BATCH, lr=3e-3, dead_after=3000, resampling=resampling,
+        warmup=0.02, b_dec_init="mean",
+    )  # fmt: skip
+    run = Run.start(x, config, (24,), 1)
     run.params["b_enc"][: D_SAE // 2] = -6
     source = open_source(x)
-    occasions = resampling.steps(options.steps) if resampling else {}
-    for step in range(options.steps):
+    occasions = resampling.steps(config.steps) if resampling else {}
+    for step in range(config.steps):
         if resampling and step in occasions:
-            resampling.apply(run, source, occasions[step])
+            run.resample(source, occasions[step])
         rows = x[np.random.default_rng([1, step]).integers(0, 5000, BATCH)]
         run.step(*run.transformed(rows))
     found = sparse_sae.evaluate(run.finished({}), x[5000:], num_threads=1)
@@ -91,14 +92,17 @@ def test_resampling_as_published() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2000, 8)).astype(np.float32)
     x[:20] = 40 * np.eye(8, dtype=np.float32)[2]  # reconstructed worst: drawn almost surely
-    options = Options(32, 10**6, 100, normalize="none", b_dec_init="zero", dead_after=500)
-    run = Run.start(x, TopK(k=2), Coder(), options, (8,), 1)
+    config = TrainConfig(
+        TopK(k=2), d_sae=32, n_tokens=10**6, batch_size=100, normalize="none", b_dec_init="zero", dead_after=500,
+        resampling=Resampling(rows=2000),
+    )  # fmt: skip
+    run = Run.start(x, config, (8,), 1)
     for i in range(10):
         run.step(*run.transformed(x[100 * (i % 3) + 100 :][:100]))
     run.tokens_since_fired[:] = 0
     run.tokens_since_fired[[3, 9]] = 500
     before = {k: v.copy() for k, v in run.params.items()}
-    assert Resampling(rows=2000).apply(run, open_source(x), 0) == 2
+    assert run.resample(open_source(x), 0) == 2
     b_dec = run.params["b_dec"]
     worst = x[0] - b_dec
     for j in (3, 9):
@@ -121,12 +125,10 @@ def test_resampling_draws_by_squared_loss() -> None:
     """A row with twice the loss is drawn four times as often."""
     x = np.repeat(np.eye(8, dtype=np.float32)[:2], 500, axis=0)
     x[500:] *= 2**0.5  # squared error 2 against 1, with nothing reconstructed
-    options = Options(600, 10**6, 100, normalize="none", b_dec_init="zero", dead_after=1)
-    run = Run.start(x, TopK(k=1), Coder(), options, (8,), 1)
-    run.params["b_enc"][:] = -100
-    draws = [
-        Resampling._draw(run, open_source(x), np.random.default_rng(s), 25, 1000, s)[0] for s in range(40)
+    blocks = [
+        (x[i : i + 300], x[i : i + 300], (x[i : i + 300] ** 2).sum(axis=1)) for i in range(0, 1000, 300)
     ]
+    draws = [draw_by_loss(blocks, 25, np.random.default_rng(s))[0] for s in range(40)]
     share = float((np.concatenate(draws)[:, 1] > 0).mean())
     assert share == pytest.approx(0.8, abs=0.04)
 
@@ -141,10 +143,13 @@ def test_a_transcoders_input_is_centred() -> None:
 
 def test_resampling_a_transcoder_without_centring_puts_the_mean_into_the_bias() -> None:
     data = np.hstack([planted(3000) + 5, planted(3000)[:, :9]])
-    options = Options(64, 10**6, 100, normalize="none", dead_after=1)
-    run = Run.start(data, TopK(k=4), Coder("transcoder"), options, (24, 9), 1)
+    config = TrainConfig(
+        TopK(k=4), d_sae=64, n_tokens=10**6, batch_size=100, normalize="none", dead_after=1,
+        coder=Coder("transcoder"), resampling=Resampling(rows=3000),
+    )  # fmt: skip
+    run = Run.start(data, config, (24, 9), 1)
     run.tokens_since_fired[:8] = 1
-    Resampling(rows=3000).apply(run, open_source((data[:, :24], data[:, 24:])), 0)
+    run.resample(open_source((data[:, :24], data[:, 24:])), 0)
     pre = data[:, :24] @ run.params["W_enc"][:8].T + run.params["b_enc"][:8]
     assert np.abs(pre.mean(axis=0)).max() < 1e-3
     assert pre.std() > 0.1
@@ -155,7 +160,7 @@ def test_resampling_errors() -> None:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Resampling(**wrong)
     with pytest.raises(ValueError, match="resampling: reads data a second time"):
-        train(iter([planted()]), TopK(k=2), d_sae=8, n_tokens=500, resampling=Resampling())
+        train(iter([planted()]), TopK(k=2), d_sae=8, n_tokens=512, batch_size=256, resampling=Resampling())
 
 
 def test_outlier_diagnostic() -> None:
@@ -164,10 +169,10 @@ def test_outlier_diagnostic() -> None:
     shifted = x + 100
     assert mean_to_spread(shifted) > 10
     with pytest.warns(UserWarning, match=r"the mean of the data is .* times its spread.*b_dec_init='mean'"):
-        train(shifted, TopK(k=2), d_sae=8, n_tokens=500, b_dec_init="zero")
+        train(shifted, TopK(k=2), d_sae=8, n_tokens=512, b_dec_init="zero")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        train(shifted, TopK(k=2), d_sae=8, n_tokens=500)
+        train(shifted, TopK(k=2), d_sae=8, n_tokens=512)
 
 
 def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
@@ -186,7 +191,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_parameter_that_is_not_finite_is_not_checkpointed(tmp_path: Path) -> None:
-    run = Run.start(planted(), TopK(k=2), Coder(), Options(32, 1000, 100), (24,), 1)
+    run = Run.start(planted(), TrainConfig(TopK(k=2), d_sae=32, n_tokens=1000, batch_size=100), (24,), 1)
     run.save(tmp_path)
     run.params["W_enc"][3, 3] = np.nan
     with pytest.raises(TrainingDiverged, match="W_enc not finite"):
@@ -258,7 +263,7 @@ def test_train_many_errors() -> None:
         train_many(x, {}, n_tokens=100)
     with pytest.raises(ValueError, match="names"):
         train_many(x, {"a/b": {}}, n_tokens=100)
-    with pytest.raises(TypeError, match="unknown argument"):
+    with pytest.raises(TypeError, match="arguments of run 'a': got 'learning_rate'"):
         train_many(x, {"a": {"architecture": TopK(k=2), "d_sae": 8, "learning_rate": 1}}, n_tokens=100)
     with pytest.raises(ValueError, match="part: got 3"):
         train_many((x, x), {"a": {"architecture": TopK(k=2), "d_sae": 8, "part": 3}}, n_tokens=100)

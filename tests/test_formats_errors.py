@@ -20,6 +20,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import sparse_sae
+from sparse_sae._io.files import FormatError
+from sparse_sae._io.npz import read_npz
+from sparse_sae.data.opening import open_path
 
 GOLDEN = Path(__file__).parent / "golden"
 # One of each format, and its weights file.
@@ -374,3 +377,46 @@ def test_configurations_that_break_a_parser_are_value_errors(tmp_path: Path, tex
     (tmp_path / "sae_weights.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=r"cfg\.json|safetensors"):
         sparse_sae.load(tmp_path, format="saelens")
+
+
+@pytest.mark.parametrize("name", ["sae.safetensors", "params.npz", "ae.pt", "sae"])
+def test_a_fifo_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    """Recognising a format opens the path too; a FIFO without a writer would never open."""
+    os.mkfifo(tmp_path / name)
+    command = [sys.executable, "-m", "sparse_sae", "info", str(tmp_path / name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "FIFO" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(4, 0xFF), (8, 99)]
+)  # local header: version needed, way to compress
+def test_an_archive_in_an_unknown_way_is_damaged(field: int, value: int, tmp_path: Path) -> None:
+    """Found by torture: zipfile raises NotImplementedError, which would say that a format is known but not offered."""
+    path = tmp_path / "rows.npz"
+    np.savez(path, rows=np.ones((3, 2), np.float32))
+    content = bytearray(path.read_bytes())
+    for mark, shift in ((b"PK\x03\x04", 0), (b"PK\x01\x02", 2)):
+        content[content.index(mark) + field + shift] = value
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=r"rows\.npz: not a complete \.npz"):
+        read_npz(path)
+
+
+def test_an_npy_header_that_does_not_end_is_damaged(tmp_path: Path) -> None:
+    """Found by torture: NumPy lets an error of Python's tokenizer through."""
+    path = tmp_path / "rows.npy"
+    np.save(path, np.ones((3, 2), np.float32))
+    path.write_bytes(path.read_bytes().replace(b"}", b" "))
+    with pytest.raises(FormatError, match=r"rows\.npy: not a complete \.npy"):
+        open_path(path)
+
+
+def test_a_width_of_zero_in_a_configuration_is_damaged(tmp_path: Path) -> None:
+    """Found by torture: it was divided by."""
+    folder = Path(shutil.copytree(GOLDEN / "sparsify" / "by_expansion", tmp_path / "copy"))
+    config = json.loads((folder / "cfg.json").read_text())
+    for value in (0, -1):
+        (folder / "cfg.json").write_text(json.dumps(config | {"d_in": value}))
+        with pytest.raises(ValueError, match="copy"):
+            sparse_sae.load(folder)

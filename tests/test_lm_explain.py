@@ -202,7 +202,7 @@ def test_prompts_as_ids_and_a_bare_module(tiny_lm, tiny_sae, ids):
         (lambda out: out[0, 0] * float("nan"), {}, "one finite number"),
         (3, {"positions": [40]}, "positions must lie"),
         (3, {"positions": "here"}, "positions must be"),
-        (3, {"method": "guess"}, "method must be"),
+        (3, {"method": "guess"}, "method: got"),
         (3, {"steps": 0}, "steps"),
         (3, {"hook": "blocks.1.mlp.hook_post"}, "64 wide, the SAE 32"),
     ],

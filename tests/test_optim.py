@@ -28,15 +28,15 @@ def test_schedules() -> None:
     assert rates["linear"][90] == pytest.approx(0.5)
     assert rates["cosine"][55] == pytest.approx(0.5)
     assert 0 < rates["cosine"][99] < 0.01
-    assert Schedule(1.0, 0, 0).at(0, 10) == 1
+    assert Schedule(1.0, 0, 0, "linear").at(0, 10) == 1
 
 
 @pytest.mark.parametrize(
     "wrong", [{"lr": 0}, {"lr": 1, "warmup": 2}, {"lr": 1, "decay": -1}, {"lr": 1, "kind": "step"}]
 )
 def test_schedule_errors(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"lr|schedule"):
-        Schedule(**wrong)
+    with pytest.raises(ValueError, match=r"^(lr|warmup|decay|schedule): got"):
+        Schedule(**{"lr": 1, "warmup": 0, "decay": 0, "kind": "linear", **wrong})
 
 
 def test_adam_on_a_vector_is_the_textbook() -> None:
@@ -142,7 +142,7 @@ def test_forgetting_latents_spares_what_has_their_number_by_chance() -> None:
         name: np.ones(shape)
         for name, shape in {"W_enc": (6, 6), "W_dec": (6, 6), "b_enc": (6,), "b_dec": (6,)}.items()
     }
-    adam = Adam(m={name: value.copy() for name, value in params.items()}, v=params)
+    adam = Adam((0.9, 0.999), 1e-8, m={name: value.copy() for name, value in params.items()}, v=params)
     adam.forget(np.array([1, 4]))
     for moments in (adam.m, adam.v):
         assert moments["b_dec"].all()
@@ -162,7 +162,9 @@ def test_every_architectures_own_weights_are_told_apart() -> None:
     ):
         shapes = {}
         for d_sae in (11, 13):
-            params = initial_params(planted(100), planted(100), d_sae, np.random.default_rng(0), tied=True)
+            params = initial_params(
+                planted(100), planted(100), d_sae, np.random.default_rng(0), tied=True, b_dec="mean"
+            )
             architecture.init(params, planted(100))
             shapes[d_sae] = {name: value.shape for name, value in params.items()}
         grows = {name for name, shape in shapes[11].items() if shapes[13][name] != shape}

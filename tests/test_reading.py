@@ -6,17 +6,19 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sparse_sae import TopK, TrainingInterrupted, train, train_many
+from sparse_sae import TopK, TrainConfig, TrainingInterrupted, train, train_many
 from sparse_sae.data.ahead import Ahead
 from sparse_sae.data.sources import ArraySource, Source, StreamSource, batches
 from sparse_sae.data.store import StoreWriter
 from sparse_sae.training import loop
+from sparse_sae.training.starting import prepared
 
 D = 24
 
@@ -156,9 +158,10 @@ def test_a_row_that_is_not_finite_stops_the_run_and_is_named(x: Any) -> None:
 
 
 def run_loop(source: Source) -> None:
-    training = loop.Loop(source, 20_000, 100, 0, 1, 10)
-    training.add("", {"architecture": TopK(k=4), "d_sae": 64, "seed": 0}, None, False)
-    training.run(200, False, None)
+    config = TrainConfig(TopK(k=4), d_sae=64, n_tokens=20_000, batch_size=100)
+    with ExitStack() as stack:
+        members = prepared(source, {"": config}, 0, None, False, False, 1, stack)
+        loop.Loop(source, members, 0, 1).run(False, None)
 
 
 @pytest.mark.usefixtures("always_ahead")

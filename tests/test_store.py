@@ -373,6 +373,16 @@ def test_a_manifest_that_lies_is_refused_by_field(tmp_path: Path, field: str, va
         ActivationStore(tmp_path / "s")
 
 
+def test_a_size_beyond_all_disks_is_refused(tmp_path: Path) -> None:
+    """Found by torture: it became the length of a pattern of checksums, which `re` does not take."""
+    file = a_store(tmp_path / "s") / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["shards"][0]["bytes"] = 2**62
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"shards\[0\]\.crc32 is"):
+        ActivationStore(tmp_path / "s")
+
+
 def test_a_shard_counts_once(tmp_path: Path) -> None:
     file = a_store(tmp_path / "s") / "manifest.json"
     manifest = json.loads(file.read_text())

@@ -16,6 +16,7 @@ from .coders import Coder
 from .evaluation.metrics import Metrics, evaluate
 from .formats import load
 from .sae import SAE
+from .training.config import TrainConfig
 from .training.resampling import Resampling
 from .training.trainer import TrainingDiverged, TrainingInterrupted, TrainResult, train, train_many
 from .transforms import Transform
@@ -54,6 +55,7 @@ __all__ = [
     "Metrics",
     "Resampling",
     "TopK",
+    "TrainConfig",
     "TrainResult",
     "TrainingDiverged",
     "TrainingInterrupted",

@@ -1,14 +1,25 @@
-"""Checks of arguments: what counts as a number, said once, with errors that name the argument."""
+"""Checks of arguments, with errors that name them; fields of a dataclass are held against their annotations."""
 
 from __future__ import annotations
 
-import json
 import math
 import numbers
 import operator
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+
+def require(condition: bool, name: str, value: Any, expected: str) -> None:
+    """Raise a ValueError that names an argument, what came and what was expected, unless a condition holds."""
+    if not condition:
+        raise ValueError(f"{name}: got {value!r}, expected {expected}")
 
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
@@ -20,7 +31,7 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     >>> whole("k", 3, least=1)
     3
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: got {value!r}, expected a whole number")
     number = operator.index(value)
     if (least is not None and number < least) or (most is not None and number > most):
@@ -38,7 +49,7 @@ def real(name: str, value: Any, least: float | None = None, *, above: float | No
     >>> real("lr", 1, above=0)
     1.0
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name}: got {value!r}, expected a number")
     number = float(value)
     good = math.isfinite(number) and (least is None or number >= least) and (above is None or number > above)
@@ -50,30 +61,117 @@ def real(name: str, value: Any, least: float | None = None, *, above: float | No
     return number
 
 
-_KINDS: dict[str, Callable[[str, Any], Any]] = {"int": whole, "float": real}
+def known_names(what: str, given: Any, known: Any) -> None:
+    """Raise a TypeError for names that are not known, each with the known one that it may stand for.
 
-
-def normalise_numbers(instance: Any) -> None:
-    """Turn the fields of a dataclass that are declared int, float, or either or None into Python's own numbers.
-
-    NumPy's are taken; what is no number is refused by the name of the field, before anything is computed with it.
+    >>> known_names("config", ["learning_rate", "sed"], ["seed", "lr", "warmup"])
+    Traceback (most recent call last):
+    TypeError: config: got 'learning_rate', 'sed' (did you mean 'seed'?), expected some of seed, lr, warmup
     """
-    for field in fields(instance):
-        kind, _, optional = str(field.type).partition(" | ")
-        value = getattr(instance, field.name)
-        if kind in _KINDS and optional in ("", "None") and not (value is None and optional):
-            object.__setattr__(instance, field.name, _KINDS[kind](field.name, value))
+    unknown = []
+    for name in given:
+        if name not in known:
+            near = get_close_matches(str(name), known, 1)
+            unknown.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
+    if unknown:
+        raise TypeError(f"{what}: got {', '.join(unknown)}, expected some of {', '.join(known)}")
 
 
-def as_json(name: str, value: Any) -> None:
-    """Raise a ValueError or TypeError unless a value can be written as JSON, NaN and infinity being none."""
-    try:
-        json.dumps(value, allow_nan=False, default=_plain)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name}: got {value!r:.200}, expected what JSON can hold ({error})") from None
+def conform(instance: Any) -> None:
+    """Check every field of a frozen dataclass against its annotation, and replace NumPy values by Python's.
+
+    Whole numbers, numbers, booleans, texts, `Literal`s, tuples of these, and None where it may be, are checked;
+    fields of other types are left alone. A bool is no number, 2.0 is no whole number, and NaN and infinity are
+    refused.
+
+    Raises:
+        TypeError: a value of another type. ValueError: a number that is not finite, or a text that is no choice.
+    """
+    of: Any = type(instance)
+    for name, hint in field_types(of).items():
+        object.__setattr__(instance, name, as_declared(name, getattr(instance, name), hint))
 
 
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value) if hasattr(value, "__fspath__") else json.JSONEncoder().default(value)
+@cache
+def field_types(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields, by name."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def as_declared(name: str, value: Any, hint: Any) -> Any:
+    """A value of the type that an annotation states, in plain Python.
+
+    >>> as_declared("k", np.int64(3), int), as_declared("lr", 1, float | None)
+    (3, 1.0)
+    >>> as_declared("k", 2.5, int)
+    Traceback (most recent call last):
+    TypeError: k: got 2.5, expected a whole number
+    """
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in choices:
+            return None
+        known = [choice for choice in choices if choice is not NoneType]
+        return as_declared(name, value, known[0]) if len(known) == 1 else value
+    if origin is Literal:
+        require(isinstance(value, str) and value in choices, name, value, f"one of {', '.join(choices)}")
+        return str(value)
+    if origin is tuple:
+        return _tuple(name, value, choices)
+    if hint is bool:
+        return bool(_expect(isinstance(value, (bool, np.bool_)), name, value, "True or False"))
+    if hint is int:
+        return whole(name, value)
+    if hint is float:
+        return real(name, value)
+    if hint is str:
+        return str(_expect(isinstance(value, str), name, value, "a text"))
+    return value
+
+
+def _tuple(name: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
+    _expect(isinstance(value, (tuple, list, np.ndarray)), name, value, "a tuple")
+    items = tuple(value)
+    if hints[-1] is Ellipsis:
+        hints = (hints[0],) * len(items)
+    require(len(items) == len(hints), name, value, f"{len(hints)} values")
+    return tuple(as_declared(name, item, hint) for item, hint in zip(items, hints, strict=True))
+
+
+def _expect(condition: bool, name: str, value: Any, expected: str) -> Any:
+    if not condition:
+        raise TypeError(f"{name}: got {value!r:.200}, expected {expected}")
+    return value
+
+
+def as_json(name: str, value: Any) -> Any:
+    """A value as JSON will hold it: NumPy numbers and arrays, tuples and paths become numbers, lists and texts.
+
+    Raises:
+        TypeError, ValueError: what JSON cannot hold, with the place where it is.
+
+    >>> as_json("metadata", {"layer": np.int64(3), "range": (0, 1)})
+    {'layer': 3, 'range': [0, 1]}
+    >>> as_json("metadata", {"loss": float("nan")})
+    Traceback (most recent call last):
+    ValueError: metadata['loss']: got nan, expected a finite number, a text, True, False, None, a list or a dict
+    """
+    expected = "a finite number, a text, True, False, None, a list or a dict"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float):
+        require(math.isfinite(value), name, value, expected)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [as_json(f"{name}[{i}]", item) for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            _expect(isinstance(key, str), f"{name}: key", key, "a text")
+        return {key: as_json(f"{name}[{key!r}]", item) for key, item in value.items()}
+    raise TypeError(f"{name}: got {value!r:.200}, expected {expected}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from ._arguments import require
 from ._io.arrays import Array
 from .transforms import Transform
 
-KINDS = ("sae", "transcoder", "crosscoder")
+Kind: TypeAlias = Literal["sae", "transcoder", "crosscoder"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,13 @@ class Coder:
     'transcoder'
     """
 
-    kind: str = "sae"
+    kind: Kind = "sae"
     skip: bool = False
 
-    centered: ClassVar[bool]
-
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"coder: got {self.kind!r}, expected one of {', '.join(KINDS)}")
+        require(self.kind in KINDS, "coder", self.kind, f"one of {', '.join(KINDS)}")
+        if not isinstance(self.skip, bool):
+            raise TypeError(f"skip: got {self.skip!r}, expected True or False")
         if self.skip and self.kind != "transcoder":
             raise ValueError(f"skip: only a transcoder has a skip, this is a {self.kind!r}")
 

@@ -191,6 +191,26 @@ def synthsaebench(r):
     return table(head, rows)
 
 
+def refined(r):
+    """The codes of a trained SAE before and after leave-one-out refinement."""
+    rows = []
+    for x in (x for x in _benchmark_runs(r) if "refined" in x):
+        third, best = x["refined"]["third"], x["refined"]["best"]
+        named = [("as encoded", x), ("a third leaves", third), (f"{best['share']:.0%} leave", best)]
+        rows += [
+            [
+                f"{x['world'][0]:,}", f"{x['samples']:,}", _trained_by(x), name, f"{at['l0']:.1f}",
+                *(f"{at[score]:.3f}" for score in ("explained_variance", "precision", "recall", "f1", "best_f1")),
+            ]
+            for name, at in named
+        ]  # fmt: skip
+    head = [
+        "features", "samples", "", "codes", "L0", "explained variance", "precision", "recall", "F1",
+        "F1, best threshold",
+    ]  # fmt: skip
+    return table(head, rows)
+
+
 def synthsaebench_cost(r):
     """CPU seconds and milliseconds of a step."""
     rows, seconds = [], {}
@@ -243,6 +263,7 @@ BLOCKS = {
         undone,
         matching,
         synthsaebench,
+        refined,
         synthsaebench_cost,
         pursuit_cost,
     )

@@ -44,9 +44,10 @@ def main() -> int:
             while time.monotonic() < end and len(findings) < already + 20:
                 outcome, problem = attack.run(case)
                 seen = counts.setdefault(name, {})
-                seen[outcome] = seen.get(outcome, 0) + 1
+                for kind, count in outcome.items():
+                    seen[kind] = seen.get(kind, 0) + count
                 if problem:
-                    findings.append(f"{name} --case {case}: {outcome}: {problem}")
+                    findings.append(f"{name} --case {case}: {', '.join(outcome)}: {problem}")
                     print(findings[-1], flush=True)
                 case += 1
                 if args.case is not None:

@@ -14,12 +14,17 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 from watch import Broken, Memory
 
 import sparse_sae
+from sparse_sae._io.safetensors import write_tensors
+from sparse_sae.circuits.files import load_graph, save_graph
+from sparse_sae.circuits.graph import AttributionGraph
+from sparse_sae.data.opening import open_path
 from sparse_sae.data.store import ActivationStore, StoreWriter
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -69,70 +74,136 @@ def _train(out: Path | None, stop: int, resume: bool = False) -> Any:
         return None
 
 
+class Source(NamedTuple):
+    """Files of one kind.
+
+    Attributes:
+        directory: what is copied.
+        inner: what is opened in the copy.
+        read: how.
+        guarded: whether checksums must show every change.
+    """
+
+    directory: Path
+    inner: str
+    read: Read
+    guarded: bool = False
+
+
+def _graph() -> AttributionGraph:
+    n = 7
+    edges = np.zeros((n, n), np.float32)
+    edges[3, 0], edges[3, 1], edges[4, 3], edges[5, 4], edges[6, 4] = 1, -2, 3, 2, -1
+    numbers = np.array([0, 0, 1, 2, 2, 3, 3])
+    return AttributionGraph(
+        "tiny", [4, 9], ["The", " cat"], 2, numbers.astype(np.int8), numbers.astype(np.int32),
+        np.ones(n, np.int32), np.arange(n), np.linspace(1, 2, n), np.zeros(n), list("abcdefg"), csr_array(edges),
+        np.arange(n) / 7, np.arange(n) / 3, numbers > 2, np.ones((n, 2, 3), np.float32), [0],
+    )  # fmt: skip
+
+
+def _read_graph(path: Path) -> str:
+    graph = load_graph(path)
+    return _digest(
+        graph.kind, graph.activation, graph.weight, graph.edges.toarray(), graph.heads, graph.labels
+    )
+
+
+def _read_rows(path: Path) -> str:
+    return _digest(np.asarray(open_path(path)))
+
+
 @functools.cache
-def sources() -> dict[str, tuple[Path, str, Read, bool]]:
-    """Name: what is copied, what is opened in the copy, how, and whether a checksum guards it."""
-    found: dict[str, tuple[Path, str, Read, bool]] = {}
+def sources() -> dict[str, Source]:
+    """What is read, by name."""
+    found: dict[str, Source] = {}
     for expected in sorted(GOLDEN.rglob("expected.npz")):
         directory = expected.parent
         inner = next((p.name for p in directory.iterdir() if p.name in ("8.pt", "layer_5.safetensors")), "")
-        found[str(directory.relative_to(GOLDEN))] = (directory, inner, _read_sae, False)
+        found[str(directory.relative_to(GOLDEN))] = Source(directory, inner, _read_sae)
     made = Path(tempfile.mkdtemp(prefix="torture-sources-"))
     rng = np.random.default_rng(0)
+    rows = rng.standard_normal((20, 6)).astype(np.float32)
+    writers: dict[str, Callable[[Path], object]] = {
+        "npy": lambda p: np.save(p, rows),
+        "npz": lambda p: np.savez(p, rows=rows),
+        "safetensors": lambda p: write_tensors(p, {"rows": rows}),
+    }
+    for ending, write in writers.items():
+        (made / ending).mkdir()
+        write(made / ending / f"rows.{ending}")
+        found[f"rows {ending}"] = Source(made / ending, f"rows.{ending}", _read_rows)
+    (made / "graph").mkdir()
+    save_graph(_graph(), made / "graph/graph.npz")
+    found["graph"] = Source(made / "graph", "graph.npz", _read_graph)
     for dtype in ("float32", "int8"):
         writer = StoreWriter(made / dtype, 6, dtype, model="m", hook="h", shard_bytes=4000)  # type: ignore[arg-type]
         for document in range(12):
             rows = rng.standard_normal((20, 6)).astype(np.float32)
             writer.append(rows, np.arange(20), np.arange(20), [document] * 20, progress=document + 1)
         writer.finish()
-        found[f"store {dtype}"] = (made / dtype, "", _read_store, True)
+        found[f"store {dtype}"] = Source(made / dtype, "", _read_store, guarded=True)
     _train(made / "checkpoint", 2500)
-    found["checkpoint"] = (made / "checkpoint", "", _resume, True)
+    found["checkpoint"] = Source(made / "checkpoint", "", _resume, guarded=True)
     return found
 
 
 @functools.cache
 def undamaged(name: str) -> str:
-    source, inner, read, _ = sources()[name]
+    source = sources()[name]
     with tempfile.TemporaryDirectory() as directory:
-        copy = Path(shutil.copytree(source, Path(directory) / "copy"))
-        return str(read(copy / inner))
+        copy = Path(shutil.copytree(source.directory, Path(directory) / "copy"))
+        return str(source.read(copy / source.inner))
 
 
-def case(rng: np.random.Generator, scratch: Path) -> str:
-    # Directories of weights, stores and checkpoints in turn; most formats are few bytes, and so each is seen often.
-    names = list(sources())
-    name = names[int(rng.integers(len(names)))] if rng.random() < 0.5 else names[-1 - int(rng.integers(3))]
-    source, inner, read, guarded = sources()[name]
-    want = undamaged(name)
-    copy = scratch / "copy"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(source, copy)
-    files = [p for p in sorted(copy.rglob("*")) if p.is_file() and p.name not in ("expected.npz", ".lock")]
-    file = files[int(rng.integers(len(files)))]
-    how = damage(file, rng)
+def files_of(directory: Path) -> list[Path]:
+    """What a reader opens there."""
+    every = sorted(p for p in directory.rglob("*") if p.is_file())
+    return [p for p in every if p.name not in ("expected.npz", ".lock")]
+
+
+def attempt(what: str, source: Source, copy: Path, file: Path) -> str | None:
+    """Read a copy of a source in which one file was changed: the digest of the result, or None where it was refused.
+
+    Raises:
+        Broken: an error that names no file, or is of another kind; or memory out of proportion.
+    """
     size = sum(p.stat().st_size for p in copy.rglob("*") if p.is_file())
-    what = f"{name}, {file.name}, {how}"
-    memory = Memory()
+    memory, got = Memory(), None
     try:
-        got = read(copy / inner)
+        got = source.read(copy / source.inner)
     except (ValueError, OSError, NotImplementedError) as error:
         text = f"{error} {error.__cause__ or ''}"
         if not any(word in text for word in (file.name, str(copy))):
             raise Broken(f"{what}: the error names no file: {type(error).__name__}: {text[:300]}") from None
-        outcome = "refused, the file named"
     except BaseException as error:
         raise Broken(f"{what}: {type(error).__name__}: {str(error)[:300]}") from None
-    else:
-        if got == want:
-            outcome = "the same result"
-        elif guarded and file.name != "history.jsonl":
-            raise Broken(f"{what}: another result, silently")
-        else:
-            outcome = "another result (the format has no checksum)"
     if (rise := memory.rise()) > 4 * size + SLACK_BYTES:
         raise Broken(f"{what}: {rise >> 20} MB of memory for files of {size} bytes")
-    return outcome
+    return got
+
+
+def case(rng: np.random.Generator, scratch: Path) -> str:
+    # Half of the cases are of our own kinds, which are few beside the layouts of other projects.
+    names = list(sources())
+    name = names[int(rng.integers(len(names)))] if rng.random() < 0.5 else names[-1 - int(rng.integers(7))]
+    source = sources()[name]
+    want = undamaged(name)
+    copy = scratch / "copy"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(source.directory, copy)
+    files = files_of(copy)
+    file = files[int(rng.integers(len(files)))]
+    what = f"{name}, {file.name}, {damage(file, rng)}"
+    got = attempt(what, source, copy, file)
+    kind = name if source.guarded or " " in name or name == "graph" else "an SAE"
+    if got is None:
+        return f"{kind}: refused, the file named"
+    if got == want:
+        return f"{kind}: the same result"
+    if source.guarded and file.name != "history.jsonl":
+        raise Broken(f"{what}: another result, silently")
+    return f"{kind}: another result (the format has no checksum)"
 
 
 def damage(file: Path, rng: np.random.Generator) -> str:

@@ -39,8 +39,8 @@ class Watched:
         self._end()
         self._scratch.cleanup()
 
-    def run(self, case: int) -> tuple[str, str]:
-        """The outcome, and what is wrong with it ("": nothing)."""
+    def run(self, case: int) -> tuple[dict[str, int], str]:
+        """How many tries ended in which way, and what is wrong ("": nothing)."""
         if self._child is None:
             self._pipe, theirs = self._context.Pipe()
             self._child = self._context.Process(
@@ -52,14 +52,14 @@ class Watched:
             self._pipe.send(case)
             if not self._pipe.poll(HANG_SECONDS):
                 self._end()
-                return "hang", f"no answer within {HANG_SECONDS} s"
+                return {"hang": 1}, f"no answer within {HANG_SECONDS} s"
             outcome, problem = self._pipe.recv()
         except (EOFError, ConnectionError):
             self._child.join()
             code = self._child.exitcode
             self._end()
-            return "crash", f"the process ended with exit code {code}"
-        return outcome, problem
+            return {"crash": 1}, f"the process ended with exit code {code}"
+        return (outcome if isinstance(outcome, dict) else {outcome: 1}), problem
 
     def _end(self) -> None:
         if self._child is not None:

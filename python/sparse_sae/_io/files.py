@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -22,8 +23,8 @@ class FormatError(ValueError):
 
 # What Python's and NumPy's parsers raise on malformed bytes.
 MALFORMED = (
-    ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, RecursionError, MemoryError,
-    SyntaxError, RuntimeError, AssertionError, zipfile.BadZipFile, zlib.error,
+    ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, ArithmeticError, RecursionError, MemoryError,
+    SyntaxError, RuntimeError, AssertionError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -20,14 +21,24 @@ def read_npz(path: Path) -> dict[str, Array]:
     with open_regular(path) as raw, reading(path, "a complete .npz file of plain arrays"):
         if not zipfile.is_zipfile(raw):
             raise FormatError(f"{path}: not a complete .npz file of plain arrays, which is a zip archive")
-        size = os.fstat(raw.fileno()).st_size
-        with zipfile.ZipFile(raw) as archive:
-            promised = sum(info.file_size for info in archive.infolist())
-        # Weights hardly compress; what claims to be far larger than the file is made to fill the memory.
-        if promised > _MOST_EXPANSION * size:
+        try:
+            return _read(path, raw)
+        except (OSError, NotImplementedError) as error:
+            # A place before the beginning of the file; a way to compress that nobody uses.
             raise FormatError(
-                f"{path}: {size} bytes that promise {promised}, expected at most {_MOST_EXPANSION} times as many"
-            )
-        raw.seek(0)
-        with np.load(raw, allow_pickle=False) as file:
-            return {name: widen(file[name]) for name in file.files}
+                f"{path}: not a complete .npz file of plain arrays ({error}): damaged"
+            ) from None
+
+
+def _read(path: Path, raw: IO[bytes]) -> dict[str, Array]:
+    size = os.fstat(raw.fileno()).st_size
+    with zipfile.ZipFile(raw) as archive:
+        promised = sum(info.file_size for info in archive.infolist())
+    # Weights hardly compress; what claims to be far larger than the file is made to fill the memory.
+    if promised > _MOST_EXPANSION * size:
+        raise FormatError(
+            f"{path}: {size} bytes that promise {promised}, expected at most {_MOST_EXPANSION} times as many"
+        )
+    raw.seek(0)
+    with np.load(raw, allow_pickle=False) as file:
+        return {name: widen(file[name]) for name in file.files}

@@ -6,7 +6,7 @@ same for every array of a call. Arrays are C-contiguous; x alone may have any ro
 indices (nnz) int32 ascending within a row, values (nnz) T). Every function gives bit-identical results for any
 num_threads. screen says how candidates are found, "float" or (float32 only) "int8"; no result depends on it, and
 "auto" takes what SPARSE_SAE_SCREEN says, or what has been the faster on this machine for calls of the same d_in, d_sae,
-k and threads. `reference.py` holds the same functions in NumPy.
+k and threads. `reference/` holds the same functions in NumPy.
 """
 
 from types import ModuleType

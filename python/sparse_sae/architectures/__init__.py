@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+from .._arguments import known_names
 from .base import Architecture, Batch, Codes, Gradients
 from .batch_topk import BatchTopK
 from .gated import Gated
@@ -45,7 +48,7 @@ __all__ = [
 ]
 
 
-def from_config(config: dict[str, Any]) -> Architecture:
+def from_config(config: Mapping[str, Any]) -> Architecture:
     """The architecture that `Architecture.config` describes.
 
     >>> from_config({"name": "topk", "k": 8}).k
@@ -55,4 +58,5 @@ def from_config(config: dict[str, Any]) -> Architecture:
     name = values.pop("name", None)
     if name not in ARCHITECTURES:
         raise ValueError(f"architecture: got {name!r}, expected one of {', '.join(sorted(ARCHITECTURES))}")
+    known_names(f"architecture {name}", values, [field.name for field in fields(ARCHITECTURES[name])])
     return ARCHITECTURES[name](**values)

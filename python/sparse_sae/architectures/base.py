@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels
-from .._arguments import normalise_numbers
+from .._arguments import conform
 from .products import residual_products
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -48,7 +48,7 @@ class Batch:
     Attributes:
         x: (N, d_in) inputs, centred and scaled.
         y: (N, d_out) what codes @ W_dec should equal; for an SAE it is x itself.
-        variance: mean squared norm of the targets over the data, so that losses are relative to it.
+        variance: mean squared norm of the targets over the data, by which losses are divided (`Run.power`).
         dead: (d_sae,) bool, latents that have not fired for the trainer's window.
         progress: tokens seen over tokens to see, in [0, 1).
         num_threads: for the kernels.
@@ -116,7 +116,12 @@ class Architecture(ABC):
     ] = ()  # weights of its own, one entry a latent, without which it cannot encode
 
     def __post_init__(self) -> None:
-        normalise_numbers(self)
+        conform(self)
+
+    @property
+    def settled(self) -> float:
+        """Share of a run after which no step depends on how far the run has come."""
+        return 0.0
 
     @property
     def unit_norm(self) -> bool:

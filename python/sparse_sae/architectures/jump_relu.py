@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from .auxiliary import auxiliary
 from .base import Array, Batch, Block, Codes, Gradients, Params, gradients, reconstruction
 from .penalty import SAMPLE_ROWS, Penalised, along, decoder_norms, quantile_of_products, starting_bias
 
-RECIPES = ("step", "tanh")
+Recipe: TypeAlias = Literal["step", "tanh"]
 _FOLLOW = 0.02  # of log(L0 / target), per step, added to log θ
 
 
@@ -55,7 +55,7 @@ class JumpReLU(Penalised):
 
     coefficient: float = 0.003
     warmup: float = 0.1
-    recipe: str = "step"
+    recipe: Recipe = "step"
     bandwidth: float = 1.0
     start_threshold: float | None = None
     tanh_scale: float = 4.0
@@ -66,14 +66,10 @@ class JumpReLU(Penalised):
 
     @property
     def unit_norm(self) -> bool:
-        """See the base class."""
         return self.recipe == "step"
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         super().check(d_sae)
-        if self.recipe not in RECIPES:
-            raise ValueError(f"recipe: got {self.recipe!r}, expected {' or '.join(RECIPES)}")
         for field in ("bandwidth", "start_threshold", "tanh_scale"):
             if getattr(self, field) is not None and not getattr(self, field) > 0:
                 raise ValueError(f"{field}: got {getattr(self, field)}, expected a positive number")
@@ -119,7 +115,7 @@ class JumpReLU(Penalised):
         return above(params, self.threshold(params), x, center, latents, num_threads)
 
     def step(self, params: Params, batch: Batch) -> Gradients:
-        """See the base class. The pattern holds what is active and what is in the window below θ."""
+        # The pattern holds what is active and what is in the window below θ.
         threads, m, n_rows = batch.num_threads, len(params["W_enc"]), len(batch.x)
         theta = self.threshold(params)
         dtype = theta.dtype.type
@@ -193,14 +189,12 @@ class JumpReLU(Penalised):
         return self, params
 
     def rescale(self, params: Params, factor: Array | float) -> None:
-        """See the base class."""
         if "threshold" in params:
             params["threshold"] *= np.asarray(factor, params["threshold"].dtype)
         else:
             params["log_threshold"] += np.log(np.asarray(factor, params["log_threshold"].dtype))
 
     def revive(self, params: Params, latents: Array) -> None:
-        """See the base class."""
         others = np.delete(params["log_threshold"], latents)
         params["log_threshold"][latents] = (
             others.mean() if len(others) else np.log(self.start_threshold or 1.0)

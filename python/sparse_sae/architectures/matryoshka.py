@@ -36,12 +36,7 @@ class Matryoshka(BatchTopK):
 
     name: ClassVar[str] = "matryoshka"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))  # JSON gives lists
-
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         super().check(d_sae)
         widths = self.nested(d_sae)
         if widths[-1] != d_sae or widths[0] < 1 or any(a >= b for a, b in pairwise(widths)):
@@ -52,12 +47,10 @@ class Matryoshka(BatchTopK):
         return self.widths or tuple(sorted({-(-d_sae // part) for part in (16, 8, 4, 2, 1)}))
 
     def init(self, params: Params, x: Array) -> None:
-        """See BatchTopK."""
         if self.batch:
             super().init(params, x)
 
     def select(self, params: Params, batch: Batch, k: int) -> Codes:
-        """See TopK."""
         return super().select(params, batch, k) if self.batch else TopK.select(self, params, batch, k)
 
     def encode(
@@ -69,22 +62,19 @@ class Matryoshka(BatchTopK):
         latents: Array | None = None,
         num_threads: int = 1,
     ) -> Codes:
-        """See BatchTopK and TopK."""
         if self.batch:
             return super().encode(params, x, center, latents=latents, num_threads=num_threads)
         return TopK.encode(self, params, x, center, latents=latents, num_threads=num_threads)
 
     def end_of_step(self, params: Params, gradients: Gradients, batch: Batch) -> None:
-        """See BatchTopK."""
         if self.batch:
             super().end_of_step(params, gradients, batch)
 
     def trained(self, params: Params) -> tuple[Architecture, Params]:
-        """See BatchTopK; over TopK, a TopK."""
+        # What is left is a BatchTopK; over TopK, a TopK.
         return super().trained(params) if self.batch else (TopK(k=self.k), params)
 
     def rescale(self, params: Params, factor: Array | float) -> None:
-        """See BatchTopK."""
         if self.batch:
             super().rescale(params, factor)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import _kernels
+from .._arguments import require
 from .base import Architecture, Array, Batch, Gradients, Params, annealed
 
 # Of the control loop, per step: how fast the coefficient follows log(L0 / target), and how much of that ratio
@@ -40,7 +41,6 @@ class Penalised(Architecture):
     aux_coefficient: float = 1 / 32
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         if not self.coefficient > 0 or not math.isfinite(self.coefficient):
             raise ValueError(f"coefficient: got {self.coefficient}, expected a positive number")
         if self.target_l0 is not None and not 0 < self.target_l0 <= d_sae:
@@ -53,6 +53,11 @@ class Penalised(Architecture):
             raise ValueError(
                 f"aux_k: got {self.aux_k}, expected a number of latents, 0 (off) or None (d_in / 2)"
             )
+        require(self.aux_coefficient >= 0, "aux_coefficient", self.aux_coefficient, "a weight from 0 on")
+
+    @property
+    def settled(self) -> float:
+        return self.warmup
 
     def init(self, params: Params, x: Array) -> None:
         """penalty: the coefficient the control has reached, and a running mean of log(L0 / target)."""

@@ -12,17 +12,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .choosing import choose as choose
+    from .choosing import watch_explanation as watch_explanation
+    from .choosing import watch_labels as watch_labels
     from .events import Event as Event
     from .events import GenerationStopped as GenerationStopped
     from .events import Steer as Steer
+    from .examples import Examples as Examples
+    from .examples import Seal as Seal
+    from .examples import divide as divide
+    from .features import Features as Features
+    from .features import text_features as text_features
     from .live import LiveMonitor as LiveMonitor
     from .live import monitor as monitor
     from .observer import Monitor as Monitor
+    from .rates import Rate as Rate
+    from .rates import auroc_interval as auroc_interval
+    from .rates import clopper_pearson as clopper_pearson
+    from .rates import operating_point as operating_point
     from .watchlist import Watch as Watch
     from .watchlist import WatchList as WatchList
 
 # module -> its public names; the same as above, for the running program
 _MODULES = {
+    "rates": ("Rate", "auroc_interval", "clopper_pearson", "operating_point"),
+    "features": ("Features", "text_features"),
+    "examples": ("Examples", "Seal", "divide"),
+    "choosing": ("choose", "watch_explanation", "watch_labels"),
     "events": ("Event", "GenerationStopped", "Steer"),
     "live": ("LiveMonitor", "monitor"),
     "observer": ("Monitor",),

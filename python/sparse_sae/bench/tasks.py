@@ -88,12 +88,12 @@ def training(problem: Problem, architecture: Any = None) -> tuple[Any, Callable[
     """A training run at this size, of TopK unless told, and a function that makes one step with a share of the
     latents dead."""
     from ..architectures import TopK
-    from ..coders import Coder
-    from ..training.config import Options
+    from ..training.config import TrainConfig
     from ..training.run import Run
 
     size = problem.size
-    options = Options(
+    config = TrainConfig(
+        architecture or TopK(k=size.k),
         d_sae=size.m,
         n_tokens=10**6 * size.n,
         batch_size=size.n,
@@ -101,7 +101,7 @@ def training(problem: Problem, architecture: Any = None) -> tuple[Any, Callable[
         normalize="none",
         b_dec_init="mean",
     )
-    run = Run.start(problem.x, architecture or TopK(k=size.k), Coder(), options, (size.d,), problem.threads)
+    run = Run.start(problem.x, config, (size.d,), problem.threads)
     order = np.random.default_rng(1).permutation(size.m)
 
     def step(dead: float) -> Any:

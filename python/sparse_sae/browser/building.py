@@ -112,7 +112,7 @@ def build(
 
 def fingerprint_of(sae: Any, store: Any) -> str:
     """What identifies an SAE and a selection of rows: their contents, not their names."""
-    described = [fingerprint_of_sae(sae), [s["sha256"] for s in store.manifest["shards"]], len(store)]
+    described = [fingerprint_of_sae(sae), [s["crc32"] for s in store.manifest["shards"]], len(store)]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from .._io.atomic import atomic_write
+from .._io.npz import read_npz
 from .graph import KINDS, AttributionGraph
 
 _FORMAT, _VERSION = "sparse_sae attribution graph", 1
@@ -33,7 +33,7 @@ def save_graph(graph: AttributionGraph, path: str | Path) -> None:
     arrays |= {f"edges_{name}": getattr(graph.edges, name) for name in _EDGES}
     arrays["json"] = np.frombuffer(json.dumps(head).encode(), np.uint8)
     with atomic_write(path) as file:
-        np.savez_compressed(file, **arrays)
+        np.savez(file, **arrays)  # not compressed: then a reader knows what a file may take in memory
 
 
 def load_graph(path: str | Path) -> AttributionGraph:
@@ -44,13 +44,9 @@ def load_graph(path: str | Path) -> AttributionGraph:
             kind or length than expected; the message names file, field and expectation.
     """
     path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise ValueError(f"{path}: not a readable .npz file ({error}); expected one of save_graph") from error
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no file there, expected one of save_graph")
+    arrays: dict[str, Any] = {**read_npz(path)}
     head = _head(path, arrays)
     n = len(head["labels"])
     for name, (kind, axes) in _ARRAYS.items():
@@ -78,7 +74,7 @@ def _head(path: Path, arrays: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{path}: no field 'json'; expected a file of save_graph")
     try:
         head = json.loads(arrays["json"].tobytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: field 'json': not JSON ({error})") from error
     if not isinstance(head, dict) or head.get("format") != _FORMAT:
         raise ValueError(f"{path}: field 'format' should read {_FORMAT!r}")

@@ -1,4 +1,5 @@
 "use strict";
+(() => { // names of its own: `top` and others belong to the window
 const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 const byId = (id) => document.getElementById(id);
@@ -33,7 +34,7 @@ if (data.confirmation) {
 } else make(byId("verdict"), "span", { class: "quiet" }, "Not held against the model: no ablation was run for this graph.");
 
 // Layout: a column a token that has nodes, a row a layer; nodes of one cell side by side, the most influential first.
-const R = 5, STEP = 14, ROW = 30, LEFT = 58, TOP = 26;
+const R = 5, STEP = 14, ROW = 24, LEFT = 10, TOP = 16;
 const positions = [...new Set(nodes.map((n) => n.position))].sort((a, b) => a - b);
 const rows = [...new Set(nodes.map((n) => n.row))].sort((a, b) => b - a);
 const cells = new Map();
@@ -44,7 +45,7 @@ nodes.forEach((n, i) => {
 });
 const PER_LINE = 8;
 const width = {}, lines = {};
-for (const p of positions) width[p] = 46;
+for (const p of positions) width[p] = 36;
 for (const r of rows) lines[r] = 1;
 for (const [key, members] of cells) {
   const [r, p] = key.split("/").map(Number);
@@ -55,11 +56,12 @@ const left = {}, top = {};
 let x = LEFT, y = TOP;
 for (const p of positions) { left[p] = x; x += width[p]; }
 for (const r of rows) { top[r] = y; y += ROW + (lines[r] - 1) * STEP; }
+const names = draw(byId("graph"), "svg", { class: "rows", width: 58, height: y + 96 });
 const svg = draw(byId("graph"), "svg", { width: x + 20, height: y + 96, role: "group" });
 for (const r of rows) {
   const at = top[r] + 12;
-  draw(svg, "line", { class: "guide", x1: LEFT - 6, x2: x, y1: at + 14, y2: at + 14 });
-  draw(svg, "text", { class: "quiet", x: 8, y: at + 4 }, r === -1 ? "tokens" : r === data.n_layers ? "target" : "layer " + r);
+  draw(svg, "line", { class: "guide", x1: 0, x2: x, y1: at + 11, y2: at + 11 });
+  draw(names, "text", { class: "quiet", x: 8, y: at + 4 }, r === -1 ? "tokens" : r === data.n_layers ? "target" : "layer " + r);
 }
 for (const [key, members] of cells) {
   const [r, p] = key.split("/").map(Number);
@@ -196,3 +198,5 @@ if (c) {
   }
 }
 light(null);
+byId("graph").scrollLeft = byId("graph").scrollWidth; // what is explained is at the end
+})();

@@ -12,7 +12,7 @@ from sparse_sae._arguments import whole
 from sparse_sae.architectures import Architecture, TopK
 from sparse_sae.circuits import set_files
 from sparse_sae.circuits.dictionaries import DictionarySet
-from sparse_sae.coders import Coder
+from sparse_sae.coders import Coder, Kind
 from sparse_sae.data.store import ActivationStore, aligned
 from sparse_sae.data.store.format import Dtype
 from sparse_sae.evaluation.metrics import evaluate
@@ -40,7 +40,7 @@ class Place:
     writes: str
 
     @property
-    def coder(self) -> str:
+    def coder(self) -> Kind:
         """ "sae" or "transcoder"."""
         return "sae" if self.reads == self.writes else "transcoder"
 

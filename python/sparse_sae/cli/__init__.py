@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import arrays, browse, circuits, models, sets
+from . import arrays, audits, browse, circuits, models, sets, training
 from ._parsing import command_adder
 
 
@@ -36,13 +36,14 @@ def _parser() -> argparse.ArgumentParser:
     add = command_adder(parser.add_subparsers(title="commands", required=True, metavar="COMMAND"))
     models.add_demo(add)
     models.add_capture(add)
-    arrays.add_train(add)
+    training.add_train(add)
     sets.add_train_set(add)
     arrays.add_evaluate(add)
     models.add_explain(add)
     models.add_steer(add)
     browse.add_browse(add)
     circuits.add_circuit(add)
+    audits.add_audit(add)
     arrays.add_info(add)
     arrays.add_bench(add)
     return parser

@@ -61,3 +61,8 @@ def settings(items: list[str], option: str) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+def one_or_tuple(paths: list[str]) -> str | tuple[str, ...]:
+    """A path, or several side by side."""
+    return paths[0] if len(paths) == 1 else tuple(paths)

@@ -7,7 +7,7 @@ side by side are one wider row (coders.py says which columns are read and which 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import ClassVar
 
 from .._io.arrays import Array
@@ -49,15 +49,12 @@ class Part(Source):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """See `Source`."""
         return (self.columns.stop - self.columns.start,)
 
     def sample(self, n: int, seed: int) -> Array:
-        """See `Source`."""
         return self.source.sample(n, seed)[:, self.columns]
 
     def picks(self, seed: int, start: int) -> Iterator[Pick]:
-        """See `Source`."""
         for pick in self.source.picks(seed, start):
             parts: list[Stored] = []
             at = 0
@@ -68,6 +65,16 @@ class Part(Source):
                     parts.append(Stored(rows[:, first:last], scale))
                 at += width
             yield Pick(parts, pick.index, pick.number)
+
+
+def first_rows(blocks: Iterable[Array], n: int) -> Iterator[Array]:
+    """Blocks with n rows together, or fewer where there are no more; nothing is read beyond them."""
+    seen = 0
+    for block in blocks:
+        yield block[: n - seen]
+        seen += len(block)
+        if seen >= n:
+            return
 
 
 def batches(

@@ -16,7 +16,7 @@ from .. import SAE, TopK, evaluate, load, train
 from .._io.arrays import Array
 from .._io.atomic import write_json
 from ..data.store import ActivationStore
-from ..lm import LanguageModel, capture, english_documents, generate, load_model, steer
+from ..lm import LanguageModel, capture, english_documents, generate, load_model, steer, why
 from ..probing import Detector, document_maxima, label_detectors, top_contexts, unit_views
 from ..training import checkpoint
 from ..training.progress import Bar
@@ -25,6 +25,7 @@ from .tickets import Split, labels_of, tickets
 HOOK = "blocks.15.hook_resid_post"
 SPLITS: tuple[Split, Split] = ("train", "held_out")
 PROMPT = "My parcel is three weeks late and I want my money back. Can I get a refund?"
+ANSWER = "Unfortunately, refunds are not available."
 
 
 def run(
@@ -78,6 +79,13 @@ def run(
     for example in steering:
         print(f"   {example['strength']:+8.1f}  {example['text']}")
 
+    print(f"8. Why does it say «{ANSWER}»?")
+    names = {}
+    for name, found in labels.items():
+        names[found["latent"].index] = f"detects {name}" if found["latent"].sign > 0 else f"detects no {name}"
+    reason = why(lm, sae, [{"role": "user", "content": PROMPT}], ANSWER, store=parts["training"], names=names)
+    print(f"   {reason.line()}")
+
     result = {
         "fvu": metrics.fvu, "l0": metrics.l0, "dead_fraction": metrics.dead_fraction,
         "tokens": len(parts["training"]), "excluded_tokens": sum(excluded.values()), "excluded": excluded,
@@ -86,6 +94,7 @@ def run(
         },
         "contexts": {str(latent): lines for latent, lines in contexts.items()},
         "steering": {"latent": latent, "prompt": PROMPT, "examples": steering},
+        "why": reason.to_dict(),
     }  # fmt: skip
     if json_path:
         write_json(json_path, result)

@@ -71,7 +71,7 @@ def _read(name: str, path: Path) -> SAE:
     """Open a file by its format; whatever malformed content makes a reader raise becomes one error."""
     try:
         sae: SAE = FORMATS[name].read(path)
-    except (TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+    except (TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"[:200]
         raise FormatError(
             f"{path}: not what {name} writes ({reason}); the file is damaged or foreign"

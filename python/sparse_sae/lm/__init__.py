@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from sparse_sae.lm.explaining.attribution import explain as explain
     from sparse_sae.lm.explaining.explanation import Effect as Effect
     from sparse_sae.lm.explaining.explanation import Explanation as Explanation
+    from sparse_sae.lm.explaining.labels import LatentLabel as LatentLabel
+    from sparse_sae.lm.explaining.labels import label_latents as label_latents
     from sparse_sae.lm.explaining.logit_lens import direct_logits as direct_logits
+    from sparse_sae.lm.explaining.reasons import Reason as Reason
+    from sparse_sae.lm.explaining.reasons import why as why
     from sparse_sae.lm.harvest.corpus import english_documents as english_documents
     from sparse_sae.lm.harvest.recording import CaptureProgress as CaptureProgress
     from sparse_sae.lm.harvest.recording import capture as capture
@@ -52,7 +56,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "explaining.attribution": ("explain",),
     "explaining.explanation": ("Effect", "Explanation"),
+    "explaining.labels": ("LatentLabel", "label_latents"),
     "explaining.logit_lens": ("direct_logits",),
+    "explaining.reasons": ("Reason", "why"),
     "harvest.corpus": ("english_documents",),
     "harvest.recording": ("CaptureProgress", "capture"),
     "harvest.streaming": ("ActivationStream", "stream"),

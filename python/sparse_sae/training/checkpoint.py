@@ -18,8 +18,8 @@ from .._io.safetensors import map_tensors, read_header, write_tensors
 NAME = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
 _STATE = {
-    "settings": dict, "tokens": int, "adam_step": int, "variance": float, "power": float, "transforms": list,
-    "history": list, "data": str,
+    "config": dict, "widths": list, "tokens": int, "adam_step": int, "variance": float, "power": float,
+    "transforms": list, "history": list, "data": str,
 }  # fmt: skip
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from .. import _kernels
+from .._arguments import require
 from .._io.arrays import Array
 from ..architectures import Gradients
 from ..architectures.products import dense_weight_grad, is_dense
 from ..weights import PER_LATENT
+
+Decay: TypeAlias = Literal["linear", "cosine", "constant"]
+Center: TypeAlias = Literal["geometric_median", "mean", "zero"]
 
 
 @dataclass(frozen=True)
@@ -25,22 +29,20 @@ class Schedule:
             "cosine" decays from the end of the warm-up; "constant" never.
         kind: as above.
 
-    >>> [round(Schedule(1.0, warmup=0.2, decay=0.5).at(step, 10), 2) for step in (0, 1, 4, 9)]
+    >>> [round(Schedule(1.0, warmup=0.2, decay=0.5, kind="linear").at(step, 10), 2) for step in (0, 1, 4, 9)]
     [0.5, 1.0, 1.0, 0.2]
     """
 
     lr: float
-    warmup: float = 0.05
-    decay: float = 0.2
-    kind: str = "linear"
+    warmup: float
+    decay: float
+    kind: Decay
 
     def __post_init__(self) -> None:
-        if self.kind not in ("linear", "cosine", "constant"):
-            raise ValueError(f"schedule: got {self.kind!r}, expected linear, cosine or constant")
-        if not (self.lr > 0 and 0 <= self.warmup <= 1 and 0 <= self.decay <= 1):
-            raise ValueError(
-                f"lr, warmup, decay: got {self.lr}, {self.warmup}, {self.decay}, expected lr > 0, shares in [0, 1]"
-            )
+        require(self.kind in get_args(Decay), "schedule", self.kind, ", ".join(get_args(Decay)))
+        require(0 < self.lr < math.inf, "lr", self.lr, "a positive number, or None for the default")
+        require(0 <= self.warmup <= 1, "warmup", self.warmup, "a share of the run, 0 to 1")
+        require(0 <= self.decay <= 1, "decay", self.decay, "a share of the run, 0 to 1")
 
     def at(self, step: int, steps: int) -> float:
         """Rate of the step-th of `steps` steps, counted from 0."""
@@ -61,9 +63,9 @@ class Adam:
         m, v: moments by parameter name. step: updates made.
     """
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 6.25e-10
-    clip_norm: float = 0.0
+    betas: tuple[float, float]
+    eps: float
+    clip_norm: float = 0.0  # 0: gradients of any norm
     m: dict[str, Array] = field(default_factory=dict)
     v: dict[str, Array] = field(default_factory=dict)
     step: int = 0
@@ -189,7 +191,7 @@ def geometric_median(x: Array, steps: int = 100, tolerance: float = 1e-6) -> Arr
 
 
 def initial_params(
-    x: Array, y: Array, d_sae: int, rng: np.random.Generator, *, tied: bool, b_dec: str = "geometric_median",
+    x: Array, y: Array, d_sae: int, rng: np.random.Generator, *, tied: bool, b_dec: Center,
     skip: bool = False,
 ) -> dict[str, Array]:  # fmt: skip
     """Random unit decoder rows; W_enc equal to them (tied) or random unit rows; b_dec at the data's centre."""

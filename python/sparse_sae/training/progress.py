@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 Record: TypeAlias = dict[str, Any]
-Callback: TypeAlias = Callable[[Record], None]
+Callback: TypeAlias = Callable[[Record], object]  # False ends training
 
 
 class Bar(AbstractContextManager["Bar"]):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from .._arguments import conform, require
 from .._io.arrays import Array
-
-if TYPE_CHECKING:
-    from ..data.sources import Source
-    from .run import Run
 
 
 @dataclass(frozen=True)
@@ -39,13 +37,11 @@ class Resampling:
     rows: int = 819_200
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "at", tuple(float(a) for a in self.at))
-        if not self.at or not all(0 < a < 1 for a in self.at):
-            raise ValueError(f"at: got {self.at}, expected shares of the run between 0 and 1")
-        if not self.encoder_scale > 0:
-            raise ValueError(f"encoder_scale: got {self.encoder_scale}, expected a positive number")
-        if self.rows < 1:
-            raise ValueError(f"rows: got {self.rows}, expected a positive number")
+        conform(self)
+        shares = bool(self.at) and all(0 < a < 1 for a in self.at)
+        require(shares, "at", self.at, "shares of the run between 0 and 1")
+        require(self.encoder_scale > 0, "encoder_scale", self.encoder_scale, "a positive number")
+        require(self.rows >= 1, "rows", self.rows, "a whole number from 1 on")
 
     def steps(self, steps: int) -> dict[int, int]:
         """Steps before which latents are resampled, and the number of each occasion."""
@@ -55,59 +51,60 @@ class Resampling:
         """As JSON values."""
         return {**asdict(self), "at": list(self.at)}
 
-    def apply(self, run: Run, source: Source, occasion: int) -> int:
-        """Resample the dead latents of a run, in place; returns how many."""
-        options = run.options
-        dead = np.flatnonzero(run.tokens_since_fired >= options.dead_after)
-        if not len(dead):
-            return 0
-        rng = np.random.default_rng([options.seed, 2, occasion])
-        limit = max(min(self.rows, options.n_tokens // 20), 4 * len(dead))
-        rows, targets, center = self._draw(run, source, rng, len(dead), limit, occasion)
-        params = run.params
-        dead = dead[: len(rows)]
-        dtype = params["W_dec"].dtype
-        alive = np.setdiff1d(np.arange(options.d_sae), dead)
-        norms = np.linalg.norm(params["W_enc"][alive], axis=1)
-        length = self.encoder_scale * (float(norms.mean()) if len(alive) else 1.0)
-        scale = 1.0 if run.architecture.unit_norm or not len(alive) else float(
-            np.linalg.norm(params["W_dec"][alive], axis=1).mean()
-        )  # fmt: skip
-        params["W_dec"][dead] = (_unit(targets) * scale).astype(dtype)
-        params["W_enc"][dead] = (_unit(rows - center) * length).astype(dtype)
-        # Where b_dec does not centre the input, the bias does.
-        params["b_enc"][dead] = -(params["W_enc"][dead] @ center).astype(dtype)
-        run.architecture.revive(params, dead)
-        run.adam.forget(dead)
-        run.tokens_since_fired[dead] = 0
-        return len(dead)
 
-    @staticmethod
-    def _draw(
-        run: Run, source: Source, rng: np.random.Generator, n: int, limit: int, occasion: int
-    ) -> tuple[Array, Array, Array]:
-        """n inputs and targets, drawn without replacement with weights loss²; and where inputs are centred.
+def draw_by_loss(
+    blocks: Iterable[tuple[Array, Array, Array]], n: int, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:
+    """Draw n rows without replacement, with weights loss².
 
-        One pass keeps the n largest of log(u) / weight (Efraimidis & Spirakis 2006), so no more than that is held.
-        """
-        keys = np.empty(0)
-        kept_x = kept_y = np.empty((0, 0))
-        total: Any = 0.0
-        seen = 0
-        for block in source.blocks(run.options.seed + 1 + occasion, 0):
-            block = block[: limit - seen]
-            x, y, squared = run.losses(block)
-            total, seen = total + x.sum(axis=0, dtype=np.float64), seen + len(x)
-            weights = np.maximum(squared.astype(np.float64) ** 2, 1e-300)
-            keys = np.concatenate([keys, np.log(rng.random(len(x))) / weights])
-            kept_x = np.concatenate([kept_x, x]) if len(kept_x) else x
-            kept_y = np.concatenate([kept_y, y]) if len(kept_y) else y
-            best = np.argsort(-keys, kind="stable")[:n]
-            keys, kept_x, kept_y = keys[best], kept_x[best], kept_y[best]
-            if seen >= limit:
-                break
-        center = np.zeros(kept_x.shape[1]) if run.coder.reads_all else total / max(1, seen)
-        return kept_x, kept_y, center
+    One pass keeps the n largest of log(u) / weight (Efraimidis & Spirakis 2006), so no more than that is held.
+
+    Args:
+        blocks: inputs (b, d_in), targets (b, d_out) and squared errors (b,) of blocks of rows.
+
+    Returns:
+        The drawn inputs and targets, (n, d_in) and (n, d_out) or fewer, and the mean (d_in,) of all inputs.
+    """
+    keys = np.empty(0)
+    kept_x = kept_y = np.empty((0, 0))
+    total: Any = 0.0
+    seen = 0
+    for x, y, squared in blocks:
+        total, seen = total + x.sum(axis=0, dtype=np.float64), seen + len(x)
+        weights = np.maximum(squared.astype(np.float64) ** 2, 1e-300)
+        keys = np.concatenate([keys, np.log(rng.random(len(x))) / weights])
+        kept_x = np.concatenate([kept_x, x]) if len(kept_x) else x
+        kept_y = np.concatenate([kept_y, y]) if len(kept_y) else y
+        best = np.argsort(-keys, kind="stable")[:n]
+        keys, kept_x, kept_y = keys[best], kept_x[best], kept_y[best]
+    return kept_x, kept_y, total / max(1, seen)
+
+
+def revive(
+    params: dict[str, Array],
+    dead: Array,
+    x: Array,
+    y: Array,
+    center: Array,
+    encoder_scale: float,
+    unit_norm: bool,
+) -> None:
+    """Give dead latents the directions of inputs and targets, in place, as `Resampling` says.
+
+    Args:
+        dead: (n,) latents. x, y: (n, d_in) inputs and (n, d_out) targets, one for each.
+        center: (d_in,) where inputs are centred; what b_dec does not take away, the bias does.
+        unit_norm: decoder rows have unit norm; otherwise the mean norm of living ones.
+    """
+    dtype = params["W_dec"].dtype
+    alive = np.setdiff1d(np.arange(len(params["b_enc"])), dead)
+    norms = np.linalg.norm(params["W_enc"][alive], axis=1)
+    length = encoder_scale * (float(norms.mean()) if len(alive) else 1.0)
+    free = len(alive) and not unit_norm
+    scale = float(np.linalg.norm(params["W_dec"][alive], axis=1).mean()) if free else 1.0
+    params["W_dec"][dead] = (_unit(y) * scale).astype(dtype)
+    params["W_enc"][dead] = (_unit(x - center) * length).astype(dtype)
+    params["b_enc"][dead] = -(params["W_enc"][dead] @ center).astype(dtype)
 
 
 def _unit(rows: Array) -> Array:

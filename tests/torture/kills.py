@@ -115,6 +115,11 @@ def case(rng: np.random.Generator, scratch: Path) -> str:
         raise Broken(f"{name} after {deaths}: left alone, it ends with {code}")
     if difference := victim.same(whole, path):
         raise Broken(f"{name} after {deaths}, beside work left alone: {difference}")
-    if left := [p.name for p in room.rglob("*") if p.name.endswith((".tmp", ".old"))]:
+    left = [
+        p.name
+        for p in room.rglob("*")
+        if p.name.endswith((".tmp", ".old")) or (p != path and p.parent == room)
+    ]
+    if left:
         raise Broken(f"{name} after {deaths}: {left} left behind")
     return f"{name}, {len(deaths)} signals"

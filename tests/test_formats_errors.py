@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -379,6 +380,15 @@ def test_configurations_that_break_a_parser_are_value_errors(tmp_path: Path, tex
         sparse_sae.load(tmp_path, format="saelens")
 
 
+@pytest.mark.parametrize("name", ["sae.safetensors", "params.npz", "ae.pt", "sae"])
+def test_a_fifo_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    """Recognising a format opens the path too; a FIFO without a writer would never open."""
+    os.mkfifo(tmp_path / name)
+    command = [sys.executable, "-m", "sparse_sae", "info", str(tmp_path / name)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "FIFO" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("field", "value"), [(4, 0xFF), (8, 99)]
 )  # local header: version needed, way to compress
@@ -411,3 +421,11 @@ def test_a_width_of_zero_in_a_configuration_is_damaged(tmp_path: Path) -> None:
         (folder / "cfg.json").write_text(json.dumps(config | {"d_in": value}))
         with pytest.raises(ValueError, match="copy"):
             sparse_sae.load(folder)
+
+
+@pytest.mark.parametrize("name", ["params.npz", "8.pt", "layer_5.safetensors"])
+def test_a_fifo_under_the_name_of_weights_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
+            sparse_sae.load(path)

@@ -176,6 +176,19 @@ def test_a_callback_stops_a_run_and_history_grows(tmp_path: Path, x: Any) -> Non
     assert load(tmp_path / "sae").d_sae == 16
 
 
+def test_an_error_of_the_callback_loses_nothing(tmp_path: Path, x: Any) -> None:
+    arguments: dict[str, Any] = {"d_sae": 16, "n_tokens": 3000, "batch_size": 100}
+
+    def fail(record: dict[str, Any]) -> None:
+        raise RuntimeError("of the callback")
+
+    with pytest.raises(RuntimeError, match="of the callback"):
+        train(x, TopK(k=2), **arguments, out=tmp_path, callback=fail)
+    assert checkpoint.load(tmp_path)[1]["tokens"] == 1000
+    rest = train(x, TopK(k=2), **arguments, out=tmp_path, resume=True)
+    np.testing.assert_array_equal(rest.sae.W_dec, train(x, TopK(k=2), **arguments).sae.W_dec)
+
+
 def test_full_disk_keeps_the_last_checkpoint(tmp_path: Path, x: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments: dict[str, Any] = {"d_sae": 16, "n_tokens": 5000, "batch_size": 100, "checkpoint_every": 5}
     real = os.fsync

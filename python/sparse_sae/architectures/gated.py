@@ -78,7 +78,7 @@ class Gated(Penalised):
         return scaled + params["b_mag"][index]
 
     def step(self, params: Params, batch: Batch) -> Gradients:
-        """See the base class. Gate and magnitude share a pattern, so one block holds both gradients."""
+        # Gate and magnitude share a pattern, so one block holds both gradients.
         threads, m = batch.num_threads, len(params["W_enc"])
         gate = self._gate(params, batch.x, None, None, threads)
         index = gate.indices
@@ -122,10 +122,9 @@ class Gated(Penalised):
         )  # fmt: skip
 
     def rescale(self, params: Params, factor: Array | float) -> None:
-        """See the base class: W_enc and the gate's bias were multiplied, so the other bias must be."""
+        # W_enc and the gate's bias were multiplied, so the other bias must be.
         params["b_mag"] *= np.asarray(factor, params["b_mag"].dtype)
 
     def revive(self, params: Params, latents: Array) -> None:
-        """See the base class."""
         params["r_mag"][latents] = 0
         params["b_mag"][latents] = params["b_enc"][latents]

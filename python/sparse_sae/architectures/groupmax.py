@@ -31,7 +31,6 @@ class GroupMax(Architecture):
     trainable: ClassVar[bool] = False
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         if not 1 <= self.k <= d_sae or d_sae % self.k:
             raise ValueError(
                 f"k: got {self.k}, expected a divisor of d_sae = {d_sae}: latents are in k equal groups"

@@ -41,7 +41,6 @@ class Pursuit(Architecture):
     competes: ClassVar[bool] = True
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         inference.check_method(self.method, self.penalty, self.k, self.n_steps, d_sae)
 
     def encode(
@@ -92,7 +91,7 @@ class Pursuit(Architecture):
         )
 
     def config(self) -> dict[str, Any]:
-        """See the base class; settings the method does not take are left out."""
+        # Settings that the method does not take are left out.
         return {"name": self.name, **{key: value for key, value in asdict(self).items() if value is not None}}
 
     def init(self, params: Params, x: Array) -> None:
@@ -102,12 +101,11 @@ class Pursuit(Architecture):
             params["penalty"] = np.full(1, self.penalty, dtype=params["W_dec"].dtype)
 
     def rescale(self, params: Params, factor: Array | float) -> None:
-        """See the base class: decoder rows are at unit norm, so codes and x scale together, by one factor."""
+        # Decoder rows are at unit norm, so codes and x scale together, by one factor.
         if "penalty" in params:
             params["penalty"] *= np.mean(factor, dtype=params["penalty"].dtype)
 
     def trained(self, params: Params) -> tuple[Architecture, Params]:
-        """See the base class."""
         params = dict(params)
         penalty = params.pop("penalty", None)
         return (self if penalty is None else replace(self, penalty=float(penalty[0]))), params

@@ -39,7 +39,6 @@ class L1(Penalised):
 
     @property
     def unit_norm(self) -> bool:
-        """See the base class."""
         return not self.free_norms
 
     def init(self, params: Params, x: Array) -> None:
@@ -71,7 +70,6 @@ class L1(Penalised):
         )
 
     def step(self, params: Params, batch: Batch) -> Gradients:
-        """See the base class."""
         threads, m = batch.num_threads, len(params["W_enc"])
         codes = self.encode(params, batch.x, None, num_threads=threads)
         out, dz, squared, value = reconstruction(codes, params, batch.y, batch.variance, threads)

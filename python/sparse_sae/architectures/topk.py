@@ -55,7 +55,6 @@ class TopK(Architecture):
     absolute: ClassVar[bool] = False
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         if not 1 <= self.k <= d_sae:
             raise ValueError(f"k: got {self.k}, expected 1 to d_sae = {d_sae}")
         for name in ("aux_coefficient", "multi_coefficient"):
@@ -76,7 +75,6 @@ class TopK(Architecture):
 
     @property
     def settled(self) -> float:
-        """See the base class."""
         return self.anneal if self.start_k not in (0, self.k) else 0.0
 
     def encode(
@@ -134,7 +132,6 @@ class TopK(Architecture):
         return round(annealed(self.start_k or self.k, self.k, batch.progress, self.anneal))
 
     def step(self, params: Params, batch: Batch) -> Gradients:
-        """See the base class."""
         k = self.k_now(batch)
         codes, dead_codes = self._select_with_dead(params, batch, k)
         blocks, squared, value, error, output = self.fit(params, batch, codes)

@@ -52,6 +52,12 @@ def add_capture(add: AddCommand) -> None:
         "--dtype", default="float16", help="float32, float16, bfloat16 or int8 (default: float16)"
     )
     capture.add_argument(
+        "--parse-special",
+        action=argparse.BooleanOptionalAction,
+        help="whether special tokens written in a text, such as <|endoftext|>, are read as those tokens (default: "
+        "they are, with a warning)",
+    )
+    capture.add_argument(
         "--context", type=count, default=256, help="longest sequence in tokens (default: 256)"
     )
 
@@ -159,6 +165,7 @@ def _capture(options: argparse.Namespace) -> int:
     with Bar("capturing", options.tokens) as bar:
         stores = capture(
             model, texts, hooks, options.out, max_tokens=options.tokens, dtype=options.dtype, context=options.context,
+            parse_special=options.parse_special,
             progress=lambda p: bar.update(p.tokens, f"{p.tokens:,} tokens, {p.tokens_per_second:,.0f}/s"),
         )  # fmt: skip
     for store in stores.values() if isinstance(stores, dict) else [stores]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .._io.arrays import Array
-from .._io.files import MALFORMED, FormatError, open_regular, peek_json, read_json
+from .._io.files import MALFORMED, FormatError, kind_of, open_regular, peek_json, read_json
 from .._io.npz import read_npz
 from .._io.safetensors import read_header, widen
 from .._io.safetensors import read_tensors as read_safetensors
@@ -31,7 +31,7 @@ def is_saved_sae(path: Path) -> bool:
 def contents(path: Path) -> str:
     """What lies at path, for messages."""
     if not path.is_dir():
-        return f"a file of {path.stat().st_size} bytes"
+        return f"a file of {path.stat().st_size} bytes" if path.is_file() else kind_of(path)
     names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir())
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     return f"a directory with {shown}" if names else "an empty directory"
@@ -57,7 +57,7 @@ def peek_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def peek_npz(path: Path) -> set[str]:
     """Names of the arrays in a .npz file; empty where it is none."""
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_regular(path) as raw, zipfile.ZipFile(raw) as file:
             return {n.removesuffix(".npy") for n in file.namelist() if n.endswith(".npy")}
     except (OSError, NotImplementedError, *MALFORMED):
         return set()
@@ -66,7 +66,7 @@ def peek_npz(path: Path) -> set[str]:
 def peek_torch(path: Path) -> set[str]:
     """Every string in the pickle of a torch file: key names among them. Nothing is executed, torch is not needed."""
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_regular(path) as raw, zipfile.ZipFile(raw) as file:
             name = next(n for n in file.namelist() if n.endswith("/data.pkl"))
             return {arg for _, arg, _ in pickletools.genops(file.read(name)) if isinstance(arg, str)}
     except (OSError, NotImplementedError, StopIteration, *MALFORMED):

@@ -59,6 +59,9 @@ class Loop:
                         self._records(step, reading, bar, callback)
                     except KeyboardInterrupt:  # of the callback: the step is whole
                         return "interrupt"
+                    except Exception:
+                        self.save()
+                        raise
                     reading = 0.0
                 if interrupted():
                     return "interrupt"

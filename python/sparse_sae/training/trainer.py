@@ -161,7 +161,8 @@ def train(
             learning rate is at its highest (always with schedule="constant") and nothing else is on its way.
         overwrite: replace another run in out; without it and `resume`, a directory with a run in it is refused.
         progress: None shows a bar on terminals.
-        callback: called with every record; training stops where it returns False.
+        callback: called with every record; training stops where it returns False. Where it raises, a checkpoint is
+            written first (with out).
         num_threads: None: all cores; results do not depend on it.
 
     Returns:

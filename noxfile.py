@@ -47,6 +47,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The page in a real browser: the system's Chromium (`apt-get install chromium`), which must be there."""
+    session.install(*CONSTRAINTS, ".[browser-test]")
+    session.run("pytest", "-n0", "-m", "browser", "tests/test_browser_page.py", *session.posargs)
+
+
+@nox.session
 def levels(session: nox.Session) -> None:
     """The fast tests once per CPU level this machine can run, and on the NumPy reference."""
     session.install(*CONSTRAINTS, ".[test]")

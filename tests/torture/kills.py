@@ -21,7 +21,7 @@ from victims import VICTIMS
 from watch import Broken
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 300
 INTERRUPTED, FAILED = 3, 4
 signal.signal(
     signal.SIGINT, signal.SIG_IGN

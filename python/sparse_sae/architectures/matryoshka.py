@@ -90,18 +90,23 @@ class Matryoshka(BatchTopK):
         widths = self.nested(len(w))
         group = np.searchsorted(widths, codes.indices, side="right")
         parts = [codes.where(group == g) for g in range(len(widths))]
-        residual = -batch.y
-        residuals = []
+        residuals = [-batch.y]
         for part in parts:
-            residual = residual + _kernels.decode(*part, w, num_threads=threads)
+            residual = _kernels.decode(*part, w, num_threads=threads)
+            residual += residuals[-1]
             residuals.append(residual)
-        squares = [np.einsum("nd,nd->n", r, r) for r in residuals]
-        scale = 2 * coefficient / (len(batch.y) * batch.variance * len(widths))
+        squares = [np.einsum("nd,nd->n", r, r) for r in residuals[1:]]
+        scale = batch.y.dtype.type(2 * coefficient / (len(batch.y) * batch.variance * len(widths)))
         loss = coefficient * float(np.mean(squares, dtype=np.float64)) / batch.variance
         blocks: list[Block] = []
-        out = np.zeros_like(batch.y)
-        for part, r in zip(reversed(parts), reversed(residuals), strict=True):
-            out = out + r * r.dtype.type(scale)
+        outs = np.empty(
+            (len(widths), *batch.y.shape), batch.y.dtype
+        )  # in one piece, as `gradients` stacks them
+        for g in reversed(range(len(widths))):
+            out, part = outs[g], parts[g]
+            np.multiply(residuals[g + 1], scale, out=out)
+            if g + 1 < len(widths):
+                out += outs[g + 1]
             dz = _kernels.code_grad(part.indptr, part.indices, out, w, num_threads=threads)
             blocks.insert(0, Block(part, dz, out))
-        return blocks, squares[-1], loss, -residual, out
+        return blocks, squares[-1], loss, np.negative(residuals[-1], out=residuals[-1]), outs[0]

@@ -14,6 +14,7 @@ from .encode import encode_batch_topk as encode_batch_topk
 from .encode import encode_threshold as encode_threshold
 from .encode import encode_topk as encode_topk
 from .encode import encode_topk_aux as encode_topk_aux
+from .encode import keep_int8 as keep_int8
 from .encode import screens as screens
 from .gather import first_nonfinite_row as first_nonfinite_row
 from .gather import gather as gather
@@ -26,5 +27,6 @@ from .update import weight_grad as weight_grad
 
 version = np.__version__
 openmp = False
+int8 = False
 compiler = "numpy"
 eigen = None

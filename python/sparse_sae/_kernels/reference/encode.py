@@ -90,3 +90,10 @@ def encode_batch_topk(
 def screens() -> list[dict[str, Any]]:
     """There is one way, so nothing to choose."""
     return []
+
+
+def keep_int8(w: Array, *, sample: Array | None = None, num_threads: int = 1) -> tuple[object, int]:
+    """There is nothing to speed up."""
+    if w.flags.writeable:
+        raise ValueError("w: writeable, expected weights that cannot change meanwhile")
+    return object(), 0

@@ -47,6 +47,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The page in a real browser: the system's Chromium (`apt-get install chromium`), which must be there."""
+    session.install(*CONSTRAINTS, ".[browser-test]")
+    session.run("pytest", "-n0", "-m", "browser", "tests/test_browser_page.py", *session.posargs)
+
+
+@nox.session
 def levels(session: nox.Session) -> None:
     """The fast tests once per CPU level this machine can run, and on the NumPy reference."""
     session.install(*CONSTRAINTS, ".[test]")
@@ -126,6 +133,13 @@ def docs(session: nox.Session) -> None:
     """The reference of the public names, from their docstrings, in build/docs."""
     session.install(*CONSTRAINTS, "pdoc", ".[lm]")
     session.run("pdoc", "--docformat", "google", "--output-directory", "build/docs", "sparse_sae")
+
+
+@nox.session
+def inspect(session: nox.Session) -> None:
+    """The audit's tests beside inspect_ai, which has to open the EvalLog; it brings too much for the extra `test`."""
+    session.install(*CONSTRAINTS, ".[test,inspect]")
+    session.run("pytest", "-n0", "tests/test_audit_bundle.py")
 
 
 @nox.session

@@ -109,7 +109,6 @@ def texts(results: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def main() -> None:
-    """See the top."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -27,7 +27,6 @@ ROWS = 2048
 
 
 def main() -> None:
-    """See the top."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

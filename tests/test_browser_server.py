@@ -343,7 +343,7 @@ def test_graphs(tmp_path: Path, file: Any, name: str) -> None:
     from sparse_sae.browser.graphs import read_graph
 
     (tmp_path / name).write_text('{"nodes": []}')
-    with pytest.raises(ValueError, match=r"field 'links'|not a readable"):
+    with pytest.raises(ValueError, match=r"field 'links'|not a complete \.npz"):
         read_graph(tmp_path / name)
     (tmp_path / "good.json").write_text('{"nodes": [], "links": []}')
     app = application(file, token="secret", hosts={HOST}, graph=read_graph(tmp_path / "good.json"))

@@ -22,6 +22,7 @@ from sparse_sae.circuits import (  # noqa: E402
     LogitDifference,
     LogitFunction,
     attribute,
+    attribute_many,
     freeze,
     graph_of,
 )
@@ -128,6 +129,28 @@ def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
         np.testing.assert_array_equal(alone[0], together[number])
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_batch_is_its_prompts_to_the_bit(family: str) -> None:
+    """Graphs together and alone, targets together and alone, with and without the other rows."""
+    model = model_of(family, torch.float32)
+    prompts = [IDS, [1, 9, 3], [1, 4, 4, 8, 20, 31, 7, 2]]
+    together = attribute_many(model, transcoders(model), prompts, [7, Logit(3)], max_features=None)
+    for ids, graph in zip(prompts, together, strict=True):
+        alone = attribute(model, transcoders(model), ids, [7, Logit(3)], max_features=None)
+        for name in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(graph.edges, name), getattr(alone.edges, name))
+        for name in ("activation", "bias", "heads", "weight", "influence"):
+            np.testing.assert_array_equal(getattr(graph, name), getattr(alone, name))
+        one = attribute(model, transcoders(model), ids, 3, max_features=5)
+        np.testing.assert_array_equal(one.edges[[-1]].toarray()[0, :-1], alone.edges[[-1]].toarray()[0, :-2])
+        for row in np.flatnonzero(one.expanded[:-1]):
+            np.testing.assert_array_equal(
+                one.edges[[row]].toarray()[0, :-1], alone.edges[[row]].toarray()[0, :-2]
+            )
+    with pytest.raises(TypeError, match="call attribute for one"):
+        attribute_many(model, transcoders(model), "text")
+
+
 def test_missing_layers_are_errors_and_heads_add_up() -> None:
     model = model_of("llama")
     graph = attribute(model, transcoders(model, (2,)), IDS, Logit(7))
@@ -204,6 +227,15 @@ def test_wrong_input_says_what_to_do() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             attribute(model, good, IDS, target)
+    with pytest.raises(TypeError, match=r"targets: got 1.5, expected a token's text or number"):
+        attribute(model, good, IDS, [1.5])
+    with pytest.raises(TypeError, match=r"prompt: got 1.5, expected a whole number"):
+        attribute(model, good, [1, 1.5])
+    for options in ({"max_features": 0}, {"max_edges": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))}: got 0"):
+            attribute(model, good, IDS, 7, **options)
+    with pytest.raises(ValueError, match=r"kept: shape \(2,\), expected a boolean for each"):
+        attribute(model, good, IDS, 7).subgraph(np.ones(2, bool))
     sae = good["blocks.2.hook_mlp_out"].sae
     with pytest.raises(ValueError, match="takes transcoders that write hook_mlp_out"):
         attribute(model, {("blocks.2.hook_resid_mid", "blocks.2.hook_resid_post"): sae}, IDS)

@@ -136,10 +136,21 @@ def test_faithfulness_of_nothing_everything_and_the_same_number_at_random() -> N
     whole = graph.confirm(size=n, n_random=9)
     np.testing.assert_allclose(whole.completeness, 0, atol=1e-9)
     assert whole.p_random == 1  # random circuits of all features are the circuit itself
-    assert "no more faithful than random circuits" in whole.verdict
+    assert "not shown to be more faithful than random circuits" in whole.verdict
     again = graph.confirm(n_random=9, size=4)
     np.testing.assert_array_equal(again.random, found.random)
     assert graph.confirmation is again
+
+
+def test_what_was_not_measured_is_not_confirmed() -> None:
+    model = model_of("llama")
+    graph = attribute(model, transcoders(model), IDS, Logit(7))
+    found = graph.confirm(n_random=0, n_nodes=2)
+    assert np.isnan(found.p_random) and np.isnan(found.nodes.correlation)
+    assert len(found.failed) == 2 and "none drawn" in found.verdict
+    # a target that no feature reaches: nothing to be faithful to
+    early = attribute(model, transcoders(model), IDS, Feature(0, 3, 5)).confirm()
+    assert np.isnan(early.faithfulness) and np.isnan(early.p_random) and len(early.failed) >= 1
 
 
 def test_the_verdict_is_printed_and_a_pruned_graph_is_confirmed_for_itself() -> None:
@@ -163,6 +174,12 @@ def test_paraphrases_are_measured_on_their_own_graphs() -> None:
     other = [1, 4, 9, 3, 3, 7, 11, 2]
     found = graph.confirm(size=5, paraphrases=[IDS, other])
     same, new = found.paraphrases
+    unasked = attribute(
+        model, transcoders(model), IDS
+    )  # its likeliest tokens are what paraphrases are asked too
+    asked = [Logit(int(i)) for i in unasked.latent[unasked.kind == 3]]
+    named = attribute(model, transcoders(model), IDS, asked).confirm(paraphrases=[other], size=5)
+    assert unasked.confirm(paraphrases=[other], size=5).paraphrases == named.paraphrases
     assert same.overlap == 1 and new.prompt == tuple(other)
     np.testing.assert_allclose(same.faithfulness, found.faithfulness)
     np.testing.assert_allclose(same.nodes, found.nodes.correlation)

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -420,3 +421,11 @@ def test_a_width_of_zero_in_a_configuration_is_damaged(tmp_path: Path) -> None:
         (folder / "cfg.json").write_text(json.dumps(config | {"d_in": value}))
         with pytest.raises(ValueError, match="copy"):
             sparse_sae.load(folder)
+
+
+@pytest.mark.parametrize("name", ["params.npz", "8.pt", "layer_5.safetensors"])
+def test_a_fifo_under_the_name_of_weights_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
+            sparse_sae.load(path)

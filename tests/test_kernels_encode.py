@@ -492,3 +492,64 @@ def test_the_reference_ranks_nan_last_as_the_kernels_do() -> None:
         for name in _kernels.loadable_levels():
             same(_kernels.load(name).encode_topk(x, w, None, 3, absolute=absolute, relu=False), want)
         np.testing.assert_array_equal(want[1], [0, 2, 3])
+
+
+def read_only(w: Any) -> Any:
+    w.flags.writeable = False
+    return w
+
+
+@compiled
+@pytest.mark.parametrize("name", CASES)
+def test_a_kept_copy_never_changes_the_answer(kernels: Any, name: str) -> None:
+    x, w, b = (np.ascontiguousarray(a, np.float32) for a in CASES[name])
+    x, center = np.concatenate([x, -x, x * 3]), x.mean(axis=0)
+    w, threshold = read_only(w.copy()), np.linspace(-1, 9, len(w), dtype=np.float32)
+    sizes = (1, 2, 5, 6, 7, 12, 13, 72)
+    calls = {
+        "topk": lambda n, **how: kernels.encode_topk(x[:n], w, b, 16, center=center, **how),
+        "any sign": lambda n, **how: kernels.encode_topk(x[:n], w, b, 3, relu=False, **how),
+        "above": lambda n, **how: kernels.encode_threshold(x[:n], w, b, threshold, center=center, **how),
+        "positive": lambda n, **how: kernels.encode_threshold(x[:n], w, None, None, **how),
+    }
+    want = {(what, n): call(n, screen="float") for what, call in calls.items() for n in sizes}
+    for sample in (None, x[:50] - center):
+        handle, memory = kernels.keep_int8(w, sample=sample, num_threads=2)
+        assert memory > w.size
+        for (what, n), threads in product(want, (1, 2)):
+            for screen in ("auto", "int8"):
+                same(calls[what](n, screen=screen, num_threads=threads), want[what, n])
+        del handle
+
+
+@compiled
+def test_a_kept_copy_decides_nearly_all_rows_of_large_dictionaries(kernels: Any) -> None:
+    rng = np.random.default_rng(11)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((40, 300), (2000, 300)))
+    x[:, 7] += 40
+    want = {n: kernels.encode_topk(x[:n], read_only(w), None, 20, screen="float") for n in (1, 8, 40)}
+    handle = kernels.keep_int8(w, sample=x)
+    for n, codes in want.items():
+        got = kernels.encode_topk(x[:n], w, None, 20, screen="int8")
+        same(got, codes)
+        assert got[3] == 0
+    del handle
+
+
+@compiled
+def test_weights_that_changed_are_not_those_that_were_kept(kernels: Any) -> None:
+    rng = np.random.default_rng(12)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 130), (400, 130)))
+    with pytest.raises(ValueError, match="w: writeable"):
+        kernels.keep_int8(w)
+    handle = kernels.keep_int8(read_only(w))
+    w.flags.writeable = True
+    w[:] = rng.standard_normal(w.shape)
+    same(
+        kernels.encode_topk(x, w, None, 5, screen="int8"),
+        kernels.encode_topk(x, w.copy(), None, 5, simple=True),
+    )
+    bad = np.full((64, 130), np.nan, np.float32)
+    kept = kernels.keep_int8(read_only(bad))  # finite weights are nobody's promise
+    assert len(kernels.encode_topk(x, bad, None, 5, screen="int8")[1]) == 0
+    del handle, kept

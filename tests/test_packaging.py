@@ -37,6 +37,8 @@ def test_import_loads_numpy_scipy_sparse_and_kernels_only(modules: set[str]) -> 
 
 @pytest.mark.parametrize("part", ["lm", "cli", "demo", "store", "match", "synthetic", "_kernels.reference"])
 def test_import_leaves_parts_for_later(modules: set[str], part: str) -> None:
+    if part == "_kernels.reference" and sparse_sae.kernels()["level"] == "reference":
+        pytest.skip("the NumPy kernels are the ones that were asked for")
     assert not {name for name in modules if f"{name}.".startswith(f"sparse_sae.{part}.")}
 
 

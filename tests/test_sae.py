@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -335,3 +336,45 @@ def test_saving_replaces_nothing_that_is_not_an_sae(
     sae.save(tmp_path / "own")
     sae.save(tmp_path / "own")
     assert sorted(p.name for p in (tmp_path / "own").iterdir()) == ["cfg.json", "sae_weights.safetensors"]
+
+
+def test_a_prepared_sae_gives_the_same_codes_and_cannot_be_changed_by_accident(x: Any) -> None:
+    rng = np.random.default_rng(5)
+    sae = random_sae(160, 640, k=8)
+    rows = rng.standard_normal((30, 160)).astype(np.float32)
+    want = [sae.encode(rows[:n]) for n in (1, 8, 30)]
+    for sample in (None, rows.astype(np.float16)):
+        assert sae.prepare(sample) is sae
+        for codes in want:
+            got = sae.encode(rows[: codes.shape[0]])
+            assert (got != codes).nnz == 0
+    if sparse_sae.kernels()["int8"]:
+        with pytest.raises(ValueError, match="read-only"):
+            sae.params["W_enc"] *= 2
+    twin = copy.deepcopy(sae)
+    twin.params["W_enc"] = 2 * twin.params["W_enc"]
+    assert (twin.encode(rows[:1]) != want[0]).nnz
+    assert (sae.encode(rows[:1]) != want[0]).nnz == 0
+    with pytest.raises(TypeError, match="prepare: an SAE of float64"):
+        random_sae(dtype=np.float64).prepare()
+
+
+def test_prepare_copies_weights_that_someone_else_may_change() -> None:
+    rng = np.random.default_rng(6)
+    memory = bytearray(4 * 160 * 640)
+    w = np.frombuffer(memory, np.float32).reshape(640, 160)
+    w[:] = rng.standard_normal(w.shape)
+    params = {
+        "W_enc": w,
+        "W_dec": w.copy(),
+        "b_enc": np.zeros(640, np.float32),
+        "b_dec": np.zeros(160, np.float32),
+    }
+    sae = SAE.from_rows(params, TopK(k=8))
+    rows = rng.standard_normal((2, 160)).astype(np.float32)
+    want = sae.encode(rows)
+    sae.prepare()
+    assert (sae.encode(rows) != want).nnz == 0
+    if sparse_sae.kernels()["int8"]:
+        memory[:] = bytes(len(memory))
+        assert (sae.encode(rows) != want).nnz == 0

@@ -145,7 +145,6 @@ def measure(size: tuple[int, int, int, int], repeats: int) -> dict[str, dict[str
 
 
 def main() -> None:
-    """See the top."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,6 +2,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/module.h"
+#include "kernels/encode/kept.h"
 #include "kernels/encode/screen/screening.h"
 #include "kernels/encode/threshold.h"
 #include "kernels/encode/topk.h"
@@ -13,11 +14,21 @@ template <class T>
 using Optional = std::optional<array<T>>;
 using Latents = std::optional<array<int32_t>>;
 
+// A dictionary, and what keeps the copy alive that it may point to.
 template <class T>
-Dictionary<T> view_dictionary(const array<T>& w, const Optional<T>& b, const Latents& latents) {
+struct ViewedDictionary : Dictionary<T> {
+    std::shared_ptr<const ByteCopy> copy;
+};
+
+template <class T>
+ViewedDictionary<T> view_dictionary(const array<T>& w, const Optional<T>& b, const Latents& latents) {
     view("w", w, {-1, -1});
     const int64_t M = w.shape(0), D = w.shape(1);
-    Dictionary<T> dict{w.data(), view_optional("b", b, {M}), nullptr, M, D};
+    ViewedDictionary<T> dict{{w.data(), view_optional("b", b, {M}), nullptr, M, D}, nullptr};
+    // Weights that may have been written to since are not those that were copied.
+    if constexpr (std::is_same_v<T, float>)
+        if (!latents && !w.writeable()) dict.copy = kept_copy(w.data(), M, D);
+    dict.kept = dict.copy.get();
     if (latents) {
         dict.latents = view("latents", *latents, {-1});
         dict.M = latents->shape(0);
@@ -67,7 +78,7 @@ void bind(py::module_& m) {
         [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t k, const Optional<T>& center,
            const Latents& latents, bool absolute, bool relu, bool simple, const std::string& screen, int num_threads) {
             const Screening how = view_screen<T>(screen, absolute);
-            const Dictionary<T> dict = view_dictionary(w, b, latents);
+            const ViewedDictionary<T> dict = view_dictionary(w, b, latents);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             const int64_t most = view_count("k", k, dict.M);
             Codes<T> codes;
@@ -90,7 +101,7 @@ void bind(py::module_& m) {
            int64_t aux_k, const Optional<T>& center, bool absolute, bool relu, const std::string& screen,
            int num_threads) {
             const Screening how = view_screen<T>(screen, absolute);
-            const Dictionary<T> dict = view_dictionary(w, b, std::nullopt);
+            const ViewedDictionary<T> dict = view_dictionary(w, b, std::nullopt);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             static_assert(sizeof(bool) == 1, "NumPy's bool is one byte, 0 or 1");
             const char* mask = reinterpret_cast<const char*>(view("dead", dead, {dict.M}));
@@ -112,7 +123,7 @@ void bind(py::module_& m) {
         [](const py::array& x, const array<T>& w, const Optional<T>& b, const Optional<T>& threshold,
            const Optional<T>& center, const Latents& latents, const std::string& screen, int num_threads) {
             const Screening how = view_screen<T>(screen);
-            const Dictionary<T> dict = view_dictionary(w, b, latents);
+            const ViewedDictionary<T> dict = view_dictionary(w, b, latents);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             const T* limit = view_optional("threshold", threshold, {w.shape(0)});
             Codes<T> codes;
@@ -130,7 +141,7 @@ void bind(py::module_& m) {
         [](const py::array& x, const array<T>& w, const Optional<T>& b, int64_t total, const Optional<T>& center,
            const std::string& screen, int num_threads) {
             const Screening how = view_screen<T>(screen);
-            const Dictionary<T> dict = view_dictionary(w, b, std::nullopt);
+            const ViewedDictionary<T> dict = view_dictionary(w, b, std::nullopt);
             const Rows<T> rows = view_rows("x", x, view_optional("center", center, {dict.D}), dict.D);
             check_number("x: rows", rows.N, 0, INT32_MAX);
             const int64_t most = view_count("total", total, std::max<int64_t>(1, rows.N * dict.M));
@@ -150,6 +161,26 @@ void bind(py::module_& m) {
 void bind_encode(py::module_& m) {
     bind<float>(m);
     bind<double>(m);
+    m.def(
+        "keep_int8",
+        [](const array<float>& w, const std::optional<py::array>& sample, int num_threads) {
+            const Dictionary<float> dict = view_dictionary<float>(w, std::nullopt, std::nullopt);
+            if (w.writeable()) throw py::value_error("w: writeable, expected weights that cannot change meanwhile");
+            const Rows<float> rows = sample ? view_rows<float>("sample", *sample, nullptr, dict.D)
+                                            : Rows<float>{nullptr, Dtype::float32, dict.D, nullptr, 0, dict.D};
+            struct Kept {
+                std::shared_ptr<const ByteCopy> copy;
+                py::object w;  // what it was made of stays where it is
+            };
+            auto* kept = new Kept{nullptr, w};
+            const py::capsule handle(kept, [](void* p) { delete static_cast<Kept*>(p); });
+            {
+                py::gil_scoped_release release;
+                kept->copy = keep_copy(rows, dict, num_threads);
+            }
+            return py::make_tuple(handle, kept_bytes(*kept->copy));
+        },
+        py::arg("w").noconvert(), py::kw_only(), py::arg("sample") = py::none(), py::arg("num_threads") = 1);
     m.def("screens", [] {
         py::list all;
         for (const ScreenReport& report : screen_reports()) {

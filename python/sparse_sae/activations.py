@@ -74,7 +74,6 @@ class TopK(Activation):
     absolute: ClassVar[bool] = False
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         require(1 <= self.k <= d_sae, "k", self.k, f"1 to d_sae = {d_sae}")
 
     def _codes(
@@ -112,7 +111,6 @@ class ReLU(Activation):
     def _codes(
         self, params: Params, x: Array, center: Array | None, latents: Array | None, num_threads: int
     ) -> Codes:
-        """See the base class."""
         return above(params, None, x, center, latents, num_threads)
 
 
@@ -126,7 +124,6 @@ class JumpReLU(Activation):
     def _codes(
         self, params: Params, x: Array, center: Array | None, latents: Array | None, num_threads: int
     ) -> Codes:
-        """See the base class."""
         return above(params, params["threshold"], x, center, latents, num_threads)
 
 
@@ -166,7 +163,6 @@ class GroupMax(Activation):
     competes: ClassVar[bool] = True
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         good = 1 <= self.k <= d_sae and d_sae % self.k == 0
         require(good, "k", self.k, f"a divisor of d_sae = {d_sae}: latents are in k equal groups")
 
@@ -204,7 +200,6 @@ class Pursuit(Activation):
     competes: ClassVar[bool] = True
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         inference.check_method(self.method, self.penalty, self.k, self.n_steps, d_sae)
 
     def _codes(

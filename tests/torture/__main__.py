@@ -16,6 +16,9 @@ from pathlib import Path
 
 from watch import Watched
 
+import sparse_sae
+from sparse_sae import _kernels
+
 ATTACKS = ("files", "kernels", "kills", "misuse")
 
 
@@ -57,7 +60,10 @@ def main() -> int:
         for outcome, count in sorted(counts[name].items()):
             print(f"    {count:8d}  {outcome}")
     if args.json:
-        result = {"minutes": args.minutes, "first_case": first, "findings": findings, "attacks": counts}
+        result = {
+            "minutes": args.minutes, "first_case": first, "version": sparse_sae.__version__,
+            "levels": _kernels.loadable_levels(), "findings": findings, "attacks": counts,
+        }  # fmt: skip
         args.json.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     print(f"{sum(sum(c.values()) for c in counts.values())} cases, {len(findings)} findings")
     return 1 if findings else 0

@@ -21,7 +21,7 @@ from victims import VICTIMS
 from watch import Broken
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 300
 INTERRUPTED, FAILED = 3, 4
 signal.signal(
     signal.SIGINT, signal.SIG_IGN
@@ -115,6 +115,11 @@ def case(rng: np.random.Generator, scratch: Path) -> str:
         raise Broken(f"{name} after {deaths}: left alone, it ends with {code}")
     if difference := victim.same(whole, path):
         raise Broken(f"{name} after {deaths}, beside work left alone: {difference}")
-    if left := [p.name for p in room.rglob("*") if p.name.endswith((".tmp", ".old"))]:
+    left = [
+        p.name
+        for p in room.rglob("*")
+        if p.name.endswith((".tmp", ".old")) or (p != path and p.parent == room)
+    ]
+    if left:
         raise Broken(f"{name} after {deaths}: {left} left behind")
     return f"{name}, {len(deaths)} signals"

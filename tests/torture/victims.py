@@ -1,6 +1,6 @@
 """What is killed: one row of `VICTIMS` for each piece of work that promises to survive it.
 
-To add one (say, `browser`): a function that does the work in a directory, or goes on with what an earlier life left
+To add one: a function that does the work in a directory, or goes on with what an earlier life left
 there; one that says what is wrong with what it left; a row below. `kills.py` does the rest.
 """
 
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import functools
 import json
+import sqlite3
+import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import sparse_sae
+from sparse_sae.browser import build
 from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.training import checkpoint
 
@@ -92,10 +96,7 @@ def _checkpoint(path: Path) -> None:
         one = np.full((64, 64), i, np.float32)
         groups = {"param": {"W_enc": one}, "m": {"W_enc": one}, "v": {"W_enc": one}}
         counters = {"since_fired": np.full(64, i, np.int64)}
-        state: dict[str, Any] = {
-            "settings": {}, "tokens": i, "adam_step": i, "variance": 1.0, "power": 1.0, "transforms": [],
-            "history": [], "data": "",
-        }  # fmt: skip
+        state = {key: kind() for key, kind in checkpoint._STATE.items()} | {"tokens": i, "adam_step": i}
         checkpoint.save(path, {**groups, "counter": counters}, state)
 
 
@@ -166,10 +167,45 @@ def _capture(path: Path) -> None:
     capture(_model(), texts, HOOKS, path, dtype="int8", compute_dtype="float32", **options)
 
 
+@functools.cache
+def _sae_and_store() -> tuple[sparse_sae.SAE, Path]:
+    path = Path(tempfile.mkdtemp(prefix="torture-browser-")) / "store"
+    _store(path)
+    rows = np.random.default_rng(0).standard_normal((32, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    params = {
+        "W_enc": rows,
+        "W_dec": rows,
+        "b_enc": np.zeros(32, np.float32),
+        "b_dec": np.zeros(8, np.float32),
+    }
+    return sparse_sae.SAE.from_rows(params, sparse_sae.TopK(k=3)), path
+
+
+def _browser(path: Path) -> None:
+    sae, store = _sae_and_store()
+    build(sae, ActivationStore(store), path)
+
+
+def _browser_whole(path: Path) -> str:
+    return "" if not path.exists() or _dump(path) else "an empty file"
+
+
+def _dump(path: Path) -> list[str]:
+    """The SQL of everything in the file."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return list(connection.iterdump())
+
+
+def _browser_same(path: Path, other: Path) -> str:
+    return "" if _dump(path) == _dump(other) else "other content"
+
+
 VICTIMS = {
     "train": Victim(_train, _train_whole, _train_same),
     "capture": Victim(_capture, _store_whole, _file_same, _model),
     "save": Victim(_save, _save_whole, _file_same),
     "checkpoint": Victim(_checkpoint, _checkpoint_whole, _file_same),
+    "browser": Victim(_browser, _browser_whole, _browser_same, _sae_and_store),
     "store": Victim(_store, _store_whole, _file_same),
 }

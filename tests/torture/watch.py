@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-HANG_SECONDS = 120
+HANG_SECONDS = 600  # far beyond any case, so that a machine busy with other things is no finding
 
 
 class Broken(Exception):

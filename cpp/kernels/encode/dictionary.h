@@ -5,12 +5,15 @@
 
 namespace sparse_sae {
 
+class ByteCopy;
+
 template <class T>
 struct Dictionary {
-    const T* w;              // (M, D)
-    const T* b;              // (M) or null
-    const int32_t* latents;  // (M visited) or null for all
-    int64_t M, D;            // M is the number visited
+    const T* w;                      // (M, D)
+    const T* b;                      // (M) or null
+    const int32_t* latents;          // (M visited) or null for all
+    int64_t M, D;                    // M is the number visited
+    const ByteCopy* kept = nullptr;  // of all rows of w, where one is kept (screen/byte_copy.h) and all are visited
 
     int64_t at(int64_t j) const { return latents ? latents[j] : j; }
     const T* row(int64_t j) const { return w + at(j) * D; }

@@ -3,7 +3,9 @@
 #include "kernels/encode/entries.h"
 #include "kernels/encode/screen/above.h"
 #include "kernels/encode/screen/byte_batch.h"
+#include "kernels/encode/screen/byte_few.h"
 #include "kernels/encode/screen/byte_threshold.h"
+#include "kernels/encode/screen/byte_tile.h"
 #include "kernels/encode/screen/screen_float.h"
 
 namespace sparse_sae {
@@ -66,6 +68,12 @@ Codes<T> threshold_by_floats(const Rows<T>& rows, const Dictionary<T>& dict, con
 template <class T>
 Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const T* threshold, int num_threads,
                           Screening how) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (Codes<T> codes; use_kept(dict, rows.N, how) &&
+                            (rows.N <= kFewKept ? few_above_kept(&codes, rows, dict, threshold, num_threads)
+                                                : byte_threshold(&codes, rows, dict, threshold, num_threads)))
+            return codes;
+    }
     if (few_rows(rows.N)) return encode_threshold_few(rows, dict, threshold, num_threads);
     const auto floats = [&] { return threshold_by_floats(rows, dict, threshold, num_threads); };
     if constexpr (sizeof(T) == sizeof(float)) {

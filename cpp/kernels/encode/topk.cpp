@@ -1,5 +1,7 @@
 #include "kernels/encode/topk.h"
 
+#include "kernels/encode/screen/byte_few.h"
+#include "kernels/encode/screen/byte_tile.h"
 #include "kernels/encode/screen/byte_topk.h"
 #include "kernels/encode/screen/screen_float.h"
 #include "kernels/encode/screen/settle.h"
@@ -50,11 +52,24 @@ bool worth_bytes(const Dictionary<T>& dict, TopK select) {
     return sizeof(T) == sizeof(float) && !select.absolute && dict.D >= 128 && dict.M >= 256 && 8 * select.k <= dict.M;
 }
 
+// By the bytes that are kept of a dictionary.
+template <class T>
+bool by_kept_bytes(Codes<T>* codes, const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+        if (rows.N <= kFewKept) return few_topk_kept(codes, rows, dict, select, num_threads);
+        return byte_topk(codes, rows, dict, select, num_threads);
+    }
+    return false;
+}
+
 }  // namespace
 
 template <class T>
 Codes<T> encode_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads, Screening how) {
     check(dict, select);
+    if (Codes<T> codes; use_kept(dict, rows.N, how) && worth_bytes(dict, select) &&
+                        by_kept_bytes(&codes, rows, dict, select, num_threads))
+        return codes;
     // Below this many rows a tile is mostly padding, and packing costs more than it saves.
     if (few_rows(rows.N) || dict.M <= kTileCols<T> || 2 * select.k >= dict.M)
         return encode_topk_simple(rows, dict, select, num_threads);

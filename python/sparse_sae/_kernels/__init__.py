@@ -19,6 +19,7 @@ FUNCTIONS = (
     "first_nonfinite_row",
     "gather",
     "grad_squared_norm",
+    "keep_int8",
     "latent_sums",
     "matmul_nt",
     "screens",
@@ -75,4 +76,6 @@ def _stale(name):
 level = _choose()
 _module = load(level)
 globals().update({name: getattr(_module, name, None) or _stale(name) for name in FUNCTIONS})
-build_info = {name: getattr(_module, name, None) for name in ("version", "openmp", "compiler", "eigen")}
+build_info = {
+    name: getattr(_module, name, None) for name in ("version", "openmp", "int8", "compiler", "eigen")
+}

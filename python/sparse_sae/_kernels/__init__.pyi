@@ -6,7 +6,7 @@ same for every array of a call. Arrays are C-contiguous; x alone may have any ro
 indices (nnz) int32 ascending within a row, values (nnz) T). Every function gives bit-identical results for any
 num_threads. screen says how candidates are found, "float" or (float32 only) "int8"; no result depends on it, and
 "auto" takes what SPARSE_SAE_SCREEN says, or what has been the faster on this machine for calls of the same d_in, d_sae,
-k and threads. `reference.py` holds the same functions in NumPy.
+k and threads. `reference/` holds the same functions in NumPy.
 """
 
 from types import ModuleType
@@ -26,6 +26,14 @@ def loadable_levels() -> list[str]: ...
 def load(level: str) -> ModuleType: ...
 def screens() -> list[dict[str, Any]]:
     """What has been measured of the screens in this process, a kind of call each; empty where there is no choice."""
+
+def keep_int8(
+    w: npt.NDArray[np.float32], *, sample: npt.NDArray[Any] | None = None, num_threads: int = 1
+) -> tuple[object, int]:
+    """A handle, and the bytes that it keeps: w (M, D), which must be read-only, as int8 too. As long as the handle
+    lives and w stays read-only, calls of fewer than 512 rows on these very weights, without latents, find candidates by
+    it, where the level has 8-bit dot products (build_info["int8"]) or screen is "int8". sample (n, D): rows like those
+    to come, centred, from which scales are taken."""
 
 def encode_topk(
     x: npt.NDArray[Any],

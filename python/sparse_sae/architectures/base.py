@@ -187,13 +187,30 @@ def gradients(
         indices=all_codes.indices,
         z=all_codes.values,
         dz=dz,
-        out=blocks[0].out if one else np.concatenate([b.out for b in blocks]),
+        out=_rows_below([b.out for b in blocks]),
         output=output,
         d_pre=_kernels.latent_sums(
             all_codes.indptr, all_codes.indices, dz, len(params["W_enc"]), num_threads=batch.num_threads
         ),
         **more,
     )
+
+
+def _rows_below(parts: Sequence[Array]) -> Array:
+    """Arrays of rows below one another; without a copy where they are one array's slices, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = parts[0].base
+    if (
+        whole is not None
+        and whole.shape == (len(parts), *parts[0].shape)
+        and all(
+            part.base is whole and part.ctypes.data == row.ctypes.data
+            for part, row in zip(parts, whole, strict=True)
+        )
+    ):
+        return np.asarray(whole.reshape(-1, whole.shape[-1]))
+    return np.concatenate(parts)
 
 
 def annealed(start: float, end: float, progress: float, share: float) -> float:

@@ -36,7 +36,6 @@ class BatchTopK(TopK):
         params["threshold_mean"] = np.zeros(2, params["W_enc"].dtype)
 
     def select(self, params: Params, batch: Batch, k: int) -> Codes:
-        """See TopK."""
         return Codes(
             *_kernels.encode_batch_topk(
                 batch.x, params["W_enc"], params["b_enc"], k * len(batch.x), num_threads=batch.num_threads
@@ -57,7 +56,6 @@ class BatchTopK(TopK):
         return activations.above(params, threshold, x, center, None, num_threads)
 
     def end_of_step(self, params: Params, gradients: Gradients, batch: Batch) -> None:
-        """See the base class."""
         if len(gradients.codes.values):
             state = params["threshold_mean"]
             state[1] += 1
@@ -73,5 +71,5 @@ class BatchTopK(TopK):
         return self.activation, params
 
     def rescale(self, params: Params, factor: Array | float) -> None:
-        """See the base class; latents compete, so factor is the same for all."""
+        # Latents compete, so factor is the same for all.
         params["threshold_mean"][0] *= np.mean(factor, dtype=params["threshold_mean"].dtype)

@@ -44,11 +44,10 @@ class Gated(Penalised):
 
     @property
     def activation(self) -> Activation:
-        """See the base class."""
         return Gate()
 
     def step(self, params: Params, batch: Batch) -> Gradients:
-        """See the base class. Gate and magnitude share a pattern, so one block holds both gradients."""
+        # Gate and magnitude share a pattern, so one block holds both gradients.
         threads, m = batch.num_threads, len(params["W_enc"])
         gate = above(params, None, batch.x, None, None, threads)
         index = gate.indices
@@ -92,10 +91,9 @@ class Gated(Penalised):
         )  # fmt: skip
 
     def rescale(self, params: Params, factor: Array | float) -> None:
-        """See the base class: W_enc and the gate's bias were multiplied, so the other bias must be."""
+        # W_enc and the gate's bias were multiplied, so the other bias must be.
         params["b_mag"] *= np.asarray(factor, params["b_mag"].dtype)
 
     def revive(self, params: Params, latents: Array) -> None:
-        """See the base class."""
         params["r_mag"][latents] = 0
         params["b_mag"][latents] = params["b_enc"][latents]

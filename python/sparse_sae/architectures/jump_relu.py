@@ -66,11 +66,9 @@ class JumpReLU(Penalised):
 
     @property
     def unit_norm(self) -> bool:
-        """See the base class."""
         return self.recipe == "step"
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         super().check(d_sae)
         for field in ("bandwidth", "start_threshold", "tanh_scale"):
             if getattr(self, field) is not None and not getattr(self, field) > 0:
@@ -106,7 +104,6 @@ class JumpReLU(Penalised):
 
     @property
     def activation(self) -> activations.Activation:
-        """See the base class."""
         return activations.JumpReLU()
 
     def encode(self, params: Params, x: Array, center: Array | None = None, *, num_threads: int = 1) -> Codes:
@@ -114,7 +111,7 @@ class JumpReLU(Penalised):
         return activations.above(params, self.threshold(params), x, center, None, num_threads)
 
     def step(self, params: Params, batch: Batch) -> Gradients:
-        """See the base class. The pattern holds what is active and what is in the window below θ."""
+        # The pattern holds what is active and what is in the window below θ.
         threads, m, n_rows = batch.num_threads, len(params["W_enc"]), len(batch.x)
         theta = self.threshold(params)
         dtype = theta.dtype.type
@@ -188,14 +185,12 @@ class JumpReLU(Penalised):
         return self.activation, params
 
     def rescale(self, params: Params, factor: Array | float) -> None:
-        """See the base class."""
         if "threshold" in params:
             params["threshold"] *= np.asarray(factor, params["threshold"].dtype)
         else:
             params["log_threshold"] += np.log(np.asarray(factor, params["log_threshold"].dtype))
 
     def revive(self, params: Params, latents: Array) -> None:
-        """See the base class."""
         others = np.delete(params["log_threshold"], latents)
         params["log_threshold"][latents] = (
             others.mean() if len(others) else np.log(self.start_threshold or 1.0)

@@ -38,7 +38,6 @@ class Matryoshka(BatchTopK):
     name: ClassVar[str] = "matryoshka"
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         super().check(d_sae)
         widths = self.nested(d_sae)
         if widths[-1] != d_sae or widths[0] < 1 or any(a >= b for a, b in pairwise(widths)):
@@ -49,36 +48,30 @@ class Matryoshka(BatchTopK):
         return self.widths or tuple(sorted({-(-d_sae // part) for part in (16, 8, 4, 2, 1)}))
 
     def init(self, params: Params, x: Array) -> None:
-        """See BatchTopK."""
         if self.batch:
             super().init(params, x)
 
     def select(self, params: Params, batch: Batch, k: int) -> Codes:
-        """See TopK."""
         return super().select(params, batch, k) if self.batch else TopK.select(self, params, batch, k)
 
     @property
     def activation(self) -> activations.Activation:
-        """See BatchTopK and TopK."""
         return super().activation if self.batch else activations.TopK(self.k)
 
     def encode(self, params: Params, x: Array, center: Array | None = None, *, num_threads: int = 1) -> Codes:
-        """See BatchTopK and TopK."""
         if self.batch:
             return super().encode(params, x, center, num_threads=num_threads)
         return self.activation.encode(params, x, center, num_threads=num_threads)
 
     def end_of_step(self, params: Params, gradients: Gradients, batch: Batch) -> None:
-        """See BatchTopK."""
         if self.batch:
             super().end_of_step(params, gradients, batch)
 
     def trained(self, params: Params) -> tuple[activations.Activation, Params]:
-        """See BatchTopK; over TopK, a TopK."""
+        # What is left is that of a BatchTopK; over TopK, a TopK.
         return super().trained(params) if self.batch else (self.activation, params)
 
     def rescale(self, params: Params, factor: Array | float) -> None:
-        """See BatchTopK."""
         if self.batch:
             super().rescale(params, factor)
 
@@ -94,18 +87,23 @@ class Matryoshka(BatchTopK):
         widths = self.nested(len(w))
         group = np.searchsorted(widths, codes.indices, side="right")
         parts = [codes.where(group == g) for g in range(len(widths))]
-        residual = -batch.y
-        residuals = []
+        residuals = [-batch.y]
         for part in parts:
-            residual = residual + _kernels.decode(*part, w, num_threads=threads)
+            residual = _kernels.decode(*part, w, num_threads=threads)
+            residual += residuals[-1]
             residuals.append(residual)
-        squares = [np.einsum("nd,nd->n", r, r) for r in residuals]
-        scale = 2 * coefficient / (len(batch.y) * batch.variance * len(widths))
+        squares = [np.einsum("nd,nd->n", r, r) for r in residuals[1:]]
+        scale = batch.y.dtype.type(2 * coefficient / (len(batch.y) * batch.variance * len(widths)))
         loss = coefficient * float(np.mean(squares, dtype=np.float64)) / batch.variance
         blocks: list[Block] = []
-        out = np.zeros_like(batch.y)
-        for part, r in zip(reversed(parts), reversed(residuals), strict=True):
-            out = out + r * r.dtype.type(scale)
+        outs = np.empty(
+            (len(widths), *batch.y.shape), batch.y.dtype
+        )  # in one piece, as `gradients` stacks them
+        for g in reversed(range(len(widths))):
+            out, part = outs[g], parts[g]
+            np.multiply(residuals[g + 1], scale, out=out)
+            if g + 1 < len(widths):
+                out += outs[g + 1]
             dz = _kernels.code_grad(part.indptr, part.indices, out, w, num_threads=threads)
             blocks.insert(0, Block(part, dz, out))
-        return blocks, squares[-1], loss, -residual, out
+        return blocks, squares[-1], loss, np.negative(residuals[-1], out=residuals[-1]), outs[0]

@@ -43,7 +43,6 @@ class Penalised(Architecture):
     aux_coefficient: float = 1 / 32
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         if not self.coefficient > 0 or not math.isfinite(self.coefficient):
             raise ValueError(f"coefficient: got {self.coefficient}, expected a positive number")
         if self.target_l0 is not None and not 0 < self.target_l0 <= d_sae:
@@ -60,7 +59,6 @@ class Penalised(Architecture):
 
     @property
     def settled(self) -> float:
-        """See the base class."""
         return self.warmup
 
     def init(self, params: Params, x: Array) -> None:

@@ -42,12 +42,10 @@ class Pursuit(Architecture):
     competes: ClassVar[bool] = True
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         self.activation.check(d_sae)
 
     @property
     def activation(self) -> activations.Activation:
-        """See the base class."""
         return activations.Pursuit(**asdict(self))
 
     def encode(self, params: Params, x: Array, center: Array | None = None, *, num_threads: int = 1) -> Codes:
@@ -80,12 +78,11 @@ class Pursuit(Architecture):
             params["penalty"] = np.full(1, self.penalty, dtype=params["W_dec"].dtype)
 
     def rescale(self, params: Params, factor: Array | float) -> None:
-        """See the base class: decoder rows are at unit norm, so codes and x scale together, by one factor."""
+        # Decoder rows are at unit norm, so codes and x scale together, by one factor.
         if "penalty" in params:
             params["penalty"] *= np.mean(factor, dtype=params["penalty"].dtype)
 
     def trained(self, params: Params) -> tuple[activations.Activation, Params]:
-        """See the base class."""
         params = dict(params)
         penalty = params.pop("penalty", None)
         used = self if penalty is None else replace(self, penalty=float(penalty[0]))

@@ -41,7 +41,6 @@ class L1(Penalised):
 
     @property
     def unit_norm(self) -> bool:
-        """See the base class."""
         return not self.free_norms
 
     def init(self, params: Params, x: Array) -> None:
@@ -52,11 +51,9 @@ class L1(Penalised):
 
     @property
     def activation(self) -> Activation:
-        """See the base class."""
         return ReLU()
 
     def step(self, params: Params, batch: Batch) -> Gradients:
-        """See the base class."""
         threads, m = batch.num_threads, len(params["W_enc"])
         codes = self.encode(params, batch.x, None, num_threads=threads)
         out, dz, squared, value = reconstruction(codes, params, batch.y, batch.variance, threads)

@@ -45,7 +45,6 @@ class TopK(Architecture):
     absolute: ClassVar[bool] = False
 
     def check(self, d_sae: int) -> None:
-        """See the base class."""
         self.activation.check(d_sae)
         for name in ("aux_coefficient", "multi_coefficient"):
             if getattr(self, name) < 0:
@@ -65,12 +64,10 @@ class TopK(Architecture):
 
     @property
     def settled(self) -> float:
-        """See the base class."""
         return self.anneal if self.start_k not in (0, self.k) else 0.0
 
     @property
     def activation(self) -> activations.Activation:
-        """See the base class."""
         return activations.AbsTopK(self.k) if self.absolute else activations.TopK(self.k)
 
     def select(self, params: Params, batch: Batch, k: int) -> Codes:
@@ -96,7 +93,6 @@ class TopK(Architecture):
         return round(annealed(self.start_k or self.k, self.k, batch.progress, self.anneal))
 
     def step(self, params: Params, batch: Batch) -> Gradients:
-        """See the base class."""
         k = self.k_now(batch)
         codes, dead_codes = self._select_with_dead(params, batch, k)
         blocks, squared, value, error, output = self.fit(params, batch, codes)

@@ -92,10 +92,12 @@ class Division:
 
 
 def divide(examples: Examples, seed: int = 0, test_share: float = 0.5) -> Division:
-    """Divide by group; equal texts join their groups.
+    """Divide by group at random; equal texts join their groups.
+
+    A division that leaves a side with one class is drawn again, a hundred times at most: with few groups most are such.
 
     Raises:
-        ValueError: a side would have one class only.
+        ValueError: a side has one class only, however it is divided.
 
     >>> e = Examples(["a", "b", "A ", "c", "d", "f"], [True, False, True, False, True, False])
     >>> divide(e).duplicates
@@ -121,16 +123,15 @@ def divide(examples: Examples, seed: int = 0, test_share: float = 0.5) -> Divisi
             joined[b] = a
     of = np.array([root(str(group)) for group in examples.groups])
     roots = list(dict.fromkeys(of.tolist()))
-    order = np.random.default_rng(seed).permutation(len(roots))
-    chosen = {roots[i] for i in order[: round(test_share * len(roots))]}
-    in_test = np.array([group in chosen for group in of])
-    for side, part in (("development", ~in_test), ("test", in_test)):
-        labels = examples.labels[part]
-        if labels.all() or not labels.any():
-            raise ValueError(
-                f"{side}: one class only after dividing {len(roots)} groups; more groups are needed"
-            )
-    return Division(np.flatnonzero(~in_test), np.flatnonzero(in_test), duplicates)
+    rng = np.random.default_rng(seed)
+    for _ in range(100):
+        chosen = {roots[i] for i in rng.permutation(len(roots))[: round(test_share * len(roots))]}
+        in_test = np.array([group in chosen for group in of])
+        sides = {"development": examples.labels[~in_test], "test": examples.labels[in_test]}
+        short = [name for name, labels in sides.items() if labels.all() or not labels.any()]
+        if not short:
+            return Division(np.flatnonzero(~in_test), np.flatnonzero(in_test), duplicates)
+    raise ValueError(f"{short[0]}: one class only after dividing {len(roots)} groups; more groups are needed")
 
 
 class SealBroken(ValueError):

@@ -13,8 +13,9 @@ from typing import Any
 
 from .._io.atomic import atomic_write
 from .._threads import resolve_threads
+from .latencies import few_rows, single_row
 from .runs import architectures, reading, selections
-from .tasks import products, single_row, sparse
+from .tasks import products, sparse
 from .timing import SIZES, Line, Size, machine, table
 from .verdict import regressions, verdict
 
@@ -47,8 +48,10 @@ def run(sizes: tuple[str, ...] = ALL, threads: int | None = None) -> dict[str, A
             seconds.setdefault(name, {}).update(found)
             lines += more
         if name == "row":
-            seconds[name], more = single_row(count)
-            lines += more
+            for latency in (single_row, few_rows):
+                found, more = latency(count)
+                seconds.setdefault(name, {}).update(found)
+                lines += more
     return {
         "machine": machine(count), "sizes": {n: SIZES[n]._asdict() for n in sizes}, "seconds": seconds,
         "lines": [line.as_dict() for line in lines], "table": table(lines),

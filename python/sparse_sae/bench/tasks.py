@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -126,6 +125,8 @@ def products(name: str, threads: int, *, steps: bool = True) -> tuple[dict[str, 
             raise AssertionError(f"training step: losses {losses}")
         tasks |= {"step": lambda: step(0.0), "step, half dead": lambda: step(0.5), **problem.auxiliary()}
     if threads > 1:
+        for _ in range(4):  # the kernels try both screens first
+            problem.encode(1)
         tasks["encode, 1 thread"] = lambda: problem.encode(1)
         tasks["Eigen, 1 thread"] = lambda: _kernels.matmul_nt(problem.x, problem.w, num_threads=1)
     seconds = in_turns(tasks, seconds=40)
@@ -235,30 +236,3 @@ def copy_task(arrays: list[Array], threads: int) -> Task:
     pool = ThreadPoolExecutor(threads)
     pairs = [(to, a) for array in arrays for a in np.array_split(array, threads) for to in [np.ones_like(a)]]
     return lambda: list(pool.map(lambda pair: np.copyto(*pair), pairs))
-
-
-def single_row(threads: int, watched: int = 100) -> tuple[dict[str, float], list[Line]]:
-    """Latencies: one row, all latents, beside reading the weights once; and a watch-list."""
-    problem = Problem(SIZES["row"], threads)
-    problem.check()
-    latents = np.sort(np.random.default_rng(1).permutation(problem.size.m)[:watched]).astype(np.int32)
-    pool = ThreadPoolExecutor(threads)
-    parts = np.array_split(problem.w, threads)
-    tasks: dict[str, Task] = {
-        "encode a row": problem.encode,
-        "read the weights (NumPy sum)": lambda: list(pool.map(np.sum, parts)),
-        "read the weights (NumPy product)": lambda: problem.w @ problem.x[0],
-    }
-    seconds = in_turns(tasks, repeats=11)
-    for count in sorted({1, threads}):
-        listed = partial(_kernels.encode_threshold, problem.x, problem.w, problem.b, None, latents=latents)
-        seconds |= in_turns({f"watch-list, {count} threads": partial(listed, num_threads=count)}, repeats=5)
-    read = min(v for task, v in seconds.items() if task.startswith("read"))
-    rate = f"{4e-9 * problem.w.size / seconds['encode a row']:.0f} GB/s"
-    best = min(v for task, v in seconds.items() if task.startswith("watch"))
-    return seconds, [
-        Line(
-            "encode one row", "row", seconds["encode a row"], "reading float32 weights once", read, 1.3, rate
-        ),
-        Line(f"watch-list of {watched} latents, one row", "row", best, limit=30e-6),
-    ]

@@ -9,6 +9,7 @@ import numpy as np
 
 from .building import fingerprint_of_sae
 from .file import BrowserFile
+from .vocabulary import texts_of
 
 LONGEST = 512  # tokens of a text or prompt
 MOST_NEW = 128  # tokens generated
@@ -36,9 +37,8 @@ class Live:
             )
         self._model, self._sae, self._file = model, sae, file
         self._hook = hook_of(model, sae, file.meta["hook_name"] or None).name
-        from .vocabulary import texts_of
-
-        self._texts = texts_of(model.tokenizer)
+        # where the file has only numbers, the model's tokenizer knows more
+        self._texts = file.texts if file.meta["text"] else texts_of(model.tokenizer)
 
     @property
     def abilities(self) -> dict[str, bool]:

@@ -25,9 +25,9 @@ from importlib import import_module
 from typing import Any
 
 _PUBLIC = {
-    "Ablations": "confirm",
+    "Ablations": "confirmation",
     "AttributionGraph": "graph",
-    "Confirmation": "confirm",
+    "Confirmation": "confirmation",
     "DictionarySet": "dictionaries",
     "Feature": "targets",
     "FeatureCircuit": "feature_circuits",
@@ -39,7 +39,8 @@ _PUBLIC = {
     "QKAttribution": "qk",
     "SetCodes": "codes",
     "attribute": "attribution",
-    "confirm": "confirm",
+    "attribute_many": "attribution",
+    "confirm": "confirmation",
     "encode_texts": "codes",
     "era": "virtual",
     "feature_circuit": "feature_circuits",

@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from sparse_sae._arguments import whole
 from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.circuits.frozen import Frozen, freeze
 from sparse_sae.circuits.graph import TARGET, AttributionGraph, influence
 from sparse_sae.circuits.origin import Origin, source_kinds, source_labels
 from sparse_sae.circuits.pull import Pulled, Row, feature_row, pull
-from sparse_sae.circuits.targets import Target, rows_of
+from sparse_sae.circuits.targets import Logit, Target, rows_of
+from sparse_sae.lm.model.prompts import Prompt, token_ids
 from sparse_sae.sae import SAE
 
 _ROUND = 128  # rows chosen by the influence that the rows before them give; fixed, so that no batch size changes it
@@ -24,7 +26,7 @@ _ROUND = 128  # rows chosen by the influence that the rows before them give; fix
 def attribute(
     model: Any,
     dictionaries: DictionarySet | Mapping[Any, SAE],
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     targets: Sequence[Target] | Target | None = None,
     *,
     max_features: int | None = 1000,
@@ -38,9 +40,10 @@ def attribute(
     Args:
         model: a `LanguageModel` or a transformers model: Llama, Mistral, Qwen 2 and 3, GPT-2.
         dictionaries: transcoders, with or without skip, of some or all layers.
-        prompt: a text (with the model's tokenizer), or token ids as they are.
-        targets: what is explained: `Logit`, `LogitDifference`, `Feature`, `LogitFunction`, or several of them. None
-            for the likeliest tokens after the prompt: up to 10, or .95 of the probability.
+        prompt: a text or chat messages (with the model's tokenizer), or token ids as they are.
+        targets: what is explained: a token (its text or number, or `Logit`), `LogitDifference`, `Feature`,
+            `LogitFunction`, or several of them. None for the likeliest tokens after the prompt: up to 10, or .95 of
+            the probability.
         max_features: features whose own inputs are computed, the most influential first; None for all.
         max_edges: edges kept in a row, the largest; the sum of the others is in `graph.rest`.
         first_position: whether features and errors of the first position are nodes.
@@ -55,8 +58,8 @@ def attribute(
     >>> print(graph.prune())  # doctest: +SKIP
     """
     for name, value in (("max_features", max_features), ("max_edges", max_edges)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: got {value}, expected a positive number")
+        if name == "max_edges" or value is not None:
+            whole(name, value, 1)
     ids = prompt_ids(_tokenizer(model), prompt)
     frozen = freeze(model, dictionaries, ids, first_position=first_position, any_name=any_name)
     graph = graph_of(
@@ -65,6 +68,22 @@ def attribute(
     if confirm:
         graph.confirm()
     return graph
+
+
+def attribute_many(
+    model: Any,
+    dictionaries: DictionarySet | Mapping[Any, SAE],
+    prompts: Sequence[Prompt],
+    targets: Sequence[Target] | Target | None = None,
+    **options: Any,
+) -> list[AttributionGraph]:
+    """`attribute` of several prompts with the same targets, each alone: without padding, and so the same bits.
+
+    >>> first, second = attribute_many(model, transcoders, ["A refund is", "A return is"])  # doctest: +SKIP
+    """
+    if isinstance(prompts, str):
+        raise TypeError("prompts: got one text, expected a list of them; call attribute for one")
+    return [attribute(model, dictionaries, prompt, targets, **options) for prompt in prompts]
 
 
 def graph_of(
@@ -100,6 +119,8 @@ def graph_of(
         rows.compute([first + int(i) for i in chosen], new)
         done[chosen] = True
     graph = _assemble(frozen, asked, rows, weight, tokenizer)
+    if targets is None:  # the same tokens are asked where the graph is confirmed on another prompt
+        targets = [Logit(a.latent) for a in asked]
     limits = {"max_features": max_features, "max_edges": max_edges}
     graph.origin = Origin(frozen, asked, targets, tokenizer, limits, graph.edges, np.arange(len(graph)))
     return graph
@@ -181,15 +202,15 @@ def _tokenizer(model: Any) -> Any:
     return None if isinstance(model, torch.nn.Module) else model.tokenizer
 
 
-def prompt_ids(tokenizer: Any, prompt: str | Sequence[int]) -> list[int]:
+def prompt_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Token ids of a prompt; ids are taken as they are."""
-    if not isinstance(prompt, str):
-        return list(prompt)
-    if tokenizer is None:
-        raise ValueError(
-            "prompt: a text, but the model has no tokenizer; give token ids, or a model of load_model"
-        )
-    return [int(i) for i in tokenizer(prompt)["input_ids"]]
+    if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], Mapping)):
+        if tokenizer is None:
+            raise ValueError(
+                "prompt: a text, but the model has no tokenizer; give token ids, or a model of load_model"
+            )
+        return token_ids(prompt, tokenizer)
+    return [whole("prompt", i) for i in prompt]
 
 
 def _word(tokenizer: Any, token: int) -> str:

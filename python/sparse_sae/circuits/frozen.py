@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparse_sae._arguments import whole
 from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.circuits.families import transformer_of
 from sparse_sae.circuits.transformer import Pass, Transformer
@@ -146,7 +147,7 @@ def again(frozen: Frozen, ids: Sequence[int]) -> Frozen:
 
 
 def _checked_ids(tf: Transformer, ids: Sequence[int]) -> list[int]:
-    ids = [int(i) for i in ids]
+    ids = [whole("prompt", i) for i in ids]
     longest = int(getattr(tf.model.config, "max_position_embeddings", 0) or 0)
     if len(ids) < 2 or (longest and len(ids) > longest):
         raise ValueError(f"prompt: {len(ids)} token(s), expected 2 to the model's {longest}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 if TYPE_CHECKING:
-    from .confirm import Confirmation
+    from .confirmation import Confirmation
     from .origin import Origin
 
 KINDS = ("token", "error", "feature", "target")
@@ -80,7 +80,7 @@ class AttributionGraph:
         Raises:
             ValueError: the graph was read from a file, or has no features.
         """
-        from .confirm import confirm
+        from .confirmation import confirm
 
         self.confirmation = confirm(self, **options)
         return self.confirmation
@@ -157,6 +157,10 @@ class AttributionGraph:
 
     def subgraph(self, kept: NDArray[np.bool_], edges: csr_array | None = None) -> AttributionGraph:
         """Only those nodes (n,), with these edges or all between them; edges left out count in `rest`."""
+        if np.shape(kept) != (len(self),):
+            raise ValueError(
+                f"kept: shape {np.shape(kept)}, expected a boolean for each of the {len(self)} nodes"
+            )
         whole = self.edges if edges is None else edges
         index = np.flatnonzero(kept)
         inside = csr_array(csr_array(whole[index])[:, index])

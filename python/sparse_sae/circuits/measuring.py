@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_sae.circuits.ablation import How, keeping, without
-from sparse_sae.circuits.confirm import Ablations, Confirmation, Paraphrase
+from sparse_sae.circuits.confirmation import Ablations, Confirmation, Paraphrase
 from sparse_sae.circuits.frozen import again
 from sparse_sae.circuits.graph import ERROR, FEATURE, AttributionGraph, influence
 from sparse_sae.circuits.origin import Origin

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .._io.atomic import atomic_write
-from .confirm import Ablations, Confirmation
+from .confirmation import Ablations, Confirmation
 from .graph import ERROR, FEATURE, KINDS, TOKEN, AttributionGraph
 
 _MOST_NODES = 3000  # beyond that a browser draws for seconds

@@ -50,7 +50,8 @@ class LogitFunction:
     position: int = -1
 
 
-Target: TypeAlias = Logit | LogitDifference | Feature | LogitFunction
+Target: TypeAlias = Logit | LogitDifference | Feature | LogitFunction | str | int
+_KINDS = (Logit, LogitDifference, Feature, LogitFunction, str, int)
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,20 @@ def rows_of(frozen: Frozen, targets: Sequence[Target] | Target | None, tokenizer
         top = probability.topk(min(_MAX_LOGITS, len(probability)))
         count = int((top.values.cumsum(0) < _PROBABILITY).sum()) + 1
         return [_asked(frozen, Logit(int(i)), tokenizer) for i in top.indices[:count]]
-    several = [targets] if isinstance(targets, Logit | LogitDifference | Feature | LogitFunction) else targets
+    several = [targets] if isinstance(targets, _KINDS) else list(targets)
     if not several:
         raise ValueError("targets: none given; name at least one, or pass None for the likeliest tokens")
+    several = [Logit(t) if isinstance(t, str | int) else t for t in several]
+    for target in several:
+        if not isinstance(target, _KINDS):
+            raise TypeError(
+                f"targets: got {target!r}, expected a token's text or number, Logit, LogitDifference, Feature or "
+                "LogitFunction"
+            )
     return [_asked(frozen, target, tokenizer) for target in several]
 
 
-def _asked(f: Frozen, target: Target, tokenizer: Any) -> Asked:
+def _asked(f: Frozen, target: Any, tokenizer: Any) -> Asked:
     n = f.n_positions
     if not -n <= target.position < n:
         raise ValueError(f"position: got {target.position}, expected {-n} to {n - 1}")

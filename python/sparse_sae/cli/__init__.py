@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from . import arrays, browse, circuits, models, sets, training
+from . import arrays, audits, browse, circuits, models, sets, training
 from ._parsing import command_adder
 
 
@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_steer(add)
     browse.add_browse(add)
     circuits.add_circuit(add)
+    audits.add_audit(add)
     arrays.add_info(add)
     arrays.add_bench(add)
     return parser

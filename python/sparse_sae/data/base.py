@@ -49,15 +49,12 @@ class Part(Source):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """See `Source`."""
         return (self.columns.stop - self.columns.start,)
 
     def sample(self, n: int, seed: int) -> Array:
-        """See `Source`."""
         return self.source.sample(n, seed)[:, self.columns]
 
     def picks(self, seed: int, start: int) -> Iterator[Pick]:
-        """See `Source`."""
         for pick in self.source.picks(seed, start):
             parts: list[Stored] = []
             at = 0

@@ -42,11 +42,9 @@ class ArraySource(Source):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """See `Source`."""
         return tuple(int(a.shape[1]) for a in self.arrays)
 
     def sample(self, n: int, seed: int) -> Array:
-        """See `Source`."""
         total = len(self.arrays[0])
         rng = np.random.default_rng([seed, 1])
         index = np.sort(rng.choice(total, size=min(n, total), replace=False))
@@ -55,7 +53,6 @@ class ArraySource(Source):
         return out
 
     def picks(self, seed: int, start: int) -> Iterator[Pick]:
-        """See `Source`."""
         total = len(self.arrays[0])
         mapped = [a for a in self.arrays if isinstance(a, np.memmap)]
         chunk = _CHUNK_ROWS if mapped else 1
@@ -112,15 +109,12 @@ class StoreSource(Source):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """See `Source`."""
         return tuple(int(s.d_in) for s in self.stores)
 
     def sample(self, n: int, seed: int) -> Array:
-        """See `Source`."""
         return np.concatenate([s.sample(n, seed) for s in self.stores], axis=1)
 
     def picks(self, seed: int, start: int) -> Iterator[Pick]:
-        """See `Source`."""
         first, *beside = self.stores
         # Equal buffers in rows make equal orders, whatever the widths.
         picks: Iterator[Pick] = first.picks(seed, start, (256 << 20) // (4 * max(self.widths)), beside)

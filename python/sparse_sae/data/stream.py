@@ -67,12 +67,10 @@ class StreamSource(Source):
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """See `Source`."""
         assert self._widths is not None
         return self._widths
 
     def sample(self, n: int, seed: int) -> Array:
-        """See `Source`."""
         self._peek(n)
         return np.concatenate(self._head)[:n]
 
@@ -102,7 +100,7 @@ class StreamSource(Source):
             yield rows[:filled]
 
     def picks(self, seed: int, start: int) -> Iterator[Pick]:
-        """See `Source`. Starting later reads, and passes over, what comes before."""
+        # Starting later reads, and passes over, what comes before.
         passed = 0
         for number, rows in enumerate(self._mixed()):
             order = np.random.default_rng([seed, number]).permutation(len(rows))

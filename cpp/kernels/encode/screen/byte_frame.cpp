@@ -46,7 +46,8 @@ ByteFrame::ByteFrame(const Rows<float>& rows, const Dictionary<float>& dict)
       center(static_cast<std::size_t>(D), 0),
       scale(static_cast<std::size_t>(D), 1),
       inverse(static_cast<std::size_t>(D), 1) {
-    const auto of_rows = mean_squares(center.data(), rows.N, D, [&](float* v, int64_t n) { rows.read(v, n); });
+    auto of_rows = mean_squares(center.data(), rows.N, D, [&](float* v, int64_t n) { rows.read(v, n); });
+    if (rows.N == 0) std::fill(of_rows.begin(), of_rows.end(), 1.0);
     const auto of_latents =
         mean_squares(nullptr, dict.M, D, [&](float* v, int64_t j) { std::copy_n(dict.row(j), D, v); });
     std::vector<double> weight(static_cast<std::size_t>(D));
@@ -61,7 +62,7 @@ ByteFrame::ByteFrame(const Rows<float>& rows, const Dictionary<float>& dict)
     std::iota(order.begin(), order.end(), 0);
     std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return weight[a] > weight[b]; });
     const double usual = weight[order[D / 2]];
-    for (int64_t e = 0; e < std::min(kMostDirect, D) && weight[order[e]] > kExtreme * usual; ++e)
+    for (int64_t e = 0; e < std::min(kMostDirect, D) && rows.N > 0 && weight[order[e]] > kExtreme * usual; ++e)
         direct.push_back(order[e]);
     for (const int64_t d : direct) scale[d] = inverse[d] = 0;
     center_norm = static_cast<double>(norm(center.data(), D));

@@ -17,6 +17,7 @@ struct ByteFrame {
     std::vector<int64_t> direct;                // the dimensions that are multiplied as floats
     double center_norm;
 
+    // Without rows all inputs are taken to be alike, around zero.
     ByteFrame(const Rows<float>& rows, const Dictionary<float>& dict);
 };
 

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 #include "kernels/common/simd.h"
+#include "kernels/encode/screen/screen_float.h"
 
 namespace sparse_sae {
 namespace {
@@ -41,6 +43,16 @@ float largest(const float* v, int64_t padded) {
     float all = 0;
     for (int i = 0; i < L; ++i) all = std::max(all, most[i]);
     return all;
+}
+
+// At least |v| and |v - step q|, from their sums of squares.
+std::pair<float, float> sizes(float squares, float errors, int64_t padded) {
+    // 1 % for the roundings of these sums (padded up to 2^15); what squares to a denormal is far below the last term.
+    const double tiny = 1e-18 * std::sqrt(static_cast<double>(padded));
+    const double norm = 1.01 * std::sqrt(static_cast<double>(squares)) + tiny;
+    const double off = 1.01 * std::sqrt(static_cast<double>(errors)) +
+                       static_cast<double>(std::numeric_limits<float>::epsilon()) * norm + tiny;
+    return {static_cast<float>(1.001 * norm), static_cast<float>(1.001 * off)};
 }
 
 }  // namespace
@@ -88,12 +100,40 @@ Quantised quantise(std::int8_t* q, const float* v, int64_t padded, float least) 
     }
     int32_t sum = 0;
     for (int i = 0; i < L; ++i) sum += sums[i];
-    // 1 % for the roundings of these sums (padded up to 2^15); what squares to a denormal is far below the last term.
-    const double tiny = 1e-18 * std::sqrt(static_cast<double>(padded));
-    const double norm = 1.01 * std::sqrt(static_cast<double>(sum_of(squares))) + tiny;
-    const double off = 1.01 * std::sqrt(static_cast<double>(sum_of(errors))) +
-                       static_cast<double>(std::numeric_limits<float>::epsilon()) * norm + tiny;
-    return {step, static_cast<float>(1.001 * norm), static_cast<float>(1.001 * off), sum};
+    const auto [length, off] = sizes(sum_of(squares), sum_of(errors), padded);
+    return {step, length, off, sum};
+}
+
+QuantisedWide quantise_wide(std::int8_t* upper, std::int8_t* lower, const float* v, int64_t padded) {
+    const float most = largest(v, padded);
+    const bool fits = most > 1e-18f && most < 1e18f;
+    constexpr float kMost = 127 * 256;
+    const float step = fits ? most / kMost : 0, inverse = fits ? 1 / step : 0;
+    QuantisedWide found{step, 0, 0, 0, 0};
+    float squares = 0, errors = 0;
+    for (int64_t d = 0; d < padded; ++d) {
+        const float wanted = v[d] * inverse;
+        const float level = std::nearbyint(wanted < kMost ? (wanted > -kMost ? wanted : -kMost) : kMost);  // a NaN too
+        const float off = v[d] - step * level;
+        squares += v[d] * v[d];
+        errors += off * off;
+        const int32_t whole = static_cast<int32_t>(level), high = (whole + 128) >> 8;
+        upper[d] = static_cast<std::int8_t>(high);
+        lower[d] = static_cast<std::int8_t>(whole - 256 * high);
+        found.upper_sum += upper[d];
+        found.lower_sum += lower[d];
+    }
+    std::tie(found.norm, found.error) = sizes(squares, errors, padded);
+    return found;
+}
+
+float byte_bound(float length, double size, int64_t D, const ByteScale& scale) {
+    // Each term of a sum goes through at most a few dozen float operations (6 of them the rotation's), and the dot
+    // product with the centre through D / 32 more.
+    constexpr double kRoundoff = std::numeric_limits<float>::epsilon() / 2.0;
+    const double terms = static_cast<double>(length) * scale.u + scale.bias + (size + scale.center_norm) * scale.w;
+    const double rounding = (64 + static_cast<double>(D) / 16) * kRoundoff * terms;
+    return static_cast<float>(1.001 * rounding) + error_bound<float>(size, {scale.w, scale.bias}, D);
 }
 
 }  // namespace sparse_sae

@@ -28,4 +28,19 @@ struct Quantised {
 // finite: then the error is all of v.
 Quantised quantise(std::int8_t* q, const float* v, int64_t padded, float least);
 
+// The same with numbers of 16 bits: v / step ~ 256 upper + lower.
+struct QuantisedWide {
+    float step, norm, error;
+    int32_t upper_sum, lower_sum;
+};
+QuantisedWide quantise_wide(std::int8_t* upper, std::int8_t* lower, const float* v, int64_t padded);
+
+// The largest of a dictionary: |u|, |w|, and |base|, |b| or |threshold|; and the norm of the centre.
+struct ByteScale {
+    double u, w, bias, center_norm;
+};
+// What covers the roundings of the float operations around the integer product, and those of the canonical value, for a
+// row of norm `size` of which |y~| is `length`.
+float byte_bound(float length, double size, int64_t D, const ByteScale& scale);
+
 }  // namespace sparse_sae

@@ -1,28 +1,25 @@
 // The latents as the byte screen sees them: what is measured of each, and the packed panels of some.
 #pragma once
 
-#include "kernels/common/buffer.h"
-#include "kernels/encode/screen/byte_frame.h"
-#include "kernels/encode/screen/tile.h"
+#include "kernels/encode/screen/byte_copy.h"
 
 namespace sparse_sae {
 
-inline constexpr int kByteCols = kTileCols<float>;  // latents of a panel, and of a tile
-
 class ByteLatents {
   public:
-    // What is known of a latent: u ~ step p, with p the packed bytes; base = center . w + b.
-    struct Known {
-        float step, base, length, error;  // the last two at least |u| and |u - step p|
+    // Of a latent; base is its pre-activation at the centre.
+    struct Known : ByteKnown {
+        float base;
     };
 
     const Dictionary<float>& dict;
+    const ByteCopy* const kept;  // whose bytes are used where there is one
     const ByteFrame frame;
-    double u = 0, w = 0, bias = 0;  // the largest |u|, |w|, and |b|, |base| or |threshold|
-    std::vector<int32_t> visit;     // panels in the order of visits, which strides through the dictionary
+    double u = 0, w = 0, bias = 0;     // the largest |u|, |w|, and |b|, |base| or |threshold|
+    const std::vector<int32_t> visit;  // panels in the order of visits, which strides through the dictionary
 
     // With a threshold (M over all latents of dict.w), it is subtracted from the base: approximations are then of
-    // pre-activation - threshold.
+    // pre-activation - threshold. A kept copy serves where rows are so few that packing for them would take longer.
     ByteLatents(const Rows<float>& rows, const Dictionary<float>& dict, const float* threshold, int num_threads);
 
     // False where weights are not finite, huge or all zero, so that the bound would mean nothing.
@@ -40,7 +37,7 @@ class ByteLatents {
     const float* lines(int64_t position) const { return lines_.get() + (position - from_) * line_count() * kByteCols; }
     // [padded / 4][kByteCols][4]: p + 128.
     const std::uint8_t* bytes(int64_t position) const {
-        return bytes_.get() + (position - from_) * frame.padded * kByteCols;
+        return kept ? kept->bytes(position) : bytes_.get() + (position - from_) * frame.padded * kByteCols;
     }
     const Known& known(int64_t j) const { return known_[j]; }
 
@@ -52,7 +49,7 @@ class ByteLatents {
     Buffer<float> lines_;
 
     void measure(const float* threshold, int num_threads);
-    void pack_panel(int64_t slot, int64_t panel);
+    void write_lines(float* line, int64_t panel) const;
 };
 
 }  // namespace sparse_sae

@@ -58,13 +58,7 @@ void ByteRows::read(int64_t n, const Rows<float>& rows, float cut) {
     at.unit = found.step > 0 ? found.step : 1;
     at.length = found.norm + found.error;
     at.error = found.error;
-    // Each term of a sum goes through at most a few dozen float operations (6 of them the rotation's), and the dot
-    // product with the centre through D / 32 more.
-    constexpr double kRoundoff = std::numeric_limits<float>::epsilon() / 2.0;
-    const double terms =
-        static_cast<double>(at.length) * latents.u + latents.bias + (size + frame.center_norm) * latents.w;
-    const double rounding = (64 + static_cast<double>(frame.D) / 16) * kRoundoff * terms;
-    at.bound = static_cast<float>(1.001 * rounding) + error_bound<float>(size, {latents.w, latents.bias}, frame.D);
+    at.bound = byte_bound(at.length, size, frame.D, {latents.u, latents.w, latents.bias, frame.center_norm});
     at.full = !(at.bound < 1e30f && size < 1e18);
     at.cut = cut;
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/encode/screen/byte_rows.h"
+#include "kernels/encode/screen/screening.h"
 
 namespace sparse_sae {
 
@@ -11,6 +12,13 @@ inline constexpr bool kFastBytes = true;
 #else
 inline constexpr bool kFastBytes = false;  // the same integers, no faster than floats
 #endif
+
+// Whether a call of so few rows that screens are not measured on it is to use the bytes kept of its dictionary.
+template <class T>
+bool use_kept(const Dictionary<T>& dict, int64_t n_rows, Screening how) {
+    return dict.kept && n_rows > 0 && n_rows < kKeptRows &&
+           (how == Screening::bytes || (how == Screening::automatic && kFastBytes));
+}
 
 // To each 32-bit lane of sum: the products of its four unsigned bytes of w with its four signed bytes of x.
 inline __attribute__((always_inline)) void add_quads(vec<int32_t>& sum, vec<int32_t> w, vec<int32_t> x) {
@@ -25,11 +33,12 @@ inline __attribute__((always_inline)) void add_quads(vec<int32_t>& sum, vec<int3
 #endif
 }
 
-// sums (kTileRows, kByteCols) = start of each row + rows . latents.
+// sums (R, kByteCols) = start of each row + rows . latents, rows being [quads][R][4], latents [quads][kByteCols][4].
 // A function of its own, not inlined: in the middle of a larger one GCC keeps sums in memory.
-inline __attribute__((noinline)) void integer_sums(int32_t* sums, const std::int8_t* x, const std::uint8_t* w,
-                                                   int64_t quads, const int32_t* start) {
-    constexpr int R = kTileRows, L = kLanes<int32_t>;
+template <int R>
+__attribute__((noinline)) void integer_sums(int32_t* sums, const std::int8_t* x, const std::uint8_t* w, int64_t quads,
+                                            const int32_t* start) {
+    constexpr int L = kLanes<int32_t>, kAhead = 4096;
     vec<int32_t> acc[R][2];
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = start[r] - vec<int32_t>{};
@@ -37,6 +46,10 @@ inline __attribute__((noinline)) void integer_sums(int32_t* sums, const std::int
         vec<int32_t> w0, w1;
         std::memcpy(&w0, w, sizeof w0);
         std::memcpy(&w1, w + sizeof w0, sizeof w1);
+        if constexpr (R <= 4) {  // so little is done with a vector that waiting for memory is what takes the time
+            __builtin_prefetch(w + kAhead);
+            __builtin_prefetch(w + kAhead + sizeof w0);
+        }
 #pragma GCC unroll 12
         for (int r = 0; r < R; ++r) {
             int32_t four;
@@ -61,7 +74,7 @@ __attribute__((noinline)) void byte_tile(ByteRows& rows, int64_t t, int64_t posi
     constexpr int R = kTileRows, C = kByteCols, L = kLanes<float>;
     const ByteLatents& latents = rows.latents;
     alignas(64) int32_t sums[R * C];
-    integer_sums(sums, rows.bytes(t), latents.bytes(position), latents.frame.padded / 4, rows.start(t));
+    integer_sums<R>(sums, rows.bytes(t), latents.bytes(position), latents.frame.padded / 4, rows.start(t));
     const int64_t n_lines = latents.line_count();
     const float* line = latents.lines(position);
     vec<int32_t> lane;

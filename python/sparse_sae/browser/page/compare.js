@@ -13,7 +13,7 @@ export function comparePage(source, meta) {
   }
   append(page, [
     h("p", { class: "note" }, "The optimal one-to-one assignment on cosine. Chance: random directions of the same size and covariance, matched in the same way. Corrected: 0 at chance, 1 for identical dictionaries."),
-    h("table", { class: "wide" }, h("thead", {}, h("tr", {}, h("th", {}, "with"), h("th", { class: "value" }, "latents"), h("th", {}, "mean cosine"), h("th", { class: "value" }, ""), h("th", { class: "value" }, "chance"), h("th", { class: "value" }, "corrected"), h("th", { class: "value" }, "above 0.9"))),
+    h("table", { class: "wide" }, h("thead", {}, h("tr", {}, h("th", {}, "with"), h("th", { class: "value" }, "latents"), h("th", { colSpan: 2 }, "mean cosine"), h("th", { class: "value" }, "chance"), h("th", { class: "value" }, "corrected"), h("th", { class: "value" }, "above 0.9"))),
       h("tbody", {}, names.map(([name, c]) => h("tr", {}, h("td", {}, name), h("td", { class: "value" }, grouped(c.d_sae)), h("td", { class: "chart" }, meter(c.mcc, c.chance)), h("td", { class: "value" }, round(c.mcc, 3)), h("td", { class: "value" }, round(c.chance, 3)), h("td", { class: "value" }, round(c.corrected, 3)), h("td", { class: "value" }, `${grouped(c["above_0.9"])} (${percent(c["above_0.9"] / c.pairs)})`))))),
   ]);
   const ends = h("div", { class: "two" });

@@ -26,8 +26,9 @@ export function latentPage(data, meta, tools = null) {
   if (dead) {
     append(page, [panel("Dead", null, h("p", {}, `It fires on none of ${grouped(meta.rows)} tokens, so there is nothing to show but its direction. On other texts it may fire.`))]);
   }
-  if (tools && tools.steer) append(page, [tools.steer(data)]);
   append(page, [
+    !dead && contextPanel(data),
+    tools && tools.steer && tools.steer(data),
     h("div", { class: "panels" },
       !dead && panel("Activations", `How strongly it fires where it fires: 50 bins from 0 to ${round(data.maximum)}; heights are logarithmic.`,
         histogram(data.histogram, 0, data.maximum, { label: `Histogram of ${data.count} activations` })),
@@ -36,7 +37,6 @@ export function latentPage(data, meta, tools = null) {
       data.together.length > 0 && togetherPanel(data, meta),
       Object.keys(data.matches).length > 0 && matchPanel(data, meta),
       Object.keys(data.aurocs).length > 0 && detectorPanel(data, meta)),
-    !dead && contextPanel(data),
   ]);
   return page;
 }
@@ -90,14 +90,20 @@ function detectorPanel(data, meta) {
       h("td", { class: "name" }, name), h("td", { class: "chart" }, meter(area, meta.auroc_chance[name])), h("td", { class: "value" }, `${round(area, 3)} (${round(meta.auroc_chance[name], 3)})`))))));
 }
 
+const FIRST_SHOWN = 8;
+
 function contextPanel(data) {
   const body = h("div", { class: "contexts" });
   const buttons = [];
   const show = (which) => {
     buttons.forEach((b, i) => b.setAttribute("aria-pressed", i === which ? "true" : "false"));
     body.replaceChildren();
-    if (which === 0) append(body, data.contexts[0].map((c) => contextRow(c, data.maximum)));
-    else {
+    if (which === 0) {
+      const rest = data.contexts[0].slice(FIRST_SHOWN);
+      append(body, data.contexts[0].slice(0, FIRST_SHOWN).map((c) => contextRow(c, data.maximum)));
+      const more = h("button", { type: "button", class: "more", onclick: () => more.replaceWith(...rest.map((c) => contextRow(c, data.maximum))) }, `${rest.length} more`);
+      if (rest.length) body.append(more);
+    } else {
       data.contexts.slice(1).forEach((group, i) => {
         const low = (9 - i) / 10, count = data.intervals[9 - i];
         append(body, [h("h4", {}, `${round(low * data.maximum)} – ${round((low + 0.1) * data.maximum)}`, h("small", {}, ` ${grouped(count)} firings, ${percent(count / data.count)}; ${group.length} drawn at random`)),

@@ -60,7 +60,8 @@ export class LatentList {
     this.stop?.abort();
     this.busy = false;
     this.changed(this.query);
-    await this.more(true);
+    this.loading = this.more(true);
+    await this.loading;
   }
 
   async more(first = false) {
@@ -104,6 +105,7 @@ export class LatentList {
 
   // The latent before or after the current one in this order.
   async step(by) {
+    await this.loading;
     const at = this.rows.findIndex((r) => r.id === this.current);
     if (at + by >= this.rows.length) await this.more();
     const next = this.rows[at < 0 ? 0 : at + by];

@@ -16,7 +16,7 @@ export function livePage(source, meta, parameters, remember) {
   const rare = h("input", { type: "checkbox", checked: true, onchange: () => draw() });
   const first = h("input", { type: "checkbox", checked: true, onchange: () => draw() });
   const status = h("p", { class: "note", role: "status" });
-  const shown = h("p", { class: "run live-run", dir: "auto", "aria-label": "Tokens" });
+  const shown = h("p", { class: "run live-run", role: "group", dir: "auto", "aria-label": "Tokens" });
   const side = h("div", { class: "side" });
   append(page, [
     h("p", { class: "note" }, "Every token is shaded by its strongest latent, relative to that latent's maximum in the store. Choose a token to see its latents, or a latent to see where it fires."),

@@ -26,7 +26,7 @@ export function mapPage(source, meta) {
     const pen = canvas.getContext("2d"), style = getComputedStyle(canvas);
     const colours = ["--map-rare", "--map-some", "--map-often"].map((n) => style.getPropertyValue(n)), strong = style.getPropertyValue("--accent"), faint = style.getPropertyValue("--line");
     pen.clearRect(0, 0, canvas.width, canvas.height);
-    const size = { width: canvas.width, height: canvas.height }, r = Math.max(1, Math.min(5, 0.9 * Math.sqrt(view.zoom))) * ratio;
+    const size = { width: canvas.width, height: canvas.height }, r = Math.max(1, Math.min(6, (140 / Math.sqrt(points.length / 3)) * Math.sqrt(view.zoom))) * ratio;
     const groups = [[], [], [], [], []];
     for (let i = 0; i < points.length / 3; i += 1) {
       const d = points[3 * i + 2];
@@ -150,6 +150,7 @@ export function mapPage(source, meta) {
     } else return;
     event.preventDefault();
   });
+  new MutationObserver(draw).observe(document.documentElement, { attributes: true, attributeFilter: ["data-theme"] });
   new ResizeObserver(draw).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   source.map().then((loaded) => {

@@ -69,7 +69,7 @@ export function steerBox(source, meta, data) {
   const shown = h("output", { class: "strength" });
   const status = h("p", { class: "note", role: "status" });
   const names = ["unedited", "steered", "random direction"];
-  const outputs = names.map((n) => h("p", { class: "generated", dir: "auto", "aria-label": n, tabIndex: 0 }));
+  const outputs = names.map((n) => h("p", { class: "generated", role: "group", dir: "auto", "aria-label": n, tabIndex: 0 }));
   const strength = () => (mode.value === "add" ? Number(slider.value) * top : Math.abs(Number(slider.value)));
   const redraw = () => {
     slider.min = mode.value === "add" ? -2 : 0;

@@ -112,7 +112,9 @@ class Confirmation:
 
     @property
     def p_random(self) -> float:
-        """How often a random circuit is as close to 1 as C; the smallest it can be is 1 / (n_random + 1)."""
+        """How often a random circuit is as close to 1 as C, 1 / (n_random + 1) at least; NaN without any, or F."""
+        if not len(self.random) or not np.isfinite(self.faithfulness):
+            return float("nan")
         closer = np.abs(1 - self.random) <= abs(1 - self.faithfulness)
         return float((1 + closer.sum()) / (1 + len(self.random)))
 
@@ -131,7 +133,7 @@ class Confirmation:
         tests = {
             "edges do not predict the frozen model": self.frozen.correlation >= FROZEN_CORRELATION,
             "nodes do not predict the model": self.nodes.correlation >= MODEL_CORRELATION,
-            "no more faithful than random circuits": self.p_random < CHANCE,
+            "not shown to be more faithful than random circuits": self.p_random < CHANCE,
         }
         return [name for name, passed in tests.items() if not passed]
 

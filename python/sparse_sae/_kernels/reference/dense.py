@@ -1,0 +1,11 @@
+"""Products of full matrices."""
+
+from __future__ import annotations
+
+from .arrays import Array
+
+
+def matmul_nt(x: Array, w: Array, *, num_threads: int = 1) -> Array:
+    """x @ w.T"""
+    out: Array = x @ w.T
+    return out

@@ -288,7 +288,7 @@ def test_bad_input_is_refused_before_anything_runs(tiny_lm, tiny_sae, latents, k
 def test_only_adding_is_defined_where_codes_do_not_reconstruct_the_hook(tiny_lm, tiny_sae):
     to_mlp = {**tiny_sae.metadata, "hook_name_out": "blocks.1.hook_mlp_out"}
     tiny_sae = SAE.from_rows(
-        tiny_sae.params, tiny_sae.architecture, apply_b_dec_to_input=False, metadata=to_mlp
+        tiny_sae.params, tiny_sae.activation, apply_b_dec_to_input=False, metadata=to_mlp
     )
     with pytest.raises(NotImplementedError, match="transcoder"):
         steer(tiny_lm, tiny_sae, {3: 1.0}, "clamp")

@@ -151,14 +151,14 @@ def test_pursuit_is_an_architecture_that_saves_and_trains(tmp_path):
     assert_allclose(sae.encode(data.x, latents=[9, 2]).toarray(), codes.toarray()[:, [9, 2]])
     sae.save(tmp_path / "sae")
     again = load(tmp_path / "sae")
-    assert again.architecture == sae.architecture
+    assert again.activation == sae.activation
     assert (again.encode(data.x) != codes).nnz == 0
     result = train(
         data.x, Pursuit(method="omp", k=3), d_sae=24, n_tokens=8000, batch_size=200, lr=1e-2, seed=0
     )
     assert result.history[-1]["loss"] < 0.7 * result.history[0]["loss"]
     scaled = train(data.x * 100, Pursuit(penalty=0.1), d_sae=24, n_tokens=400, batch_size=200).sae
-    assert scaled.architecture.penalty > 1  # was in units of the scaled data, is now in those of x
+    assert scaled.activation.penalty > 1  # was in units of the scaled data, is now in those of x
     assert 1 < scaled.encode(data.x * 100).nnz / 400 < 8
     with pytest.raises(ValueError, match=r"k in 1\.\.24"):
         train(data.x, Pursuit(method="omp", k=25), d_sae=24, n_tokens=800)

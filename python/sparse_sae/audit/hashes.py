@@ -59,7 +59,7 @@ def sae_sha256(sae: Any) -> str:
     """SHA-256 of everything that decides an SAE's codes: weights, architecture, centring and normalisation."""
     arrays = {**sae.params, **{f"transform.{k}": v for k, v in sae.transform.arrays.items()}}
     settings = {
-        "architecture": sae.architecture.config(),
+        "architecture": sae.activation.config(),
         "apply_b_dec_to_input": bool(sae.apply_b_dec_to_input),
         "kind": sae.kind,
         "transform": sae.transform.kind,

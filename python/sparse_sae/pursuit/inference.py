@@ -16,7 +16,7 @@ blocks, so memory does not grow with N M.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ __all__ = ["encode"]
 
 F32 = NDArray[np.float32]
 BLOCK = 1 << 22  # entries of one dense block of codes, 16 MiB
-METHODS = ("lasso", "reweighted", "omp", "iht")
+Method: TypeAlias = Literal["lasso", "reweighted", "omp", "iht"]
+METHODS = get_args(Method)
 
 
 def encode(
@@ -37,7 +38,7 @@ def encode(
     W_dec: Any,
     b_dec: Any = None,
     *,
-    method: str = "reweighted",
+    method: Method = "reweighted",
     penalty: float | None = None,
     k: int | None = None,
     n_steps: int | None = None,

@@ -224,7 +224,7 @@ class Steering:
         flat = x.detach().reshape(-1, x.shape[2]).numpy()
         codes = (
             self._sae.encode(flat)[:, self._latents]
-            if self.exact and self._sae.architecture.competes
+            if self.exact and self._sae.activation.competes
             else self._sae.encode(flat, latents=self._latents)
         )
         return torch.from_numpy(codes.toarray()).reshape(*x.shape[:2], -1)

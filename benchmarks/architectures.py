@@ -317,7 +317,7 @@ def crossover(_):
     """CPU seconds of the sparse and the dense way over a range of densities, one thread."""
     from sparse_sae import _kernels
     from sparse_sae.architectures import products
-    from sparse_sae.architectures.base import Codes
+    from sparse_sae.codes import Codes
 
     n, m, d = 1024, 4608, 576
     rng = np.random.default_rng(0)

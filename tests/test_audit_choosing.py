@@ -135,6 +135,18 @@ def test_intervals_by_group_are_wider() -> None:
     assert high_g - low_g > 2 * (high - low)
 
 
+def test_the_bootstrap_draws_what_drawing_cases_would() -> None:
+    """Weights of a draw stand for the cases themselves, ties included."""
+    from sparse_sae.audit.rates import _weighted_auroc
+    from sparse_sae.probing import auroc
+
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 6, 40).astype(float), rng.random(40) < 0.4
+    weights = rng.multinomial(40, np.full(40, 1 / 40), size=50)
+    expected = [float(auroc(np.repeat(scores, w), np.repeat(labels, w))) for w in weights]
+    np.testing.assert_allclose(_weighted_auroc(scores, labels, weights), expected)
+
+
 def test_logistic_regression_is_scikit_learns() -> None:
     sklearn = pytest.importorskip("sklearn.linear_model")
     rng = np.random.default_rng(0)

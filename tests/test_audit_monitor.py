@@ -24,7 +24,7 @@ def sae_of(architecture: Any, d: int = 32, m: int = 64) -> SAE:
         "W_enc": rng.standard_normal((m, d)), "W_dec": rng.standard_normal((m, d)),
         "b_enc": 0.1 * rng.standard_normal(m), "b_dec": 0.1 * rng.standard_normal(d),
     }  # fmt: skip
-    params |= {name: 0.5 + rng.random(m) for name in architecture.needs}
+    params |= {name: 0.5 + rng.random(m) for name in architecture.activation.needs}
     return SAE.from_rows(
         {name: value.astype(np.float32) for name, value in params.items()}, architecture,
         metadata={"model_name": "tiny", "hook_name": HOOK},

@@ -135,11 +135,25 @@ def test_the_command(
     monkeypatch.setattr(circuits, "open_model", lambda options: tiny_lm)
     made.save(tmp_path / "set")
     command = ["circuit", "the parcel is late please", "--plain", "--set", str(tmp_path / "set")]
-    files = {"--out": "g.json", "--html": "g.html", "--npz": "g.npz"}
+    (tmp_path / "texts.txt").write_text("the parcel is late\nmy order is not available please\n" * 4)
+    (tmp_path / "own.json").write_text('{"0/3": "mine"}')
+    command += ["--names", str(tmp_path / "own.json")]
+    labels = ["--label-tokens", "40", "--texts", str(tmp_path / "texts.txt")]
+    files = {"--out": "g.json", "--html": "g.html", "--npz": "g.npz", "--save-names": "names.json"}
     asked = [text for option, name in files.items() for text in (option, str(tmp_path / name))]
     assert (
         main(
-            [*command, "--target", "refund", "--minus", "money", "--paraphrase", "my parcel is late", *asked]
+            [
+                *command,
+                "--target",
+                "refund",
+                "--minus",
+                "money",
+                "--paraphrase",
+                "my parcel is late",
+                *labels,
+                *asked,
+            ]
         )
         == 0
     )
@@ -147,7 +161,10 @@ def test_the_command(
     assert "confirmed" in printed and "over 2 prompts" in printed
     document = json.loads((tmp_path / "g.json").read_text())
     assert document["metadata"]["slug"] == "the-parcel-is-late-please" and document["links"]
-    assert all((tmp_path / name).stat().st_size > 1000 for name in files.values())
+    assert all((tmp_path / name).stat().st_size > 50 for name in files.values())
+    names = json.loads((tmp_path / "names.json").read_text())["names"]
+    assert names["0/3"] == "mine" and " → " in next(text for key, text in names.items() if key != "0/3")
+    assert any(f"{text} (L" in printed for text in names.values())
     for extra, message in (
         (["--minus", "money"], "--minus: needs --target"),
         (["--target", "refund price"], "expected one; name one of them by number"),

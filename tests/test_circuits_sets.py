@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from sparse_sae import TopK  # noqa: E402
-from sparse_sae.circuits import DictionarySet, places_of, set_quality, train_set  # noqa: E402
+from sparse_sae.circuits import DictionarySet, ablated, places_of, set_quality, train_set  # noqa: E402
+from sparse_sae.lm import read_hooks  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -137,6 +138,26 @@ def test_quality_of_each_and_of_all_at_once(tiny_lm: Any, tmp_path: Path) -> Non
     handle.remove()
     assert found.rows[0].loss_dictionary == pytest.approx(loss, rel=1e-4)
     assert "all 3 at once" in str(found)
+    joint = set_quality(tiny_lm, made, texts()[:4], each=False)
+    assert len(joint.rows) == 1 and joint.joint.loss_dictionary == found.joint.loss_dictionary
+
+    # features taken out: all of a layer's are its bias and its skip
+    d0, ids0 = d.sae, ids[0]
+    every = [(0, latent) for latent in range(d0.d_sae)]
+    with torch.no_grad(), ablated(tiny_lm, made, every):
+        got = read_hooks(tiny_lm, ["blocks.0.mlp.hook_in", "blocks.0.hook_mlp_out"], ids0)
+    plain = read_hooks(tiny_lm, ["blocks.0.hook_mlp_out"], ids0)["blocks.0.hook_mlp_out"][0].numpy()
+    read = got["blocks.0.mlp.hook_in"][0].numpy()
+    after = got["blocks.0.hook_mlp_out"][0].numpy()
+    np.testing.assert_allclose(plain[1:] - after[1:], (d0.encode(read) @ d0.W_dec)[1:], atol=1e-4)
+    np.testing.assert_array_equal(after[0], plain[0])
+    for features, message in (
+        ([], "features: none"),
+        ([(2, 0)], "no transcoder writes"),
+        ([(0, 99)], "latent: got 99"),
+    ):
+        with pytest.raises(ValueError, match=message), ablated(tiny_lm, made, features):
+            pass
     assert found.to_dict()[-1]["hooks"] == tuple(made)
 
 

@@ -200,10 +200,10 @@ def test_wrong_hyperparameters_are_named_when_given(make: Any, name: str) -> Non
 
 
 def test_groupmax_is_not_trained_and_coefficients_are_weights() -> None:
-    from sparse_sae.architectures import GroupMax
+    from sparse_sae.activations import GroupMax
 
-    with pytest.raises(NotImplementedError, match="GroupMax SAEs are read and used, not trained"):
-        train(X, GroupMax(k=4), **HOW)
+    with pytest.raises(TypeError, match=r"architecture: got GroupMax\(k=4\), which says how an SAE encodes"):
+        train(X, GroupMax(k=4), **HOW)  # type: ignore[call-overload]
     for architecture in (TopK(k=2, aux_coefficient=-1), Gated(aux_coefficient=-0.1)):
         with pytest.raises(ValueError, match="aux_coefficient: got -"):
             TrainConfig(architecture, **HOW)

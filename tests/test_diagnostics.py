@@ -78,7 +78,7 @@ def test_too_sparse_appears_and_stays_away():
     assert "2 active latents than with 1" in appears.message
     assert too_sparse(sae_of(world.features, Pursuit(method="omp", k=8)), x) is None
     assert too_sparse(sae_of(world.features[:1], Pursuit(method="omp", k=1)), x) is None  # no room for more
-    with pytest.raises(ValueError, match="x must have shape"):
+    with pytest.raises(ValueError, match="x: got shape"):
         too_sparse(sae_of(world.features, Pursuit(method="omp", k=1)), x[0])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sparse_sae
-from sparse_sae.architectures import L1, GroupMax, JumpReLU
+from sparse_sae.activations import GroupMax, JumpReLU, ReLU
 
 GOLDEN = Path(__file__).parent / "golden"
 CLOSE: dict[str, float] = {"rtol": 1e-5, "atol": 1e-5}
@@ -58,7 +58,7 @@ def test_sparsify_written_again_is_the_same_file(name: str, tmp_path: Path) -> N
     for key, value in theirs.items():
         np.testing.assert_array_equal(value, ours[key])
     again = sparse_sae.load(tmp_path / "again")
-    assert again.architecture == sae.architecture
+    assert again.activation == sae.activation
     assert again.apply_b_dec_to_input == sae.apply_b_dec_to_input
 
 
@@ -95,10 +95,10 @@ def test_metadata_from_the_peers_configurations() -> None:
 
 
 def test_architectures_are_the_ones_that_compute_it() -> None:
-    found = {name: sparse_sae.load(FILES[name]).architecture for name in FILES if name != EARLY}
+    found = {name: sparse_sae.load(FILES[name]).activation for name in FILES if name != EARLY}
     assert found["sparsify/groupmax"] == GroupMax(k=4)
     assert isinstance(found["dictionary_learning/MatryoshkaBatchTopKSAE"], JumpReLU)
-    assert isinstance(found["dictionary_learning/AutoEncoderNew"], L1)
+    assert isinstance(found["dictionary_learning/AutoEncoderNew"], ReLU)
     assert sparse_sae.load(FILES["openai/resid_post_mlp_v5_32k"]).transform.kind == "layer_norm"
     assert sparse_sae.load(FILES["openai/mlp_post_act"]).transform.is_identity
 

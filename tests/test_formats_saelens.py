@@ -53,7 +53,7 @@ def test_saved_again_and_loaded_it_is_the_same(case: str, tmp_path: Path) -> Non
     sae.save(tmp_path / "again")
     again = sparse_sae.load(tmp_path / "again")
     assert again.metadata.get("hook_name") == sae.metadata.get("hook_name")
-    assert again.architecture == sae.architecture
+    assert again.activation == sae.activation
     assert (again.transform, again.apply_b_dec_to_input) == (sae.transform, sae.apply_b_dec_to_input)
     assert again.params.keys() == sae.params.keys()
     for name, value in sae.params.items():
@@ -123,7 +123,7 @@ def test_tensors_that_nobody_would_read_are_an_error(tmp_path: Path) -> None:
 
 
 def test_saelens_changing_k_wins_over_what_was_written_here(tmp_path: Path) -> None:
-    assert sparse_sae.load(edited(tmp_path, "ours_topk", k=7)).architecture == sparse_sae.TopK(k=7)
+    assert sparse_sae.load(edited(tmp_path, "ours_topk", k=7)).activation == sparse_sae.TopK(k=7).activation
 
 
 def test_finetuned_scaling_factor_is_in_the_decoder(tmp_path: Path) -> None:

@@ -135,3 +135,17 @@ def test_refuses(kernels: Any) -> None:
     w[1] *= 2
     with pytest.raises(ValueError, match=r"w: row 1 has norm 2\.0+, expected 1 or 0"):
         kernels.encode_omp(x, w, 2)
+
+
+@compiled
+@dtype
+@pytest.mark.parametrize("multiple", [1e3, 1e4, 1e6])
+def test_rows_whose_squares_underflow(kernels: Any, dtype: Any, multiple: float) -> None:
+    """Found by torture: their norm was taken for zero, and with it all rounding."""
+    rng = np.random.default_rng(0)
+    size = float(np.finfo(dtype).smallest_subnormal) * multiple
+    x = (size * rng.standard_normal((130, 3))).astype(dtype)
+    w = unit(rng.standard_normal((97, 3))).astype(dtype)
+    want, got = (kernels.encode_omp(x, w, 6, simple=simple) for simple in (True, False))
+    for one, other in zip(want, got, strict=True):
+        assert one.tobytes() == other.tobytes()

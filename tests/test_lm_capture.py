@@ -296,20 +296,20 @@ def test_where_bfloat16_has_no_instructions_the_model_is_not_even_tried(
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"context": 65}, r"context must be from 2 to the model's 64 tokens, got 65"),
-        ({"context": 1}, "context must be"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1"),
+        ({"context": 65}, "context: got 65, expected from 2 to the model's 64 tokens"),
+        ({"context": 1}, "context: got 1"),
+        ({"max_tokens": 0}, "max_tokens: got 0, expected at least 1"),
         ({"batch_tokens": -5}, "batch_tokens: got -5, expected at least 1"),
         ({"shard_bytes": 0}, "shard_bytes: got 0"),
         ({"texts": [[5, 97, 3]]}, r"input_ids: token 97 of row 0 at position 1, expected 0 to 96"),
         ({"texts": [[5, -1]]}, "token -1 of row 0"),
-        ({"compute_dtype": "int8"}, "compute_dtype must be"),
-        ({"hooks": []}, "hooks must be"),
-        ({"hooks": [HOOK, HOOK]}, "hooks must be"),
+        ({"compute_dtype": "int8"}, "compute_dtype: got 'int8'"),
+        ({"hooks": []}, "hooks: got"),
+        ({"hooks": [HOOK, HOOK]}, "hooks: got"),
         ({"hooks": "blocks.9.hook_resid_post"}, "layers 0 to 2"),
         ({"texts": []}, "texts: there are none"),
         ({"texts": ["a"]}, "need a tokenizer"),
-        ({"dtype": "float64"}, "dtype must be one of"),
+        ({"dtype": "float64"}, "dtype: got .*, expected one of"),
     ],
 )
 def test_bad_arguments_are_refused(

@@ -301,8 +301,8 @@ def test_dose_response_plot(tiny_lm, tiny_sae, tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"strengths": []}, "strengths must be"),
-        ({"strengths": [0.0, 1.0]}, "strengths must be"),
+        ({"strengths": []}, "strengths: got"),
+        ({"strengths": [0.0, 1.0]}, "strengths: got"),
         ({"n_latents": 100}, "n_latents"),
         ({"prompts": PROMPTS[:1]}, "at least two"),
         ({"groups": [1, 2]}, "one label a prompt"),

@@ -147,7 +147,7 @@ def test_capture_and_stream(engine: NumpyEngine, tmp_path: Path) -> None:
         capture(engine, TEXTS, HOOK, tmp_path / "other", compute_dtype="bfloat16")
     with pytest.raises(ValueError, match="expected one of blocks"):
         capture(engine, TEXTS, "blocks.9.hook_resid_post", tmp_path / "other")
-    with pytest.raises(ValueError, match="context must be from 2 to the model's 256"):
+    with pytest.raises(ValueError, match="context: got 257, expected from 2 to the model's 256"):
         capture(engine, TEXTS, HOOK, tmp_path / "other", context=257)
 
 

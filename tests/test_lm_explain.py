@@ -200,8 +200,8 @@ def test_prompts_as_ids_and_a_bare_module(tiny_lm, tiny_sae, ids):
         ("", {}, "no tokens"),
         (lambda out: out[0], {}, "one finite number"),
         (lambda out: out[0, 0] * float("nan"), {}, "one finite number"),
-        (3, {"positions": [40]}, "positions must lie"),
-        (3, {"positions": "here"}, "positions must be"),
+        (3, {"positions": [40]}, "positions: got"),
+        (3, {"positions": "here"}, "positions: got"),
         (3, {"method": "guess"}, "method: got"),
         (3, {"steps": 0}, "steps"),
         (3, {"hook": "blocks.1.mlp.hook_post"}, "64 wide, the SAE 32"),
@@ -213,5 +213,5 @@ def test_bad_input(tiny_lm, tiny_sae, target, kwargs, message):
 
 
 def test_wrong_type_of_target(tiny_lm, tiny_sae):
-    with pytest.raises(TypeError, match="target must be"):
+    with pytest.raises(TypeError, match="target: got"):
         explain(tiny_lm, tiny_sae, PROMPT, 3.5)

@@ -112,7 +112,7 @@ def test_massive_activations_are_found_counted_and_kept(tiny_lm, tiny_sae, texts
 
 def test_several_hook_points_and_the_table(tiny_lm, tiny_sae, texts):
     elsewhere = SAE.from_rows(
-        tiny_sae.params, tiny_sae.architecture, metadata={"hook_name": "blocks.0.hook_mlp_out"}
+        tiny_sae.params, tiny_sae.activation, metadata={"hook_name": "blocks.0.hook_mlp_out"}
     )
     found = model_quality(tiny_lm, {HOOK: tiny_sae, "blocks.0.hook_mlp_out": elsewhere}, texts)
     assert [row.hook for row in found.rows] == [HOOK, HOOK, "blocks.0.hook_mlp_out", "blocks.0.hook_mlp_out"]

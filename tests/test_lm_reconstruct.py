@@ -39,7 +39,7 @@ def test_the_loss_through_it_is_that_of_model_quality(tiny_lm, tiny_sae):
 
 
 def test_several_are_all_in_force_and_generation_works(tiny_lm, tiny_sae):
-    other = SAE.from_rows(tiny_sae.params, tiny_sae.architecture, metadata={"hook_name": LATER})
+    other = SAE.from_rows(tiny_sae.params, tiny_sae.activation, metadata={"hook_name": LATER})
     with reconstruct(tiny_lm, tiny_sae):
         between = at(tiny_lm, LATER)
     with reconstruct(tiny_lm, [tiny_sae, other]):

@@ -269,14 +269,14 @@ def test_half_precision_model(tiny_lm, tiny_sae):
     [
         ({64: 1.0}, {}, "from 0 to 63"),
         ({}, {}, "latents is empty"),
-        ([3], {}, "must be a mapping"),
+        ([3], {}, "expected a mapping"),
         ([3, 3], {"mode": "ablate"}, "distinct"),
-        ({True: 1.0}, {}, "whole numbers from 0 to 63; got .True"),
+        ({True: 1.0}, {}, "got .True.*, expected distinct whole numbers from 0 to 63"),
         ({1.0: 1.0}, {}, "whole numbers"),
         ({3: float("nan")}, {}, "finite"),
-        ({3: [1.0, 2.0], 4: [1.0, 2.0, 3.0]}, {}, "lengths are"),
-        ({3: 1.0}, {"mode": "push"}, "mode must be one of"),
-        ({3: 1.0}, {"positions": "first"}, "positions must be"),
+        ({3: [1.0, 2.0], 4: [1.0, 2.0, 3.0]}, {}, "got values of lengths"),
+        ({3: 1.0}, {"mode": "push"}, "mode: got"),
+        ({3: 1.0}, {"positions": "first"}, "positions: got"),
         ({3: 1.0}, {"hook": "blocks.9.hook_resid_post"}, "layers 0 to 2"),
     ],
 )
@@ -288,7 +288,7 @@ def test_bad_input_is_refused_before_anything_runs(tiny_lm, tiny_sae, latents, k
 def test_only_adding_is_defined_where_codes_do_not_reconstruct_the_hook(tiny_lm, tiny_sae):
     to_mlp = {**tiny_sae.metadata, "hook_name_out": "blocks.1.hook_mlp_out"}
     tiny_sae = SAE.from_rows(
-        tiny_sae.params, tiny_sae.architecture, apply_b_dec_to_input=False, metadata=to_mlp
+        tiny_sae.params, tiny_sae.activation, apply_b_dec_to_input=False, metadata=to_mlp
     )
     with pytest.raises(NotImplementedError, match="transcoder"):
         steer(tiny_lm, tiny_sae, {3: 1.0}, "clamp")

@@ -97,7 +97,7 @@ def test_rows_do_not_depend_on_their_neighbours(method, monkeypatch):
 def test_refuses():
     x, W = np.ones((2, 3)), np.eye(3)
     for how, message in [
-        ({"method": "nnls"}, "method must be one of"),
+        ({"method": "nnls"}, "method: got"),
         ({"method": "lasso"}, "takes a penalty"),
         ({"method": "lasso", "penalty": 0.1, "k": 2}, "no k"),
         ({"method": "omp", "k": 4}, "k in 1..3"),
@@ -107,19 +107,19 @@ def test_refuses():
     ]:
         with pytest.raises(ValueError, match=message):
             encode(x, W, **how)
-    with pytest.raises(ValueError, match=r"x must have shape \(n, 3\)"):
+    with pytest.raises(ValueError, match=r"x: got shape .*, expected \(n, 3\)"):
         encode(x[:, :2], W, penalty=0.1)
-    with pytest.raises(ValueError, match="b_dec must have shape"):
+    with pytest.raises(ValueError, match="b_dec: got shape"):
         encode(x, W, np.ones(2), penalty=0.1)
     with pytest.raises(ValueError, match="x holds NaN"):
         encode(x * np.nan, W, penalty=0.1)
-    with pytest.raises(ValueError, match="W_dec must have shape"):
+    with pytest.raises(ValueError, match="W_dec: got shape"):
         encode(x, W[0], penalty=0.1)
-    with pytest.raises(ValueError, match="restarts must be at least 2"):
+    with pytest.raises(ValueError, match="restarts: got 1, expected at least 2"):
         learn(np.ones((20, 3)), restarts=1, d_sae=2)
-    with pytest.raises(ValueError, match="d_sae must be in"):
+    with pytest.raises(ValueError, match="d_sae, batch_size"):
         learn(np.ones((20, 3)), d_sae=21)
-    with pytest.raises(ValueError, match="x must have shape"):
+    with pytest.raises(ValueError, match="x: got shape"):
         learn(np.ones(20))
 
 
@@ -151,14 +151,14 @@ def test_pursuit_is_an_architecture_that_saves_and_trains(tmp_path):
     assert_allclose(sae.encode(data.x, latents=[9, 2]).toarray(), codes.toarray()[:, [9, 2]])
     sae.save(tmp_path / "sae")
     again = load(tmp_path / "sae")
-    assert again.architecture == sae.architecture
+    assert again.activation == sae.activation
     assert (again.encode(data.x) != codes).nnz == 0
     result = train(
         data.x, Pursuit(method="omp", k=3), d_sae=24, n_tokens=8000, batch_size=200, lr=1e-2, seed=0
     )
     assert result.history[-1]["loss"] < 0.7 * result.history[0]["loss"]
     scaled = train(data.x * 100, Pursuit(penalty=0.1), d_sae=24, n_tokens=400, batch_size=200).sae
-    assert scaled.architecture.penalty > 1  # was in units of the scaled data, is now in those of x
+    assert scaled.activation.penalty > 1  # was in units of the scaled data, is now in those of x
     assert 1 < scaled.encode(data.x * 100).nnz / 400 < 8
     with pytest.raises(ValueError, match=r"k in 1\.\.24"):
         train(data.x, Pursuit(method="omp", k=25), d_sae=24, n_tokens=800)

@@ -152,7 +152,7 @@ def test_another_run_is_not_replaced_without_a_word(tmp_path: Path, x: Any) -> N
     assert (tmp_path / checkpoint.NAME).read_bytes() == kept
     with pytest.raises(ValueError, match="overwrite: got True with resume=True"):
         train(x, TopK(k=3), **arguments, resume=True, overwrite=True)
-    assert train(x, TopK(k=3), **arguments, overwrite=True).sae.architecture.k == 3
+    assert train(x, TopK(k=3), **arguments, overwrite=True).sae.activation.k == 3
 
 
 def test_two_processes_do_not_train_in_one_directory(tmp_path: Path, x: Any) -> None:

@@ -195,15 +195,15 @@ def test_synthsaebench_has_the_papers_sparsity(scale_by_parent):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"probability": 1.5}, "probability must lie"),
-        ({"probability": [0.1, 0.2]}, "probability must be one finite number or 5"),
-        ({"mean": float("nan")}, "mean must be"),
-        ({"std": -1}, "cannot be negative"),
-        ({"correlation_rank": -1}, "cannot be negative"),
-        ({"mean": 0, "hierarchy": Hierarchy(1, 2, 1, scale_by_parent=True)}, "mean must be positive"),
+        ({"probability": 1.5}, "probability: got values"),
+        ({"probability": [0.1, 0.2]}, "probability: got shape .*, expected one finite number or 5"),
+        ({"mean": float("nan")}, "mean: got"),
+        ({"std": -1}, "std, noise and bias_norm: got"),
+        ({"correlation_rank": -1}, "expected three numbers of at least 0"),
+        ({"mean": 0, "hierarchy": Hierarchy(1, 2, 1, scale_by_parent=True)}, "mean: got 0 or less"),
         (
             {"probability": 0, "hierarchy": Hierarchy(1, 2, 1, compensate=True)},
-            "probability must be positive",
+            "probability: got 0, expected positive",
         ),
     ],
 )
@@ -217,7 +217,7 @@ def test_other_refusals():
         Hierarchy(0, 2, 1)
     with pytest.raises(ValueError, match="minimum <= maximum"):
         zipf(5, 1.0, 0.1, 0.2)
-    with pytest.raises(ValueError, match="index must be at least 0"):
+    with pytest.raises(ValueError, match="index and n: got"):
         superposition(5, 3).block(-1)
     with pytest.raises(ValueError, match="n_features and d_in"):
         superposition(0, 3)

@@ -125,9 +125,9 @@ def test_training_is_repeatable():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"density": 0}, r"density must lie in \(0, 1\]"),
+        ({"density": 0}, r"density: got .*, expected a value in \(0, 1\]"),
         ({"density": [0.1, 0.2], "instances": 3}, "for 3 instances"),
-        ({"importance": [1, 2]}, "importance must have 4 values"),
+        ({"importance": [1, 2]}, "importance: got 2 values, expected 4"),
         ({"importance": -1}, "importance cannot be negative"),
         ({"importance": np.ones((2, 4)), "density": [0.1] * 3}, "got shapes"),
     ],

@@ -94,7 +94,7 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path) -> None:
     plain = train(planted()[0], TopK(k=3), **arguments)
     of_numpy = {name: np.asarray(value)[()] for name, value in arguments.items()}
     got = train(planted()[0], TopK(k=np.int64(3)), **of_numpy, out=tmp_path)
-    assert got.sae.architecture == plain.sae.architecture and type(got.sae.architecture.k) is int
+    assert got.sae.activation == plain.sae.activation and type(got.sae.activation.k) is int
     np.testing.assert_array_equal(got.sae.W_enc, plain.sae.W_enc)
 
 

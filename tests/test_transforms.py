@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import sparse_sae
-from sparse_sae import BatchTopK, JumpReLU, TopK, Transform, evaluate, train
+from sparse_sae import BatchTopK, TopK, Transform, evaluate, train
+from sparse_sae.activations import JumpReLU
 from sparse_sae.transforms import KINDS
 
 
@@ -60,7 +61,7 @@ def test_units_of_the_data_change_nothing_but_the_codes() -> None:
         sae = train(factor * x, BatchTopK(k=3), d_sae=40, n_tokens=20_000, lr=3e-3).sae
         found.append((sae, evaluate(sae, factor * x).fvu))
     (one, fvu), (other, fvu_other) = found
-    assert isinstance(one.architecture, JumpReLU)
+    assert isinstance(one.activation, JumpReLU)
     assert fvu_other == pytest.approx(fvu, rel=1e-3)
     np.testing.assert_allclose(other.params["threshold"], 1024 * one.params["threshold"], rtol=1e-3)
     np.testing.assert_allclose(other.b_dec, 1024 * one.b_dec, rtol=1e-2, atol=1)

@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "kernels/decode/decode.h"
+#include "kernels/encode/kept.h"
 #include "kernels/encode/threshold.h"
 #include "kernels/encode/topk.h"
 #include "kernels/gather/gather.h"
@@ -68,6 +69,14 @@ void fuzz(Bytes& in) {
     const Codes<T> want = encode_topk_simple(rows, dict, select, 1);
     for (const Screening how : {Screening::floats, Screening::bytes})
         CHECK(same_codes(encode_topk(rows, dict, select, threads, how), want));
+    if constexpr (std::is_same_v<T, float>) {
+        Dictionary<float> with_copy = dict;
+        const auto copy = keep_copy(rows, dict, threads);
+        with_copy.kept = copy.get();
+        CHECK(same_codes(encode_topk(rows, with_copy, select, threads, Screening::bytes), want));
+        CHECK(same_codes(encode_threshold<float>(rows, with_copy, b.data(), threads, Screening::bytes),
+                         encode_threshold<float>(rows, dict, b.data(), 1)));
+    }
     if (!select.absolute) {
         std::vector<char> dead(static_cast<std::size_t>(M));
         for (std::size_t j = 0; j < dead.size(); ++j) dead[j] = j == 0 || (options >> 4 & 1) || j % 3 == 0;

@@ -23,6 +23,7 @@ from .transforms import Transform
 
 if TYPE_CHECKING:
     from . import (  # noqa: F401 (what `__getattr__` gives)
+        activations,
         architectures,
         audit,
         browser,
@@ -70,8 +71,8 @@ __all__ = [
 
 # Imported when they are first named (`sparse_sae.match`), so that importing the package stays quick.
 _PARTS = (
-    "architectures", "audit", "browser", "circuits", "data", "evaluation", "formats", "hub", "lm", "match", "probing",
-    "pursuit", "synthetic", "toy", "training",
+    "activations", "architectures", "audit", "browser", "circuits", "data", "evaluation", "formats", "hub", "lm",
+    "match", "probing", "pursuit", "synthetic", "toy", "training",
 )  # fmt: skip
 
 if not TYPE_CHECKING:

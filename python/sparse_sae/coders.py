@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -13,6 +14,43 @@ from .transforms import Transform
 
 Kind: TypeAlias = Literal["sae", "transcoder", "crosscoder"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+def kind_of(
+    kind: str | None,
+    sources: Sequence[int],
+    widths: tuple[int, int],
+    *,
+    skip: bool,
+    metadata: Mapping[str, Any],
+) -> Kind:
+    """What an SAE is: as it was said, held against what it has; else what that says.
+
+    Args:
+        kind: as it was said, or None. sources: widths of a crosscoder's parts. widths: d_in and d_out.
+        skip: whether there is a W_skip. metadata: may name a `hook_name_out` of its own.
+
+    Raises:
+        ValueError: the two do not agree.
+    """
+    written = metadata.get("hook_name_out")
+    elsewhere = written not in (None, metadata.get("hook_name"))
+    differs = widths[0] != widths[1] or skip or elsewhere
+    found = kind or ("crosscoder" if sources else "transcoder" if differs else "sae")
+    known = next((known for known in KINDS if known == found), None)
+    if known is None or (known == "crosscoder") != bool(sources):
+        raise ValueError(
+            f"kind: got {kind!r} with sources {tuple(sources)}, expected one of {', '.join(KINDS)}; a crosscoder, "
+            "and nothing else, has sources"
+        )
+    if known == "sae" and differs:
+        raise ValueError(
+            f"kind: got 'sae', but it reads {widths[0]} and writes {widths[1]} numbers"
+            + (" with a skip" if skip else "")
+            + (f" at {written}" if elsewhere else "")
+            + "; pass kind='transcoder'"
+        )
+    return known
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,18 @@ from scipy.sparse import csr_array
 from . import _kernels
 from ._io.arrays import Array, as_array, as_rows, to_float
 from ._threads import resolve_threads
-from .architectures import Architecture, Codes
-from .coders import KINDS
+from .activations import Activation
+from .architectures import Architecture
+from .coders import Kind, kind_of
 from .transforms import Transform
+from .weights import NEEDED, check_weights
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
 class SAE:
-    """z = architecture(W_enc (x - b_dec) + b_enc),  x̂ = W_dec z + b_dec.
+    """z = activation(W_enc (x - b_dec) + b_enc),  x̂ = W_dec z + b_dec.
 
     b_dec is subtracted from the input only where `apply_b_dec_to_input`, which says nothing of the kind: many SAEs
     do not centre their input. A transcoder's output may also have a linear skip, + W_skip x. A crosscoder is an SAE
@@ -29,9 +31,10 @@ class SAE:
 
     Args:
         params: `W_enc` (d_in, d_sae) and `W_dec` (d_sae, d_out), as the properties of these names give them; `b_enc`
-            (d_sae,), `b_dec` (d_out,); optional `W_skip` (d_out, d_in); and what the architecture needs
+            (d_sae,), `b_dec` (d_out,); optional `W_skip` (d_out, d_in); and what the activation needs
             (`threshold`, …). All float32, or all float64. `from_rows` takes both matrices a latent a row.
-        architecture: how pre-activations become codes.
+        activation: how pre-activations become codes: one of `sparse_sae.activations`, or an architecture, which stands
+            for what it encodes with after training.
         kind: "sae", "transcoder" or "crosscoder": what is read and what is written. None for a crosscoder where there
             are `sources`, a transcoder where the widths differ, there is a skip, or metadata name a
             `hook_name_out` of its own, and else an SAE: another transcoder of equal widths must be said to be one.
@@ -51,9 +54,9 @@ class SAE:
     def __init__(
         self,
         params: dict[str, Array],
-        architecture: Architecture,
+        activation: Activation | Architecture,
         *,
-        kind: str | None = None,
+        kind: Kind | None = None,
         apply_b_dec_to_input: bool = True,
         transform: Transform | None = None,
         sources: Sequence[int] = (),
@@ -62,38 +65,32 @@ class SAE:
         # Inside, a latent is one contiguous row of both matrices.
         stored = {name: np.transpose(value) if name == "W_enc" else value for name, value in params.items()}
         self.params = {name: np.ascontiguousarray(value) for name, value in stored.items()}
-        self.architecture = architecture
+        self.activation = activation.activation if isinstance(activation, Architecture) else activation
+        if not isinstance(self.activation, Activation):
+            raise TypeError(f"activation: got {activation!r:.200}, expected for example TopK(k=32)")
         self.apply_b_dec_to_input = apply_b_dec_to_input
         self.transform = transform or Transform()
         self.sources = tuple(sources)
         self.metadata = dict(metadata or {})
-        self._check()
-        written = self.metadata.get("hook_name_out")
-        elsewhere = written not in (None, self.metadata.get("hook_name"))
-        differs = self.d_in != self.d_out or "W_skip" in self.params or elsewhere
-        self.kind = kind or ("crosscoder" if self.sources else "transcoder" if differs else "sae")
-        if self.kind not in KINDS or (self.kind == "crosscoder") != bool(self.sources):
+        check_weights(self.params, (*NEEDED, *self.activation.needs), centred=apply_b_dec_to_input)
+        if self.sources and sum(self.sources) != self.d_in:
             raise ValueError(
-                f"kind: got {kind!r} with sources {self.sources}, expected one of {', '.join(KINDS)}; a crosscoder, "
-                "and nothing else, has sources"
+                f"sources: widths {self.sources} add up to {sum(self.sources)}, expected d_in = {self.d_in}"
             )
-        if self.kind == "sae" and differs:
-            raise ValueError(
-                f"kind: got 'sae', but it reads {self.d_in} and writes {self.d_out} numbers"
-                + (" with a skip" if "W_skip" in self.params else "")
-                + (f" at {written}" if elsewhere else "")
-                + "; pass kind='transcoder'"
-            )
+        self.activation.check(self.d_sae)
+        self.kind: Kind = kind_of(
+            kind, self.sources, (self.d_in, self.d_out), skip="W_skip" in self.params, metadata=self.metadata
+        )
 
     @classmethod
-    def from_rows(cls, params: dict[str, Array], architecture: Architecture, **more: Any) -> SAE:
+    def from_rows(cls, params: dict[str, Array], activation: Activation | Architecture, **more: Any) -> SAE:
         """An SAE from matrices as they are stored here: W_enc (d_sae, d_in) and W_dec (d_sae, d_out), a latent a row.
 
         Nothing is copied where they are contiguous. Other arguments are those of `SAE`.
         """
         if "W_enc" in params:
             params = {**params, "W_enc": np.transpose(params["W_enc"])}
-        return cls(params, architecture, **more)
+        return cls(params, activation, **more)
 
     @classmethod
     def from_pretrained(cls, repo_id: str, path: str | None = None, **options: Any) -> SAE:
@@ -151,47 +148,6 @@ class SAE:
         """All but what `prepare` keeps, which belongs to this process."""
         return {name: value for name, value in vars(self).items() if name != "_kept"}
 
-    def _check(self) -> None:
-        p = self.params
-        for name in ("W_enc", "W_dec", "b_enc", "b_dec", *self.architecture.needs):
-            if name not in p:
-                wanted = ", ".join(("W_enc", "W_dec", "b_enc", "b_dec", *self.architecture.needs))
-                raise ValueError(f"params: no {name!r}, {self.architecture.name} expects {wanted}")
-        dtype = p["W_enc"].dtype
-        if dtype not in (np.float32, np.float64):
-            raise TypeError(f"W_enc: dtype {dtype}, expected float32 or float64")
-        if p["W_enc"].ndim != 2 or p["W_dec"].ndim != 2:
-            raise ValueError(
-                f"W_enc, W_dec: {p['W_enc'].ndim} and {p['W_dec'].ndim} axes, expected (d_in, d_sae), (d_sae, d_out)"
-            )
-        shapes = {
-            "W_dec": (self.d_sae, self.d_out),
-            "b_enc": (self.d_sae,),
-            "b_dec": (self.d_out,),
-            "W_skip": (self.d_out, self.d_in),
-            **dict.fromkeys(self.architecture.needs, (self.d_sae,)),
-        }
-        for name, value in p.items():
-            expected = shapes.get(name)
-            if expected is not None and value.shape != expected:
-                raise ValueError(
-                    f"{name}: shape {value.shape}, expected {expected} to go with W_enc {p['W_enc'].shape[::-1]}, "
-                    "which is (d_in, d_sae)"
-                )
-            if value.dtype != dtype:
-                raise TypeError(f"{name}: dtype {value.dtype}, expected {dtype} like W_enc")
-            if not np.isfinite(value).all():
-                raise ValueError(f"{name}: holds NaN or infinity; the file or the training run is damaged")
-        if self.apply_b_dec_to_input and self.d_in != self.d_out:
-            raise ValueError(
-                f"apply_b_dec_to_input: b_dec is {self.d_out} wide, the input {self.d_in}; pass False for a transcoder"
-            )
-        if self.sources and sum(self.sources) != self.d_in:
-            raise ValueError(
-                f"sources: widths {self.sources} add up to {sum(self.sources)}, expected d_in = {self.d_in}"
-            )
-        self.architecture.check(self.d_sae)
-
     @property
     def d_sae(self) -> int:
         """Number of latents."""
@@ -244,7 +200,7 @@ class SAE:
 
     def __repr__(self) -> str:
         kind = "SAE" if self.kind == "sae" else self.kind
-        return f"<{kind} {self.architecture!r} d_in={self.d_in} d_out={self.d_out} d_sae={self.d_sae}>"
+        return f"<{kind} {self.activation!r} d_in={self.d_in} d_out={self.d_out} d_sae={self.d_sae}>"
 
     def encode(
         self,
@@ -259,7 +215,7 @@ class SAE:
             x: (d_in,), (n, d_in) or (…, d_in); float16, bfloat16, float32 or float64; NumPy, torch or any
                 array that offers DLPack or `__array__`. Leading axes are flattened. An SAE read from a file that
                 says `reshape_activations: hook_z` also takes (…, heads, d_head).
-            latents: only these latents are computed, in this order: a watch-list. For architectures in which
+            latents: only these latents are computed, in this order: a watch-list. For activations in which
                 latents compete (TopK), the value is that of the latent on its own, ReLU(pre-activation).
             num_threads: None for `OMP_NUM_THREADS` or all cores; results do not depend on it.
 
@@ -284,10 +240,10 @@ class SAE:
                 )
             latents = latents.astype(np.int32)
             width = len(latents)
-        codes = self.architecture.encode(
+        codes = self.activation.encode(
             self.params, rows, self._center(), latents=latents, num_threads=threads
         )
-        return _csr(codes, (len(rows), width))
+        return codes.matrix(width)
 
     def decode(self, codes: csr_array | ArrayLike, *, num_threads: int | None = None) -> Array:
         """(n, d_out) activations from (n, d_sae) codes, sparse or dense.
@@ -342,13 +298,13 @@ class SAE:
         seen = rows
         if not self.transform.is_identity:
             seen, undo = self.transform.apply(to_float(rows, self.dtype))
-        codes = self.architecture.encode(self.params, seen, self._center(), num_threads=threads)
+        codes = self.activation.encode(self.params, seen, self._center(), num_threads=threads)
         out: Array = _kernels.decode(*codes, self.params["W_dec"], self.params["b_dec"], num_threads=threads)
         if "W_skip" in self.params:
             out += _kernels.matmul_nt(to_float(seen, self.dtype), self.params["W_skip"], num_threads=threads)
         if undo is not None:
             out = undo(out)
-        return _csr(codes, (len(rows), self.d_sae)), out
+        return codes.matrix(self.d_sae), out
 
     def save(self, path: str | Path, format: str = "saelens") -> None:
         """Write a directory, whole or not at all; what was there stays until the new one is complete.
@@ -375,10 +331,3 @@ class SAE:
 
     def _center(self) -> Array | None:
         return self.params["b_dec"] if self.apply_b_dec_to_input else None
-
-
-def _csr(codes: Codes, shape: tuple[int, int]) -> csr_array:
-    matrix = csr_array((codes.values, codes.indices, codes.indptr), shape=shape)
-    matrix.has_sorted_indices = True
-    matrix.has_canonical_format = True
-    return matrix

@@ -50,7 +50,7 @@ class ToyModel:
         seed: int = 0,
     ) -> None:
         if n_features < 1 or n_hidden < 1:
-            raise ValueError(f"n_features and n_hidden must be at least 1; got {n_features} and {n_hidden}")
+            raise ValueError(f"n_features and n_hidden: got {n_features} and {n_hidden}, expected at least 1")
         p, weight = np.asarray(density, dtype=np.float32), np.asarray(importance, dtype=np.float32)
         named = [*p.shape[:1], *weight.shape[: weight.ndim - 1]]
         count = instances if instances is not None else (named[0] if named else 1)
@@ -61,10 +61,10 @@ class ToyModel:
             )
         if weight.ndim and weight.shape[-1] != n_features:
             raise ValueError(
-                f"importance must have {n_features} values, one for each feature; got {weight.shape[-1]}"
+                f"importance: got {weight.shape[-1]} values, expected {n_features}, one for each feature"
             )
         if not (np.all(p > 0) and np.all(p <= 1)):
-            raise ValueError(f"density must lie in (0, 1]; got {p}")
+            raise ValueError(f"density: got {p}, expected a value in (0, 1]")
         if not (np.all(np.isfinite(weight)) and np.all(weight >= 0)):
             raise ValueError("importance cannot be negative, NaN or infinite")
         self.density: F32 = np.broadcast_to(p, (count,)).copy()
@@ -96,7 +96,7 @@ class ToyModel:
         further, from a new schedule."""
         if n_steps < 1 or batch_size < 1 or not lr > 0:
             raise ValueError(
-                f"n_steps, batch_size and lr must be positive; got {n_steps=}, {batch_size=}, {lr=}"
+                f"n_steps, batch_size and lr: got {n_steps}, {batch_size} and {lr}, expected positive numbers"
             )
         params = (self.W, self.b)
         moments = [(np.zeros_like(p), np.zeros_like(p)) for p in params]
@@ -181,7 +181,7 @@ def effective_features(responses: Any) -> F64:
     dense = responses.toarray() if hasattr(responses, "toarray") else responses
     squared = np.asarray(dense, dtype=np.float64) ** 2
     if squared.ndim != 2:
-        raise ValueError(f"responses must have shape (n_features, n_units); got {squared.shape}")
+        raise ValueError(f"responses: got shape {squared.shape}, expected (n_features, n_units)")
     fourth = (squared**2).sum(axis=0)
     total = squared.sum(axis=0) ** 2
     effective: F64 = np.divide(total, fourth, out=np.zeros_like(total), where=fourth > 0)

@@ -88,7 +88,7 @@ def sae_and_store(
         ).sae  # fmt: skip
     metrics = sparse_sae.evaluate(sae, held_out)
     quality = {"tokens": len(rows), "excluded": store.excluded, "d_sae": sae.d_sae}
-    quality["architecture"] = type(sae.architecture).__name__
+    quality["architecture"] = type(sae.activation).__name__
     scores = {name: getattr(metrics, name) for name in ("fvu", "l0", "dead_fraction")}
     return sae, store, quality | scores
 

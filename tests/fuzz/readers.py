@@ -105,12 +105,14 @@ def main() -> None:
     warnings.simplefilter("ignore")
     files.SLACK_BYTES = 256 << 20  # instrumented code and what libFuzzer keeps grow meanwhile
     write_corpus()
+    for name in {name for name, _ in TARGETS}:
+        files.undamaged(name)  # what libraries load when they are first used is no matter of an input
     alone = any(not argument.startswith("-") for argument in sys.argv[1:])
     options = [
         *sys.argv,
         "-max_len=65536",
         "-rss_limit_mb=4096",
-        "-timeout=60",
+        "-timeout=600",
         *([] if alone else [str(CORPUS)]),
     ]
     atheris.Setup(options, test_one, custom_mutator=mutated)

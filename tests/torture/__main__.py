@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from watch import Watched
 
@@ -38,35 +39,34 @@ def main() -> int:
         args.case if args.case is not None else args.seed if args.seed is not None else time.time_ns() % 2**40
     )
     seconds = args.minutes * 60 / len(args.only)
-    counts: dict[str, dict[str, int]] = {}
-    findings: list[str] = []
+    found: dict[str, Any] = {}
     for name in args.only:
-        already = len(findings)
+        counts: dict[str, int] = {}
+        findings: list[str] = []
         with Watched(name) as attack:
             end, case = time.monotonic() + seconds, first
-            while time.monotonic() < end and len(findings) < already + 20:
+            while time.monotonic() < end and len(findings) < 20:
                 outcome, problem = attack.run(case)
-                seen = counts.setdefault(name, {})
                 for kind, count in outcome.items():
-                    seen[kind] = seen.get(kind, 0) + count
+                    counts[kind] = counts.get(kind, 0) + count
                 if problem:
                     findings.append(f"{name} --case {case}: {', '.join(outcome)}: {problem}")
                     print(findings[-1], flush=True)
                 case += 1
                 if args.case is not None:
                     break
-        total = sum(counts.setdefault(name, {}).values())
-        print(f"{name}: {total} cases", flush=True)
-        for outcome, count in sorted(counts[name].items()):
-            print(f"    {count:8d}  {outcome}")
-    if args.json:
-        result = {
-            "minutes": args.minutes, "first_case": first, "version": sparse_sae.__version__,
-            "levels": _kernels.loadable_levels(), "findings": findings, "attacks": counts,
+        print(f"{name}: {sum(counts.values())} tries, {len(findings)} findings", flush=True)
+        for kind, count in sorted(counts.items()):
+            print(f"    {count:8d}  {kind}")
+        found[name] = {
+            "minutes": seconds / 60, "first_case": first, "version": sparse_sae.__version__,
+            "levels": _kernels.loadable_levels(), "findings": findings, "tries": counts,
         }  # fmt: skip
-        args.json.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
-    print(f"{sum(sum(c.values()) for c in counts.values())} cases, {len(findings)} findings")
-    return 1 if findings else 0
+    if args.json:
+        # Attacks that did not run keep what an earlier run has found.
+        before = json.loads(args.json.read_text()) if args.json.exists() else {}
+        args.json.write_text(json.dumps(before | found, indent=1, sort_keys=True) + "\n")
+    return int(any(attack["findings"] for attack in found.values()))
 
 
 if __name__ == "__main__":

@@ -117,6 +117,26 @@ def topk_aux(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, thread
                 raise Broken(f"{what}: row {n} has another choice than the oracle")
 
 
+def kept(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, threads: int, what: str) -> None:
+    """Selections by a copy of the weights in int8 that is kept between calls."""
+    if w.dtype != np.float32:
+        return
+    w = w.copy()
+    k = min(int(pick(rng, [1, 2, 8, 32])), len(w))
+    limit = values(rng, "ordinary", w.dtype, len(w)) * 3 if rng.random() < 0.6 else None
+    options: Any = {"center": center, "relu": bool(rng.random() < 0.7)}
+    want = kernels.encode_topk(x, w, b, k, simple=True, **options)
+    over = kernels.encode_threshold(x, w, b, limit, center=center, screen="float")
+    w.flags.writeable = False
+    handle, _ = kernels.keep_int8(w, sample=pick(rng, [None, x]), num_threads=threads)
+    for screen in ("auto", "int8"):
+        got = kernels.encode_topk(x, w, b, k, screen=screen, num_threads=threads, **options)
+        same(got, want, f"encode_topk from a kept copy {what} k {k} {screen=} {threads=}")
+        got = kernels.encode_threshold(x, w, b, limit, center=center, screen=screen, num_threads=threads)
+        same(got, over, f"encode_threshold from a kept copy {what} {screen=} {threads=}")
+    del handle
+
+
 def omp(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, threads: int, what: str) -> None:
     with np.errstate(all="ignore"):
         wide = np.nan_to_num(w.astype(np.float64), nan=1.0, posinf=1.0, neginf=-1.0)
@@ -140,4 +160,4 @@ def omp(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, threads: in
         raise Broken(f"{what}: the codes reconstruct worse than none")
 
 
-PARTS = [topk, threshold, batch_topk, topk_aux, omp, products, residual, squared_norm, update, gather]
+PARTS = [topk, threshold, batch_topk, topk_aux, kept, omp, products, residual, squared_norm, update, gather]

@@ -175,6 +175,6 @@ def construct(draw: Draw, sae: Any) -> Part:
     def call() -> None:
         made = sparse_sae.SAE(params, sparse_sae.TopK(k=k))
         made.encode(X)
-        json.dumps(made.architecture.config())
+        json.dumps(made.activation.config())
 
     return call, (*params, "k:", "params", "d_sae"), what

@@ -37,8 +37,12 @@ def block(name: str, found: dict[str, Counter[str]], columns: dict[str, str]) ->
 
 
 def contents(result: dict[str, Any], fuzz: dict[str, Any]) -> str:
-    attacks: dict[str, Counts] = result["attacks"]
+    attacks: dict[str, Counts] = {name: attack["tries"] for name, attack in result.items()}
     total = sum(sum(counts.values()) for counts in attacks.values())
+    minutes, findings = (
+        sum(attack["minutes"] for attack in result.values()),
+        [a["findings"] for a in result.values()],
+    )
     refused, same = "refused, the file named", "the same result"
     files = counted(attacks["files"], r"(.+): (.+)")
     signals = counted(attacks["kills"], r"(\w+), (\d+) signals")
@@ -47,14 +51,14 @@ def contents(result: dict[str, Any], fuzz: dict[str, Any]) -> str:
         for victim, counts in sorted(signals.items())
         if victim != "broken"
     ]
+    levels = {level: level for level in result["kernels"]["levels"]}
     targets = [[name, f"{t['inputs']:,}", t["findings"]] for name, t in sorted(fuzz["targets"].items())]
     return "\n\n".join([
-        f"The last committed run took {result['minutes']:g} minutes: {total:,} tries, "
-        f"{len(result['findings'])} findings.",
+        f"The committed result is of {minutes:g} minutes: {total:,} tries, {sum(map(len, findings))} findings.",
         block("damaged file of", files, {
             refused: refused, same: same, "another result (the format has no checksum)": "another result (no checksum)",
         }),
-        block("kernel", counted(attacks["kernels"], r"(\w+) at (\w+)"), {level: level for level in result["levels"]}),
+        block("kernel", counted(attacks["kernels"], r"(\w+) at (\w+)"), levels),
         table(["killed in", "tries", "signals"], deaths),
         block("wrong arguments of", counted(attacks["misuse"], r"(\w+) (.+)"), {
             "refused by name": "refused by name", "works": "works", "diverged, and said so": "diverged, and said so",

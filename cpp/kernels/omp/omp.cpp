@@ -65,10 +65,21 @@ T largest(const T* c, int64_t M) {
     return best;
 }
 
+// At least the norm of x. Of rows so small that their squares underflow, a dot product would say that they have none.
+template <class T>
+T norm_bound(const T* x, int64_t D) {
+    using Limits = std::numeric_limits<T>;
+    const T norm = std::sqrt(dot(x, x, D));
+    if (norm > std::sqrt(Limits::min() / Limits::epsilon())) return norm;
+    T most = 0;
+    for (int64_t d = 0; d < D; ++d) most = std::max(most, std::abs(x[d]));
+    return most * std::sqrt(static_cast<T>(D));
+}
+
 // One row, given its correlations c0 (M) with all latents and the matrix of theirs with each other.
 template <class T>
 void pursue(Support<T>& s, const T* c0, const std::vector<T>& gram, int64_t M, std::vector<T>& c) {
-    const T norm = std::sqrt(dot(s.x, s.x, s.D)), none = -std::numeric_limits<T>::infinity();
+    const T norm = norm_bound(s.x, s.D), none = -std::numeric_limits<T>::infinity();
     std::vector<T> residual(s.x, s.x + s.D), minus;
     std::vector<const T*> rows;
     while (static_cast<int64_t>(s.latents.size()) < s.k) {
@@ -76,11 +87,14 @@ void pursue(Support<T>& s, const T* c0, const std::vector<T>& gram, int64_t M, s
         s.subtract(c.data(), M, minus, rows, [&](std::size_t i) { return gram.data() + s.latents[i] * M; });
         for (const int32_t j : s.latents) c[j] = none;
         // Both this update and the dot product with the residual err by at most (D / 32 + 8 + 2 (size + 1)) u
-        // (|x| + sum z), u half of epsilon: D / 32 additions and a tree of 5 a dot product, size terms a sum.
+        // (|x| + sum z), u half of epsilon: D / 32 additions and a tree of 5 a dot product, size terms a sum. Where
+        // products underflow, each loses at most the smallest number: D of a dot product, size for each of D elements.
         T reach = norm;
         for (const T z : s.z) reach += z;
-        const T steps = static_cast<T>(s.D / 32 + 10 + 2 * static_cast<int64_t>(s.z.size()));
-        const T slack = 2 * steps * std::numeric_limits<T>::epsilon() * reach;
+        const int64_t size = static_cast<int64_t>(s.z.size());
+        const T steps = static_cast<T>(s.D / 32 + 10 + 2 * size);
+        const T lost = static_cast<T>(2 * (s.D + 1) * (size + 1)) * std::numeric_limits<T>::denorm_min();
+        const T slack = 2 * steps * std::numeric_limits<T>::epsilon() * reach + lost;
         const T limit = std::max(largest(c.data(), M) - 2 * slack, -slack);
         T most = 0;
         int64_t best = -1;

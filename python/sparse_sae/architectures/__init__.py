@@ -7,10 +7,10 @@ from dataclasses import fields
 from typing import Any
 
 from .._arguments import known_names
-from .base import Architecture, Batch, Codes, Gradients
+from ..codes import Codes
+from .base import Architecture, Batch, Gradients
 from .batch_topk import BatchTopK
 from .gated import Gated
-from .groupmax import GroupMax
 from .jump_relu import JumpReLU
 from .matryoshka import Matryoshka
 from .pursuit import Pursuit
@@ -25,7 +25,6 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
     JumpReLU.name: JumpReLU,
     Gated.name: Gated,
     L1.name: L1,
-    GroupMax.name: GroupMax,
     Pursuit.name: Pursuit,
 }
 
@@ -39,7 +38,6 @@ __all__ = [
     "Codes",
     "Gated",
     "Gradients",
-    "GroupMax",
     "JumpReLU",
     "Matryoshka",
     "Pursuit",

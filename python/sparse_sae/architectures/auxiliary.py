@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _kernels
-from .base import Array, Batch, Block, Codes, Params, reconstruction
+from ..codes import Array, Codes, Params
+from .base import Batch, Block, reconstruction
 
 
 def aux_size(batch: Batch, aux_k: int | None) -> int:

@@ -1,4 +1,4 @@
-"""What an architecture is: how pre-activations become sparse codes, and the loss that trains them.
+"""What an architecture is: the loss by which weights for an activation are trained, and what belongs to it.
 
 An architecture knows parameters by name, batches and kernels. It holds no optimiser, no logging and no data
 code, and it does not know what is read and written (coders.py): inputs arrive centred and scaled, targets
@@ -11,34 +11,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from .. import _kernels
 from .._arguments import conform
+from ..activations import Activation
+from ..codes import Array, Codes, Params, stack
 from .products import residual_products
-
-Array: TypeAlias = npt.NDArray[Any]
-Params: TypeAlias = dict[str, Array]
-
-
-class Codes(NamedTuple):
-    """Codes as the kernels pass them: CSR, without the class around it."""
-
-    indptr: Array
-    indices: Array
-    values: Array
-
-    def rows(self) -> Array:
-        """(nnz,) the row of each entry."""
-        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
-
-    def where(self, kept: Array) -> Codes:
-        """Only the entries for which kept (nnz,) is true."""
-        counts = np.concatenate([[0], np.cumsum(kept)])
-        return Codes(counts[self.indptr].astype(np.int32), self.indices[kept], self.values[kept])
 
 
 @dataclass(frozen=True)
@@ -110,10 +91,6 @@ class Architecture(ABC):
 
     name: ClassVar[str]
     competes: ClassVar[bool] = False  # whether codes of one latent depend on the pre-activations of others
-    trainable: ClassVar[bool] = True  # whether there is a `step`; others are read from files and used
-    needs: ClassVar[
-        tuple[str, ...]
-    ] = ()  # weights of its own, one entry a latent, without which it cannot encode
 
     def __post_init__(self) -> None:
         conform(self)
@@ -134,17 +111,14 @@ class Architecture(ABC):
     def init(self, params: Params, x: Array) -> None:
         """Add this architecture's own parameters to W_enc, W_dec, b_enc, b_dec; x is a sample of inputs."""
 
+    @property
     @abstractmethod
-    def encode(
-        self,
-        params: Params,
-        x: Array,
-        center: Array | None,
-        *,
-        latents: Array | None = None,
-        num_threads: int = 1,
-    ) -> Codes:
-        """Codes of rows x (N, d_in), of any float type; with latents (L,), only those, by position."""
+    def activation(self) -> Activation:
+        """What the SAE encodes with after training."""
+
+    def encode(self, params: Params, x: Array, center: Array | None = None, *, num_threads: int = 1) -> Codes:
+        """Codes of rows x (N, d_in), of any float type, at this point of training."""
+        return self.activation.encode(params, x, center, num_threads=num_threads)
 
     @abstractmethod
     def step(self, params: Params, batch: Batch) -> Gradients:
@@ -153,9 +127,9 @@ class Architecture(ABC):
     def end_of_step(self, params: Params, gradients: Gradients, batch: Batch) -> None:
         """Update running statistics kept among the parameters (such as a BatchTopK threshold)."""
 
-    def trained(self, params: Params) -> tuple[Architecture, Params]:
-        """The architecture and parameters to use after training."""
-        return self, params
+    def trained(self, params: Params) -> tuple[Activation, Params]:
+        """The activation and parameters to use after training."""
+        return self.activation, params
 
     def rescale(self, params: Params, factor: Array | float) -> None:
         """Codes are about to be multiplied by factor, a number or (d_sae,): adapt own parameters in place.
@@ -178,18 +152,6 @@ class Block(NamedTuple):
     codes: Codes
     dz: Array
     out: Array
-
-
-def stack(*blocks: Codes) -> Codes:
-    """Blocks of codes below one another."""
-    indptr = [blocks[0].indptr]
-    for block in blocks[1:]:
-        indptr.append(block.indptr[1:] + indptr[-1][-1])
-    return Codes(
-        np.concatenate(indptr),
-        np.concatenate([b.indices for b in blocks]),
-        np.concatenate([b.values for b in blocks]),
-    )
 
 
 def reconstruction(

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from .. import _kernels
-from .base import Architecture, Array, Batch, Codes, Gradients, Params
-from .jump_relu import JumpReLU, above
+from .. import _kernels, activations
+from ..codes import Array, Codes, Params
+from .base import Batch, Gradients
 from .topk import TopK
 
 # The mean over about the last 20 batches, and over all of them before that many were seen. A longer memory keeps
@@ -42,21 +42,18 @@ class BatchTopK(TopK):
             )
         )
 
-    def encode(
-        self,
-        params: Params,
-        x: Array,
-        center: Array | None,
-        *,
-        latents: Array | None = None,
-        num_threads: int = 1,
-    ) -> Codes:
+    @property
+    def activation(self) -> activations.Activation:
+        """A threshold for all latents; see `trained`."""
+        return activations.JumpReLU()
+
+    def encode(self, params: Params, x: Array, center: Array | None = None, *, num_threads: int = 1) -> Codes:
         """Pre-activations above the mean threshold so far; the k largest of each row before the first batch."""
         mean, count = params["threshold_mean"]
         if not count:
-            return super().encode(params, x, center, latents=latents, num_threads=num_threads)
+            return activations.TopK(self.k).encode(params, x, center, num_threads=num_threads)
         threshold = np.full(len(params["W_enc"]), mean)
-        return above(params, threshold, x, center, latents, num_threads)
+        return activations.above(params, threshold, x, center, None, num_threads)
 
     def end_of_step(self, params: Params, gradients: Gradients, batch: Batch) -> None:
         if len(gradients.codes.values):
@@ -64,14 +61,14 @@ class BatchTopK(TopK):
             state[1] += 1
             state[0] += max(_MEMORY, 1 / state[1]) * (gradients.codes.values.min() - state[0])
 
-    def trained(self, params: Params) -> tuple[Architecture, Params]:
+    def trained(self, params: Params) -> tuple[activations.Activation, Params]:
         """A JumpReLU; a TopK if no batch was seen, for which there is no threshold."""
         params = dict(params)
         mean, count = params.pop("threshold_mean")
         if not count:
-            return TopK(k=self.k), params
+            return activations.TopK(self.k), params
         params["threshold"] = np.full(len(params["W_enc"]), mean)
-        return JumpReLU(), params
+        return self.activation, params
 
     def rescale(self, params: Params, factor: Array | float) -> None:
         # Latents compete, so factor is the same for all.

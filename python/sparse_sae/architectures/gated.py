@@ -8,8 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from .. import _kernels
+from ..activations import Activation, Gate, above, magnitude
+from ..codes import Array, Params
 from .auxiliary import auxiliary
-from .base import Array, Batch, Block, Codes, Gradients, Params, gradients, reconstruction
+from .base import Batch, Block, Gradients, gradients, reconstruction
 from .penalty import Penalised, along, decoder_norms, starting_bias
 
 
@@ -31,7 +33,6 @@ class Gated(Penalised):
     aux_k: int | None = 0
 
     name: ClassVar[str] = "gated"
-    needs: ClassVar[tuple[str, ...]] = ("b_mag", "r_mag")
 
     def init(self, params: Params, x: Array) -> None:
         """r_mag 0, and b_mag = b_enc: gate and magnitude agree. With a target, b_enc from a sample of inputs."""
@@ -41,49 +42,17 @@ class Gated(Penalised):
         params["r_mag"] = np.zeros_like(params["b_enc"])
         params["b_mag"] = params["b_enc"].copy()
 
-    def encode(
-        self,
-        params: Params,
-        x: Array,
-        center: Array | None,
-        *,
-        latents: Array | None = None,
-        num_threads: int = 1,
-    ) -> Codes:
-        """Magnitudes where the gate is open."""
-        gate = self._gate(params, x, center, latents, num_threads)
-        index = gate.indices if latents is None else latents[gate.indices]
-        magnitude = self._magnitude(params, gate.values, index)
-        return gate._replace(values=magnitude).where(magnitude > 0)
-
-    @staticmethod
-    def _gate(
-        params: Params, x: Array, center: Array | None, latents: Array | None, num_threads: int
-    ) -> Codes:
-        return Codes(
-            *_kernels.encode_threshold(
-                x,
-                params["W_enc"],
-                params["b_enc"],
-                None,
-                center=center,
-                latents=latents,
-                num_threads=num_threads,
-            )
-        )
-
-    @staticmethod
-    def _magnitude(params: Params, gate: Array, index: Array) -> Array:
-        scaled: Array = np.exp(params["r_mag"])[index] * (gate - params["b_enc"][index])
-        return scaled + params["b_mag"][index]
+    @property
+    def activation(self) -> Activation:
+        return Gate()
 
     def step(self, params: Params, batch: Batch) -> Gradients:
         # Gate and magnitude share a pattern, so one block holds both gradients.
         threads, m = batch.num_threads, len(params["W_enc"])
-        gate = self._gate(params, batch.x, None, None, threads)
+        gate = above(params, None, batch.x, None, None, threads)
         index = gate.indices
-        magnitude = self._magnitude(params, gate.values, index)
-        z = np.maximum(magnitude, 0)
+        size = magnitude(params, gate.values, index)
+        z = np.maximum(size, 0)
         codes = gate._replace(values=z)
         out, dz, squared, value = reconstruction(codes, params, batch.y, batch.variance, threads)
         _, d_gate, _, value_gate = reconstruction(gate, params, batch.y, batch.variance, threads)
@@ -94,7 +63,7 @@ class Gated(Penalised):
         unit = self.penalty(params, batch) / (len(batch.x) * batch.variance**0.5)
         sums = _kernels.latent_sums(*gate, m, num_threads=threads)
         d_gate = d_gate + (d_gate.dtype.type(unit) * total)[index]
-        d_magnitude = np.where(magnitude > 0, dz, dz.dtype.type(0))
+        d_magnitude = np.where(size > 0, dz, dz.dtype.type(0))
         d_product = np.exp(params["r_mag"])[index] * d_magnitude  # through exp(r_mag) W_enc x̄
 
         def by_latent(values: Array) -> Array:
@@ -103,7 +72,7 @@ class Gated(Penalised):
         vectors = {
             "b_enc": by_latent(d_gate),
             "b_mag": by_latent(d_magnitude),
-            "r_mag": by_latent(d_magnitude * (magnitude - params["b_mag"][index])),
+            "r_mag": by_latent(d_magnitude * (size - params["b_mag"][index])),
         }
         parts = {"reconstruction": value, "sparsity": unit * float(sums @ total), "gate": value_gate}
         blocks = [Block(codes, d_gate + d_product, out)]

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from .. import _kernels
+from .. import _kernels, activations
+from ..codes import Array, Codes, Params
 from .auxiliary import auxiliary
-from .base import Array, Batch, Block, Codes, Gradients, Params, gradients, reconstruction
+from .base import Batch, Block, Gradients, gradients, reconstruction
 from .penalty import SAMPLE_ROWS, Penalised, along, decoder_norms, quantile_of_products, starting_bias
 
 Recipe: TypeAlias = Literal["step", "tanh"]
@@ -62,7 +63,6 @@ class JumpReLU(Penalised):
     preact_coefficient: float = 3e-5
 
     name: ClassVar[str] = "jumprelu"
-    needs: ClassVar[tuple[str, ...]] = ("threshold",)
 
     @property
     def unit_norm(self) -> bool:
@@ -102,17 +102,13 @@ class JumpReLU(Penalised):
         """(d_sae,) θ, in training and afterwards."""
         return params["threshold"] if "threshold" in params else np.exp(params["log_threshold"])
 
-    def encode(
-        self,
-        params: Params,
-        x: Array,
-        center: Array | None,
-        *,
-        latents: Array | None = None,
-        num_threads: int = 1,
-    ) -> Codes:
+    @property
+    def activation(self) -> activations.Activation:
+        return activations.JumpReLU()
+
+    def encode(self, params: Params, x: Array, center: Array | None = None, *, num_threads: int = 1) -> Codes:
         """Pre-activations above their thresholds."""
-        return above(params, self.threshold(params), x, center, latents, num_threads)
+        return activations.above(params, self.threshold(params), x, center, None, num_threads)
 
     def step(self, params: Params, batch: Batch) -> Gradients:
         # The pattern holds what is active and what is in the window below θ.
@@ -120,7 +116,7 @@ class JumpReLU(Penalised):
         theta = self.threshold(params)
         dtype = theta.dtype.type
         half = dtype(self.bandwidth / 2)
-        near = above(params, np.maximum(theta - half, 0), batch.x, None, None, threads)
+        near = activations.above(params, np.maximum(theta - half, 0), batch.x, None, None, threads)
         index, pre = near.indices, near.values
         active = pre > theta[index]
         window = (np.abs(pre - theta[index]) < half).astype(pre.dtype) / dtype(self.bandwidth)  # K / ε
@@ -181,12 +177,12 @@ class JumpReLU(Penalised):
         if self.target_l0 is not None:
             params["log_threshold"] += params["log_threshold"].dtype.type(_FOLLOW) * params["penalty"][1]
 
-    def trained(self, params: Params) -> tuple[Penalised, Params]:
+    def trained(self, params: Params) -> tuple[activations.Activation, Params]:
         """With `threshold` for log_threshold."""
         params = dict(super().trained(params)[1])
         params["threshold"] = self.threshold(params)
         params.pop("log_threshold", None)
-        return self, params
+        return self.activation, params
 
     def rescale(self, params: Params, factor: Array | float) -> None:
         if "threshold" in params:
@@ -206,20 +202,3 @@ def starting_threshold(params: Params, x: Array, active: float) -> float:
     sample, m = np.ascontiguousarray(x[:SAMPLE_ROWS]), len(params["W_enc"])
     share = 1 - min(0.5, active / m)
     return max(quantile_of_products(sample, params["W_enc"], params["b_enc"], share), 1e-3)
-
-
-def above(
-    params: Params, threshold: Array, x: Array, center: Array | None, latents: Array | None, num_threads: int
-) -> Codes:
-    """Pre-activations above thresholds (d_sae,)."""
-    return Codes(
-        *_kernels.encode_threshold(
-            x,
-            params["W_enc"],
-            params["b_enc"],
-            threshold,
-            center=center,
-            latents=latents,
-            num_threads=num_threads,
-        )
-    )

@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from .. import _kernels
-from .base import Architecture, Array, Batch, Block, Codes, Gradients, Params
+from .. import _kernels, activations
+from ..codes import Array, Codes, Params
+from .base import Batch, Block, Gradients
 from .batch_topk import BatchTopK
 from .topk import TopK
 
@@ -53,26 +54,22 @@ class Matryoshka(BatchTopK):
     def select(self, params: Params, batch: Batch, k: int) -> Codes:
         return super().select(params, batch, k) if self.batch else TopK.select(self, params, batch, k)
 
-    def encode(
-        self,
-        params: Params,
-        x: Array,
-        center: Array | None,
-        *,
-        latents: Array | None = None,
-        num_threads: int = 1,
-    ) -> Codes:
+    @property
+    def activation(self) -> activations.Activation:
+        return super().activation if self.batch else activations.TopK(self.k)
+
+    def encode(self, params: Params, x: Array, center: Array | None = None, *, num_threads: int = 1) -> Codes:
         if self.batch:
-            return super().encode(params, x, center, latents=latents, num_threads=num_threads)
-        return TopK.encode(self, params, x, center, latents=latents, num_threads=num_threads)
+            return super().encode(params, x, center, num_threads=num_threads)
+        return self.activation.encode(params, x, center, num_threads=num_threads)
 
     def end_of_step(self, params: Params, gradients: Gradients, batch: Batch) -> None:
         if self.batch:
             super().end_of_step(params, gradients, batch)
 
-    def trained(self, params: Params) -> tuple[Architecture, Params]:
-        # What is left is a BatchTopK; over TopK, a TopK.
-        return super().trained(params) if self.batch else (TopK(k=self.k), params)
+    def trained(self, params: Params) -> tuple[activations.Activation, Params]:
+        # What is left is that of a BatchTopK; over TopK, a TopK.
+        return super().trained(params) if self.batch else (self.activation, params)
 
     def rescale(self, params: Params, factor: Array | float) -> None:
         if self.batch:

@@ -9,7 +9,9 @@ import numpy as np
 
 from .. import _kernels
 from .._arguments import require
-from .base import Architecture, Array, Batch, Gradients, Params, annealed
+from ..activations import Activation
+from ..codes import Array, Params
+from .base import Architecture, Batch, Gradients, annealed
 
 # Of the control loop, per step: how fast the coefficient follows log(L0 / target), and how much of that ratio
 # acts at once. Codes answer the coefficient with a lag of some hundred steps; these values damp the loop.
@@ -81,9 +83,9 @@ class Penalised(Architecture):
         if batch.progress >= self.warmup:
             state[0] *= math.exp(_GAIN * float(state[1]))
 
-    def trained(self, params: Params) -> tuple[Architecture, Params]:
+    def trained(self, params: Params) -> tuple[Activation, Params]:
         """Without the state of the control."""
-        return self, {name: value for name, value in params.items() if name != "penalty"}
+        return self.activation, {name: value for name, value in params.items() if name != "penalty"}
 
 
 def starting_bias(params: Params, x: Array, active: float) -> Array:

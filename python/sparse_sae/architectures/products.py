@@ -14,7 +14,7 @@ import numpy as np
 from .. import _kernels
 
 if TYPE_CHECKING:
-    from .base import Array, Codes
+    from ..codes import Array, Codes
 
 # Share of active latents above which the dense product is the faster one ("crossover" in
 # benchmarks/results/architectures.json).

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from .._io.arrays import to_float
+from .. import activations
+from ..codes import Array, Codes, Params
 from ..pursuit import inference
-from .base import Architecture, Array, Batch, Codes, Gradients, Params, reconstruction
+from .base import Architecture, Batch, Gradients, reconstruction
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Pursuit(Architecture):
             two, the most active latents of a row.
         n_steps: gradient steps, None for the method's default.
 
-    >>> Pursuit(method="omp", k=3).config()
+    >>> Pursuit(method="omp", k=3).activation.config()
     {'name': 'pursuit', 'method': 'omp', 'k': 3}
     """
 
-    method: str = "reweighted"
+    method: inference.Method = "reweighted"
     penalty: float | None = None
     k: int | None = None
     n_steps: int | None = None
@@ -41,36 +42,16 @@ class Pursuit(Architecture):
     competes: ClassVar[bool] = True
 
     def check(self, d_sae: int) -> None:
-        inference.check_method(self.method, self.penalty, self.k, self.n_steps, d_sae)
+        self.activation.check(d_sae)
 
-    def encode(
-        self,
-        params: Params,
-        x: Array,
-        center: Array | None,
-        *,
-        latents: Array | None = None,
-        num_threads: int = 1,
-    ) -> Codes:
-        """See `sparse_sae.pursuit.encode`. Latents compete, so naming some saves nothing: all are computed.
+    @property
+    def activation(self) -> activations.Activation:
+        return activations.Pursuit(**asdict(self))
 
-        num_threads is for omp; the other methods run on NumPy's matrix products, which choose their own.
-        """
-        penalty = float(params["penalty"][0]) if "penalty" in params else self.penalty
-        how: dict[str, Any] = {
-            "method": self.method,
-            "penalty": penalty,
-            "k": self.k,
-            "n_steps": self.n_steps,
-        }
-        codes = inference.encode(to_float(x), params["W_dec"], center, **how, num_threads=num_threads)
-        if latents is not None:
-            codes = codes[:, latents].sorted_indices()
-        return Codes(
-            codes.indptr.astype(np.int32),
-            codes.indices.astype(np.int32),
-            codes.data.astype(params["W_dec"].dtype),
-        )
+    def encode(self, params: Params, x: Array, center: Array | None = None, *, num_threads: int = 1) -> Codes:
+        """With the penalty in the units of the scaled data."""
+        how = replace(self, penalty=float(params["penalty"][0])) if "penalty" in params else self
+        return how.activation.encode(params, x, center, num_threads=num_threads)
 
     def step(self, params: Params, batch: Batch) -> Gradients:
         """Reconstruction loss with the codes held fixed: the gradient reaches W_dec and b_dec only."""
@@ -90,10 +71,6 @@ class Pursuit(Architecture):
             d_pre=np.zeros_like(params["b_enc"]),
         )
 
-    def config(self) -> dict[str, Any]:
-        # Settings that the method does not take are left out.
-        return {"name": self.name, **{key: value for key, value in asdict(self).items() if value is not None}}
-
     def init(self, params: Params, x: Array) -> None:
         """The penalty is kept among the parameters while data is scaled, and becomes a setting again in
         `trained`."""
@@ -105,7 +82,8 @@ class Pursuit(Architecture):
         if "penalty" in params:
             params["penalty"] *= np.mean(factor, dtype=params["penalty"].dtype)
 
-    def trained(self, params: Params) -> tuple[Architecture, Params]:
+    def trained(self, params: Params) -> tuple[activations.Activation, Params]:
         params = dict(params)
         penalty = params.pop("penalty", None)
-        return (self if penalty is None else replace(self, penalty=float(penalty[0]))), params
+        used = self if penalty is None else replace(self, penalty=float(penalty[0]))
+        return used.activation, params

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .. import _kernels
+from ..activations import Activation, ReLU
+from ..codes import Array, Params
 from .auxiliary import auxiliary
-from .base import Array, Batch, Block, Codes, Gradients, Params, gradients, reconstruction
+from .base import Batch, Block, Gradients, gradients, reconstruction
 from .penalty import Penalised, along, decoder_norms, starting_bias
 
 
@@ -47,27 +49,9 @@ class L1(Penalised):
         if self.target_l0 is not None:
             params["b_enc"][:] = starting_bias(params, x, self.target_l0)
 
-    def encode(
-        self,
-        params: Params,
-        x: Array,
-        center: Array | None,
-        *,
-        latents: Array | None = None,
-        num_threads: int = 1,
-    ) -> Codes:
-        """Every positive pre-activation."""
-        return Codes(
-            *_kernels.encode_threshold(
-                x,
-                params["W_enc"],
-                params["b_enc"],
-                None,
-                center=center,
-                latents=latents,
-                num_threads=num_threads,
-            )
-        )
+    @property
+    def activation(self) -> Activation:
+        return ReLU()
 
     def step(self, params: Params, batch: Batch) -> Gradients:
         threads, m = batch.num_threads, len(params["W_enc"])

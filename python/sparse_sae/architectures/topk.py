@@ -5,20 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .. import _kernels
+from .. import _kernels, activations
+from ..codes import Array, Codes, Params
 from .auxiliary import aux_size, auxiliary
-from .base import (
-    Architecture,
-    Array,
-    Batch,
-    Block,
-    Codes,
-    Gradients,
-    Params,
-    annealed,
-    gradients,
-    reconstruction,
-)
+from .base import Architecture, Batch, Block, Gradients, annealed, gradients, reconstruction
 
 
 @dataclass(frozen=True)
@@ -55,8 +45,7 @@ class TopK(Architecture):
     absolute: ClassVar[bool] = False
 
     def check(self, d_sae: int) -> None:
-        if not 1 <= self.k <= d_sae:
-            raise ValueError(f"k: got {self.k}, expected 1 to d_sae = {d_sae}")
+        self.activation.check(d_sae)
         for name in ("aux_coefficient", "multi_coefficient"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a weight from 0 on")
@@ -77,43 +66,15 @@ class TopK(Architecture):
     def settled(self) -> float:
         return self.anneal if self.start_k not in (0, self.k) else 0.0
 
-    def encode(
-        self,
-        params: Params,
-        x: Array,
-        center: Array | None,
-        *,
-        latents: Array | None = None,
-        num_threads: int = 1,
-    ) -> Codes:
-        """The k largest pre-activations.
-
-        Named latents are given by the positive part of their pre-activations, without the competition of the
-        others: that would need all of them. Where a latent is among the k largest, the two agree.
-        """
-        w, b = params["W_enc"], params["b_enc"]
-        if latents is not None and not self.absolute:
-            return Codes(
-                *_kernels.encode_threshold(
-                    x, w, b, None, center=center, latents=latents, num_threads=num_threads
-                )
-            )
-        k = self.k if latents is None else len(latents)
-        return self._top(params, x, k, center, latents, num_threads)[0]
-
-    def _top(
-        self, params: Params, x: Array, k: int, center: Array | None, latents: Array | None, num_threads: int
-    ) -> tuple[Codes, int]:
-        """Codes, and the number of rows that screening could not decide."""
-        found = _kernels.encode_topk(
-            x, params["W_enc"], params["b_enc"], k, center=center, latents=latents,
-            absolute=self.absolute, relu=not self.absolute, num_threads=num_threads,
-        )  # fmt: skip
-        return Codes(*found[:3]), found[3]
+    @property
+    def activation(self) -> activations.Activation:
+        return activations.AbsTopK(self.k) if self.absolute else activations.TopK(self.k)
 
     def select(self, params: Params, batch: Batch, k: int) -> Codes:
         """The codes of a training batch, k a row."""
-        codes, batch.counts["screen_fallbacks"] = self._top(params, batch.x, k, None, None, batch.num_threads)
+        codes, batch.counts["screen_fallbacks"] = activations.top(
+            params, batch.x, k, None, None, self.absolute, batch.num_threads
+        )
         return codes
 
     def _select_with_dead(self, params: Params, batch: Batch, k: int) -> tuple[Codes, Codes | None]:

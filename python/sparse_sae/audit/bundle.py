@@ -11,11 +11,15 @@ from .._io.files import FormatError, open_regular, reading
 from . import archive
 from .chain import link, unlink
 from .evallog import eval_log
-from .hashes import canonical, sha256
+from .hashes import canonical, code_sha256, sha256
 from .page import limitations, page
 from .policy import Policy
 from .results import judge, recount, worst
 from .statement import check_signature, sign, statement
+
+_HASHED = tuple(
+    name for name in archive.MEMBERS if name not in ("manifest.json", "statement.json", "signature.json")
+)
 
 
 def assemble(
@@ -79,7 +83,7 @@ def verify(
     """Check a bundle without running the model.
 
     Every byte of the file is accounted for: archive, hashes, chain; rates are counted again from the samples, rules
-    judged again, and what is derived (report, EvalLog, statement) is derived again.
+    judged again, and, where this is the code that made it, report and EvalLog derived again.
 
     Args:
         policy: a policy file that must be the bundle's.
@@ -105,17 +109,47 @@ def verify(
         chain = manifest["chain"]
         samples = unlink(members["samples.jsonl"], sha256(members["policy.json"]), chain["head"], path)
         _require_counts(path, body, results, samples)
-        derived = ("policy_sha256", "chain", "files")
-        again = assemble(body, {k: v for k, v in manifest.items() if k not in derived}, results, samples)
-        for name, content in again.items():
-            if members[name] != content:
-                raise FormatError(f"{path}: {name} does not follow from the other members; it was edited")
+        _require_hashes(path, members, manifest, results)
+        if manifest["code_sha256"] == code_sha256():
+            _require_derived(path, members, manifest, body, results, samples)
         signed_by = None
         if "signature.json" in members:
             signed_by = check_signature(members["signature.json"], members["statement.json"], public_key)
         elif public_key is not None:
             raise FormatError(f"{path}: is not signed")
     return Verified(digest, signed_by, manifest, body, results, samples)
+
+
+def _require_hashes(
+    path: Path, members: Mapping[str, bytes], manifest: Mapping[str, Any], results: Mapping[str, Any]
+) -> None:
+    """Members are those of the manifest, and the statement's those of the archive."""
+    hashed = {name: {"sha256": sha256(c), "bytes": len(c)} for name, c in members.items() if name in _HASHED}
+    if manifest["files"] != hashed or manifest["policy_sha256"] != hashed["policy.json"]["sha256"]:
+        changed = [name for name in _HASHED if manifest["files"].get(name) != hashed.get(name)]
+        raise FormatError(
+            f"{path}: {', '.join(changed) or 'policy.json'}: not the content that the manifest hashed"
+        )
+    stated = {name: content for name, content in members.items() if name in (*_HASHED, "manifest.json")}
+    if statement(stated, results) != members["statement.json"]:
+        raise FormatError(
+            f"{path}: statement.json does not follow from the other members; it or they were edited"
+        )
+
+
+def _require_derived(
+    path: Path,
+    members: Mapping[str, bytes],
+    manifest: Mapping[str, Any],
+    policy: Mapping[str, Any],
+    results: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]],
+) -> None:
+    """Report, limitations and EvalLog are what this code makes of the rest; other code may lay them out otherwise."""
+    given = {k: v for k, v in manifest.items() if k not in ("policy_sha256", "chain", "files")}
+    for name, content in assemble(policy, given, results, samples).items():
+        if members[name] != content:
+            raise FormatError(f"{path}: {name} does not follow from the other members; it was edited")
 
 
 def _require_counts(

@@ -6,6 +6,7 @@ A hash says that two things are the same, never that either is good.
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def sae_sha256(sae: Any) -> str:
     """SHA-256 of everything that decides an SAE's codes: weights, architecture, centring and normalisation."""
     arrays = {**sae.params, **{f"transform.{k}": v for k, v in sae.transform.arrays.items()}}
     settings = {
-        "architecture": sae.architecture.config(),
+        "architecture": sae.activation.config(),
         "apply_b_dec_to_input": bool(sae.apply_b_dec_to_input),
         "kind": sae.kind,
         "transform": sae.transform.kind,
@@ -95,6 +96,7 @@ def tokenizer_sha256(tokenizer: Any) -> str:
     return sha256_of(dict(tokenizer.get_vocab()))
 
 
+@cache
 def code_sha256() -> str:
     """SHA-256 of this package's Python files and of the compiled kernels that run."""
     from .. import _kernels

@@ -115,19 +115,32 @@ def auroc_interval(
         raise ValueError(f"scores: {int((~np.isfinite(x)).sum())} of {x.size} are NaN or infinite")
     value = float(auroc(x, y))
     _, of = np.unique(np.arange(len(x)) if groups is None else np.asarray(groups), return_inverse=True)
-    members = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
-    rng, found = np.random.default_rng(seed), []
-    for _ in range(20 * resamples):
-        index = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
-        if 0 < y[index].sum() < len(index):
-            found.append(float(auroc(x[index], y[index])))
-            if len(found) == resamples:
-                break
+    found: list[float] = []
+    rng, n_groups = np.random.default_rng(seed), int(of.max()) + 1
+    for _ in range(20):
+        draws = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)
+        found += _weighted_auroc(x, y, draws[:, of]).tolist()
+        if len(found) >= resamples:
+            break
     else:
         raise ValueError("groups: nearly every draw of groups has one class only; more groups are needed")
+    found = found[:resamples]
     tail = (1 - confidence) / 2
     low, high = np.quantile(found, [tail, 1 - tail])
     return value, float(low), float(high)
+
+
+def _weighted_auroc(x: Array, y: Array, weights: Array) -> Array:
+    """AUROC of cases (n,) under each row of weights (draws, n) that has both classes; ties count half."""
+    order = np.argsort(x, kind="stable")
+    starts = np.flatnonzero(np.diff(x[order], prepend=-np.inf))  # of equal scores
+    positive, negative = (
+        np.add.reduceat(weights[:, order] * side[order], starts, axis=1) for side in (y, ~y)
+    )
+    total = positive.sum(axis=1) * negative.sum(axis=1)
+    below = np.cumsum(negative, axis=1) - 0.5 * negative
+    kept = total > 0
+    return np.asarray((positive * below).sum(axis=1)[kept] / total[kept])
 
 
 def threshold_at(negatives: ArrayLike, fpr: float) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _kernels
 from .._io.arrays import Array, to_float
-from ..architectures import L1, JumpReLU, TopK
+from ..activations import Activation, JumpReLU, ReLU, TopK
 from .watchlist import Watch
 
 _EVERYTHING = np.float32(-3e38)  # below any pre-activation, so that the kernel keeps them all
@@ -75,34 +75,34 @@ def _directions(watches: list[Watch]) -> tuple[Callable[[Array], Any], int]:
 
 def _latents(watches: list[Watch], sae: Any, exact: bool) -> tuple[Callable[[Array], Any], Plain | None]:
     latents = np.array([watch.latent for watch in watches], np.int32)
-    architecture, transform = sae.architecture, sae.transform
+    activation, transform = sae.activation, sae.transform
     center = sae.b_dec if sae.apply_b_dec_to_input else None
-    if exact and architecture.competes:
+    if exact and activation.competes:
         if len(set(latents.tolist())) < len(latents):
             raise NotImplementedError("watches: one latent under two names, read exactly; give it one name")
-        return lambda x: _chosen(architecture.encode(sae.params, _seen(transform, x), center), latents), None
-    own = {"W_enc", "W_dec", "b_enc", *architecture.needs}
+        return lambda x: _chosen(activation.encode(sae.params, _seen(transform, x), center), latents), None
+    own = {"W_enc", "W_dec", "b_enc", *activation.needs}
     params = {
         name: np.ascontiguousarray(value[latents]) if name in own else value
         for name, value in sae.params.items()
     }
     every = np.arange(len(latents), dtype=np.int32)  # named, so that latents do not compete with one another
-    least = _least(architecture, params)
+    least = _least(activation, params)
     plain = None
     if least is not None and transform.is_identity:
         plain = Plain(params["W_enc"], params["b_enc"], least, center)
     return (
-        lambda x: architecture.encode(params, _seen(transform, x), center, latents=every, num_threads=1),
+        lambda x: activation.encode(params, _seen(transform, x), center, latents=every, num_threads=1),
         plain,
     )
 
 
-def _least(architecture: Any, params: dict[str, Array]) -> Array | None:
+def _least(activation: Activation, params: dict[str, Array]) -> Array | None:
     """(L,) thresholds above which a latent's code is its pre-activation; None where there is more to it."""
     zero = np.zeros(len(params["W_enc"]), np.float32)
-    if isinstance(architecture, JumpReLU):
-        return np.asarray(np.maximum(architecture.threshold(params), zero))
-    if isinstance(architecture, L1) or (type(architecture) is TopK):
+    if isinstance(activation, JumpReLU):
+        return np.asarray(np.maximum(params["threshold"], zero))
+    if isinstance(activation, ReLU) or (type(activation) is TopK):
         return zero
     return None
 

@@ -21,11 +21,11 @@ from .._io.files import peek_json
 from . import logits, schema
 from .contexts import Stream
 from .detection import Labels
-from .neighbours import by_coactivation, by_direction, layout
+from .neighbours import by_coactivation, by_direction, layout, lengths
 from .rows import Writer
 from .spill import Spill, encode_to
 
-GROUP_ENTRIES = 400_000
+GROUP_ENTRIES = 200_000
 Progress = Callable[[str, int, int], None]
 
 
@@ -118,7 +118,7 @@ def fingerprint_of(sae: Any, store: Any) -> str:
 
 def fingerprint_of_sae(sae: Any) -> str:
     """What identifies an SAE: its parameters and architecture."""
-    digest = hashlib.sha256(json.dumps(sae.architecture.config(), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(sae.activation.config(), sort_keys=True, default=str).encode())
     for name in sorted(sae.params):
         digest.update(name.encode())
         digest.update(np.ascontiguousarray(sae.params[name]).data)
@@ -219,7 +219,7 @@ def _fill(
     if model is not None:
         vocabulary = texts_of(model.tokenizer)
     decoder = sae.rows["W_dec"].astype(np.float32, copy=False)
-    norms = np.linalg.norm(decoder, axis=1)
+    norms = lengths(decoder)
     say("neighbours", 0, 3)
     nearest = by_direction(decoder)
     say("neighbours", 1, 3)
@@ -240,7 +240,7 @@ def _fill(
     meta = {
         "fingerprint": fingerprint, "sae_fingerprint": fingerprint_of_sae(sae),
         "model_name": store.model, "hook_name": store.hook, "d_sae": sae.d_sae,
-        "d_in": sae.d_in, "kind": sae.kind, "architecture": sae.architecture.config(), "rows": len(store),
+        "d_in": sae.d_in, "kind": sae.kind, "architecture": sae.activation.config(), "rows": len(store),
         "stream": len(stream.tokens), "texts": len(np.unique(stream.documents)), "excluded": store.excluded,
         "coactivation_rows": together.rows, "map": map_quality, "compared": compared, "auroc_chance": known.chance,
         "logits": model is not None, "text": vocabulary is not None, "metadata": _plain(sae.metadata),

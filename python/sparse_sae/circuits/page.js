@@ -56,7 +56,7 @@ const left = {}, top = {};
 let x = LEFT, y = TOP;
 for (const p of positions) { left[p] = x; x += width[p]; }
 for (const r of rows) { top[r] = y; y += ROW + (lines[r] - 1) * STEP; }
-const names = draw(byId("graph"), "svg", { class: "rows", width: 58, height: y + 96 });
+const names = draw(byId("graph"), "svg", { class: "rows", width: 66, height: y + 96 });
 const svg = draw(byId("graph"), "svg", { width: x + 20, height: y + 96, role: "group" });
 for (const r of rows) {
   const at = top[r] + 12;

@@ -123,7 +123,8 @@ def _node(
     facts = [f"influence {influence:.4f}"]
     if kind == FEATURE:
         name = names.get((layer, latent))
-        label = f"{name} (L{layer}/{latent} at {g.words[position]!r})" if name else label
+        if name and not label.startswith(name):
+            label = f"{name} (L{layer}/{latent} at {g.words[position]!r})"
         facts.insert(0, f"L{layer}/{latent}, position {position}, activation {g.activation[i]:.3g}")
         if not g.expanded[i]:
             facts.append("its own inputs were not computed")

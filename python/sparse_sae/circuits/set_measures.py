@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparse_sae.circuits.dictionaries import Dictionary, DictionarySet
+from sparse_sae.circuits.in_place import paired
 from sparse_sae.lm import resolve, score_texts
 from sparse_sae.lm.model.hook_point import HookPoint
 from sparse_sae.lm.model.prompts import Model, Prompt, token_ids, tokenizer_for
@@ -96,6 +97,7 @@ def set_quality(
     tokenizer: Any = None,
     batch_size: int = 4,
     max_tokens: int = 256,
+    each: bool = True,
     any_name: bool = False,
 ) -> SetQuality:
     """Cross-entropy of the model on held-out texts with each dictionary in place, and with all of them.
@@ -108,6 +110,7 @@ def set_quality(
         texts: held-out texts, each cut to `max_tokens`.
         tokenizer: for a bare transformers model.
         batch_size: texts in one forward pass.
+        each: also measure every dictionary alone, which takes as many more passes as there are.
         any_name: accept a set made for a model of another name.
 
     >>> print(set_quality(lm, DictionarySet.load("set"), held_out))  # doctest: +SKIP
@@ -117,7 +120,9 @@ def set_quality(
     sequences = [token_ids(text, words)[:max_tokens] for text in texts]
     places = [_Place.of(model, d, sequences, batch_size) for d in dictionaries.values()]
     clean = _Clean(places)
-    groups = [*([place] for place in places), *([places] if len(places) > 1 else [])]
+    groups = [[place] for place in places] if each else []
+    if len(places) > 1 or not each:
+        groups.append(places)
     edits = {
         f"{fill} {number}": _edit(group, fill, clean)
         for number, group in enumerate(groups)
@@ -159,21 +164,13 @@ class _Place:
         self, replace: Replace | None, look: Callable[[Tensor, Tensor], None] | None = None
     ) -> Iterator[None]:
         """Put `replace` in force, or only look at what is read and written."""
-        read: list[Tensor] = []
 
-        def keep(x: Tensor) -> None:
-            read[:] = [x]
-
-        def at_the_end(x: Tensor) -> Tensor | None:
-            came = x if self.reads.name == self.writes.name else read.pop()
+        def edit(read: Tensor, written: Tensor) -> Tensor | None:
             if look is not None:
-                look(came, x)
-            return None if replace is None else self._ordinary(x, replace(came, x))
+                look(read, written)
+            return None if replace is None else self._ordinary(written, replace(read, written))
 
-        with ExitStack() as stack:
-            if self.reads.name != self.writes.name:
-                stack.enter_context(self.reads.attach(keep))
-            stack.enter_context(self.writes.attach(at_the_end))
+        with paired(self.reads, self.writes, edit):
             yield
 
     def _ordinary(self, x: Tensor, new: Tensor) -> Tensor:

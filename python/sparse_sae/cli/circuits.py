@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ._parsing import AddCommand, count
-from .models import add_model, open_model
+from .models import add_model, lines, open_model
 
 
 def add_circuit(add: AddCommand) -> None:
@@ -47,37 +47,63 @@ def add_circuit(add: AddCommand) -> None:
         metavar="PROMPT",
         help="another wording to confirm it on, plain",
     )
+    trace.add_argument(
+        "--names", type=Path, metavar="FILE", help='your names of features, JSON: {"12/345": "a name"}'
+    )
+    trace.add_argument(
+        "--label-tokens", type=count, metavar="N",
+        help="label the features by the tokens of N tokens of text on which they fire, and by what they promote",
+    )  # fmt: skip
+    trace.add_argument(
+        "--texts", type=Path, metavar="FILE", help="that text, one a line (default: Python's prose)"
+    )
+    trace.add_argument(
+        "--save-names", type=Path, metavar="FILE", help="write the names used there, to be edited"
+    )
     add_model(trace)
 
 
 def _circuit(options: argparse.Namespace) -> int:
     targets = _targets(options)
     model = open_model(options)
-    from ..circuits import DictionarySet, attribute, save_graph, write_neuronpedia, write_page
+    from ..circuits import (
+        DictionarySet,
+        attribute,
+        load_names,
+        named,
+        save_graph,
+        save_names,
+        supernodes,
+        write_neuronpedia,
+        write_page,
+    )  # fmt: skip
     from ..lm.model.prompts import token_ids
 
     def ids(prompt: str) -> list[int]:
         return token_ids(prompt if options.plain else [{"role": "user", "content": prompt}], model.tokenizer)
 
-    whole = attribute(
-        model,
-        DictionarySet.load(options.set),
-        ids(options.prompt),
-        targets,
-        max_features=options.max_features,
-    )
+    own = load_names(options.names) if options.names else {}
+    made = DictionarySet.load(options.set)
+    whole = attribute(model, made, ids(options.prompt), targets, max_features=options.max_features)
     thresholds = {"node_threshold": options.node_threshold, "edge_threshold": options.edge_threshold}
     graph = whole.prune(**thresholds)
     if not options.no_confirm:
         graph.confirm(paraphrases=[ids(prompt) for prompt in options.paraphrase])
+    names, codes = _named(options, model, made, graph, own)
+    graph = named(graph, names)
+    groups = supernodes(graph, model, made, names, codes)
     print(f"{str(whole).splitlines()[0]}\npruned: {graph}")
     _print_strongest(graph)
+    if options.save_names:
+        save_names(names, options.save_names)
     if options.npz:
         save_graph(whole, options.npz)
     if options.out:
-        write_neuronpedia(graph, options.out, slug=_slug(options.prompt), **thresholds)
+        write_neuronpedia(
+            graph, options.out, slug=_slug(options.prompt), names=names, supernodes=groups, **thresholds
+        )
     if options.html:
-        write_page(graph, options.html, whole=whole)
+        write_page(graph, options.html, whole=whole, names=names, supernodes=groups)
     return 0
 
 
@@ -89,6 +115,20 @@ def _targets(options: argparse.Namespace) -> Any:
     if not options.target:
         raise ValueError("--minus: needs --target, the token it is held against")
     return [LogitDifference(token, options.minus) for token in options.target]
+
+
+def _named(
+    options: argparse.Namespace, model: Any, made: Any, graph: Any, own: dict[Any, str]
+) -> tuple[Any, Any]:
+    """Names of the graph's features, the user's own before labels, and the codes that the labels are from."""
+    if options.label_tokens is None:
+        return own, None
+    from ..circuits import encode_texts, features_of, label_features
+    from ..lm import english_documents
+
+    texts = lines(options.texts) if options.texts else english_documents()
+    codes = encode_texts(model, made, texts, max_tokens=options.label_tokens)
+    return {**label_features(model, made, codes, features_of(graph)), **own}, codes
 
 
 def _slug(prompt: str) -> str:

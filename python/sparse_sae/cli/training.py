@@ -34,7 +34,7 @@ def add_train(add: AddCommand) -> None:
     )
     fit.add_argument("--out", type=Path, help="directory for checkpoints, history.jsonl and the SAE")
     fit.add_argument(
-        "--architecture", choices=[name for name, made in sorted(ARCHITECTURES.items()) if made.trainable],
+        "--architecture", choices=sorted(ARCHITECTURES),
         help="topk unless given",
     )  # fmt: skip
     fit.add_argument(

@@ -48,9 +48,9 @@ def tickets(n: int, seed: int = 0, split: Split = "train") -> list[Ticket]:
     (True, True)
     """
     if n < 0:
-        raise ValueError(f"n must not be negative, got {n}")
+        raise ValueError(f"n: got {n}, expected at least 0")
     if split not in ("train", "held_out"):
-        raise ValueError(f"split must be 'train' or 'held_out', got {split!r}")
+        raise ValueError(f"split: got {split!r}, expected 'train' or 'held_out'")
     return [_ticket(np.random.default_rng([seed, i, split == "held_out"]), split) for i in range(n)]
 
 

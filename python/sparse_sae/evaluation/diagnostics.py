@@ -117,7 +117,7 @@ def too_sparse(sae: Any, x: Any, *, rows: int = 256, drop: float = 0.1, seed: in
 
     x = np.asarray(x, dtype=np.float32)
     if x.ndim != 2 or not len(x):
-        raise ValueError(f"x must have shape (n, d) with n >= 1; got {x.shape}")
+        raise ValueError(f"x: got shape {x.shape}, expected (n, d) with n >= 1")
     x = x[np.random.default_rng(seed).permutation(len(x))[:rows]]
     l0 = sae.encode(x).nnz / len(x)
     k = max(1, round(l0))
@@ -210,7 +210,7 @@ def shuffled_components(x: ArrayLike, seed: int = 0) -> NDArray[np.float32]:
     """
     rows = np.asarray(x, dtype=np.float64)
     if rows.ndim != 2 or len(rows) < 2:
-        raise ValueError(f"x must have shape (n, d) with n >= 2; got {rows.shape}")
+        raise ValueError(f"x: got shape {rows.shape}, expected (n, d) with n >= 2")
     mean = rows.mean(axis=0)
     _, axes = np.linalg.eigh(np.cov(rows.T).reshape(rows.shape[1], rows.shape[1]))
     components = np.random.default_rng(seed).permuted((rows - mean) @ axes, axis=0)

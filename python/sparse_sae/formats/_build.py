@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architectures import Architecture
+from ..activations import Activation
 from ..sae import SAE
 from ..transforms import Transform
 from ._files import Array
@@ -39,7 +39,7 @@ def take(
 def build(
     where: Path,
     params: dict[str, Array],
-    architecture: Architecture,
+    activation: Activation,
     *,
     center: bool,
     kind: str | None = None,
@@ -65,7 +65,7 @@ def build(
     try:
         return SAE.from_rows(
             params,
-            architecture,
+            activation,
             kind=kind,
             apply_b_dec_to_input=center,
             transform=transform,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architectures import L1, JumpReLU
+from ..activations import JumpReLU, ReLU
 from ..sae import SAE
 from ._build import build, matrices, take
 from ._files import Array, contents, peek_shapes, read_safetensors
@@ -91,5 +91,5 @@ def _build(where: Path, params: dict[str, Array], metadata: dict[str, Any]) -> S
             else threshold
         )
         params["threshold"] = np.maximum(flat.reshape(-1), 0)
-    architecture = L1() if threshold is None else JumpReLU()
-    return build(where, params, architecture, center=False, kind="transcoder", metadata=metadata)
+    activation = ReLU() if threshold is None else JumpReLU()
+    return build(where, params, activation, center=False, kind="transcoder", metadata=metadata)

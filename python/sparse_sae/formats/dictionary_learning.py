@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .._io.atomic import atomic_directory, write_json
-from ..architectures import L1, Architecture, Gated, JumpReLU, TopK
+from ..activations import Activation, Gate, JumpReLU, ReLU, TopK
 from ..sae import SAE
 from ._build import build, center_into_bias, fold_decoder_norm, layer_of, matrices, take, transposed
 from ._files import Array, integer, is_saved_sae, peek_json, read_json, read_torch
@@ -39,9 +39,9 @@ _TENSORS: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 _UNCENTERED = ("AutoEncoderNew", "JumpReluAutoEncoder")
-# Which class holds an architecture when written, and who trains such a class there.
+# Which class holds an activation when written, and who trains such a class there.
 _CLASSES = {
-    "topk": "AutoEncoderTopK", "jumprelu": "JumpReluAutoEncoder", "l1": "AutoEncoder", "gated": "GatedAutoEncoder"
+    "topk": "AutoEncoderTopK", "jumprelu": "JumpReluAutoEncoder", "relu": "AutoEncoder", "gated": "GatedAutoEncoder"
 }  # fmt: skip
 _TRAINERS = {
     "AutoEncoder": "StandardTrainer", "AutoEncoderNew": "StandardTrainerAprilUpdate",
@@ -78,8 +78,8 @@ def read(path: Path) -> SAE:
     sizes = params.pop("group_sizes", None)
     if sizes is not None:
         metadata["group_sizes"] = [int(s) for s in sizes]
-    architecture = _architecture(name, trainer, params, file)
-    sae = build(file, params, architecture, center=name not in _UNCENTERED, metadata=metadata)
+    activation = _activation(name, trainer, params, file)
+    sae = build(file, params, activation, center=name not in _UNCENTERED, metadata=metadata)
     for key, value in (("activation_dim", sae.d_in), ("dict_size", sae.d_sae)):
         if trainer.get(key, value) != value:
             raise ValueError(
@@ -88,7 +88,7 @@ def read(path: Path) -> SAE:
     return sae
 
 
-def _architecture(name: str, trainer: dict[str, Any], params: dict[str, Array], where: Path) -> Architecture:
+def _activation(name: str, trainer: dict[str, Any], params: dict[str, Array], where: Path) -> Activation:
     stored = params.pop("k", None)
     k = int(stored) if stored is not None else 0
     if "k" in trainer and stored is not None and integer(trainer, "k", where) != k:
@@ -97,9 +97,9 @@ def _architecture(name: str, trainer: dict[str, Any], params: dict[str, Array], 
         params.pop("threshold", None)  # its encode does not use it
         return TopK(k=k)
     if name == "GatedAutoEncoder":
-        return Gated()
+        return Gate()
     if "threshold" not in params:
-        return L1()
+        return ReLU()
     threshold = params["threshold"]
     if threshold.ndim == 0 and threshold < 0:
         warnings.warn(
@@ -130,7 +130,7 @@ def write(sae: SAE, path: Path) -> None:
     TopK, JumpReLU, ReLU and Gated SAEs. Where the class has it the other way round, the centring of the input is
     moved into the encoder's bias, which is exact but for rounding.
     """
-    name = _CLASSES.get(sae.architecture.name)
+    name = _CLASSES.get(sae.activation.name)
     if name is None or "W_skip" in sae.params or not sae.transform.is_identity or sae.d_in != sae.d_out:
         raise ValueError(
             "format 'dictionary_learning': holds TopK, JumpReLU, ReLU and Gated SAEs with d_in = d_out, without a skip "
@@ -153,7 +153,7 @@ def write(sae: SAE, path: Path) -> None:
             params["b_mag"] = params["b_mag"] + shift * np.exp(params["r_mag"])
     column = "W_dec" if "encoder.weight" in _TENSORS[name].values() else "W_enc"  # stored a latent a column
     params[column] = params[column].T
-    k = sae.architecture.config().get("k")
+    k = sae.activation.config().get("k")
     if name == "AutoEncoderTopK":
         params |= {"k": np.asarray(k, np.int32), "threshold": np.asarray(-1.0)}
     state = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architectures import JumpReLU
+from ..activations import JumpReLU
 from ..sae import SAE
 from ._build import build, matrices, take, transposed
 from ._files import Array, peek_json, peek_npz, read_json, read_npz, read_safetensors

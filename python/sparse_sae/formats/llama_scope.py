@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architectures import L1, Architecture, JumpReLU, TopK
+from ..activations import Activation, JumpReLU, ReLU, TopK
 from ..sae import SAE
 from ._build import build, fold_decoder_norm, matrices, take, transposed
 from ._files import Array, integer, peek_json, peek_shapes, read_json, read_safetensors
@@ -81,7 +81,7 @@ def read(path: Path) -> SAE:
     sae = build(
         file,
         params,
-        _architecture(config, params, where),
+        _activation(config, params, where),
         center=bool(config.get("apply_decoder_bias_to_pre_encoder", False)),
         kind="transcoder" if hooks["out"] != hooks["in"] else None,
         metadata=_metadata(config, hooks),
@@ -103,7 +103,7 @@ def _fold(params: dict[str, Array], scale_in: float, scale_out: float) -> None:
         params["W_dec"] = (params["W_dec"] * (scale_in / scale_out)).astype(np.float32)
 
 
-def _architecture(config: dict[str, Any], params: dict[str, Array], where: Path) -> Architecture:
+def _activation(config: dict[str, Any], params: dict[str, Array], where: Path) -> Activation:
     threshold = float(config.get("jump_relu_threshold") or 0)
     name = str(config.get("act_fn", "jumprelu")).lower()
     if name == "jumprelu" or (name == "topk" and threshold > 0):
@@ -112,7 +112,7 @@ def _architecture(config: dict[str, Any], params: dict[str, Array], where: Path)
     if name == "topk":
         return TopK(k=integer(config, "top_k", where))
     if name == "relu":
-        return L1()
+        return ReLU()
     raise NotImplementedError(f"{where}: act_fn {name!r} is not read")
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..architectures import L1, Architecture, TopK
+from ..activations import Activation, ReLU, TopK
 from ..sae import SAE
 from ..transforms import Transform
 from ._build import build, matrices, take, transposed
@@ -37,7 +37,7 @@ def read(path: Path) -> SAE:
     params = take(path, state, _NAMES)
     matrices(path, params, "W_enc", "W_dec")
     params["W_dec"] = transposed(params["W_dec"])
-    architecture: Architecture
+    chosen: Activation
     if activation == "TopK":
         if settings.get("postact_fn", "ReLU") != "ReLU":
             raise NotImplementedError(
@@ -45,12 +45,12 @@ def read(path: Path) -> SAE:
             )
         if not isinstance(settings.get("k"), int):
             raise ValueError(f"{path}: activation_state_dict holds {settings!r}, expected a k")
-        architecture, transform = TopK(k=settings["k"]), Transform("layer_norm")
+        chosen, transform = TopK(k=settings["k"]), Transform("layer_norm")
     elif activation == "ReLU":
-        architecture, transform = L1(), Transform()
+        chosen, transform = ReLU(), Transform()
     else:
         raise NotImplementedError(f"{path}: activation {activation!r} is not read, only 'TopK' and 'ReLU'")
-    return build(path, params, architecture, center=True, transform=transform, metadata=_metadata(path))
+    return build(path, params, chosen, center=True, transform=transform, metadata=_metadata(path))
 
 
 def _metadata(path: Path) -> dict[str, Any]:

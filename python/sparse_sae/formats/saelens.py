@@ -1,6 +1,6 @@
 """SAELens' directory: cfg.json and sae_weights.safetensors. Also this package's own format.
 
-Written as SAELens 6 writes it; read from any version. What SAELens has no word for (an architecture's
+Written as SAELens 6 writes it; read from any version. What SAELens has no word for (an activation's
 hyperparameters, a crosscoder's sources) lies under cfg.json's metadata.sparse_sae, where SAELens keeps it and
 ignores it. W_enc is (d_in, d_sae) there, a latent a column, so W_enc is copied when it is read; W_dec is mapped.
 """
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import architectures
 from .._io.atomic import atomic_directory, write_json
 from .._io.safetensors import write_tensors
-from ..architectures import L1, AbsTopK, Architecture, Gated, JumpReLU, TopK, from_config
+from ..activations import AbsTopK, Activation, Gate, JumpReLU, ReLU, TopK, from_config
 from ..sae import SAE
 from ..transforms import Transform
 from ._build import build, fold_decoder_norm, matrices, take, transposed
@@ -34,7 +35,7 @@ _OUTSIDE = {
     "expected_average_only_in": "scaled to an average norm of √d_in",
     "covariance_whitening": "whitened with the statistics of the training data",
 }
-_NAMES = {"topk": "topk", "abstopk": "abstopk", "jumprelu": "jumprelu", "l1": "standard", "gated": "gated"}
+_NAMES = {"topk": "topk", "abstopk": "abstopk", "jumprelu": "jumprelu", "relu": "standard", "gated": "gated"}
 _NOT_READ = {
     "temporal": "its codes depend on earlier tokens",
     "matching_pursuit": "its codes come from a greedy pursuit; sparse_sae.pursuit encodes with such a W_dec",
@@ -62,12 +63,12 @@ def write(sae: SAE, path: Path) -> None:
     name = saelens_name(sae)
     tensors: dict[str, Array] = dict(sae.params)
     tensors["W_enc"] = transposed(tensors["W_enc"])
-    if sae.architecture.name == "gated":  # a gated transcoder has no name of its own there
+    if sae.activation.name == "gated":  # a gated transcoder has no name of its own there
         tensors["b_gate"] = tensors.pop("b_enc")
-    hyperparameters = sae.architecture.config()
+    hyperparameters = sae.activation.config()
     metadata = {**sae.metadata, "sae_lens_version": VERSION}
     reshape = metadata.pop("reshape_activations", "none")
-    metadata["sparse_sae"] = {"architecture": hyperparameters, "sources": list(sae.sources), "kind": sae.kind}
+    metadata["sparse_sae"] = {"activation": hyperparameters, "sources": list(sae.sources), "kind": sae.kind}
     config: dict[str, Any] = {
         "architecture": name,
         "d_in": sae.d_in,
@@ -90,7 +91,7 @@ def write(sae: SAE, path: Path) -> None:
 
 def saelens_name(sae: SAE) -> str:
     """What SAELens calls this; a name it does not know where it has nothing that computes the same."""
-    base = _NAMES.get(sae.architecture.name, f"sparse_sae_{sae.architecture.name}")
+    base = _NAMES.get(sae.activation.name, f"sparse_sae_{sae.activation.name}")
     skip = "W_skip" in sae.params
     if not sae.is_transcoder:
         return base
@@ -111,8 +112,8 @@ def read(path: Path) -> SAE:
     if name in _NOT_READ:
         raise NotImplementedError(f"{where}: SAELens architecture {name!r} is not read: {_NOT_READ[name]}")
     named = _own(own, name, config, where)
-    architecture, extra = (named, ()) if named is not None else _architecture(name, config, where)
-    params = _params(path / WEIGHTS, tensors, architecture, name, own=named is not None, extra=extra)
+    activation, extra = (named, ()) if named is not None else _activation(name, config, where)
+    params = _params(path / WEIGHTS, tensors, activation, name, own=named is not None, extra=extra)
     if config.get("rescale_acts_by_decoder_norm"):
         # Pre-activations are weighed by |W_dec| before the selection, codes divided by it before decoding.
         fold_decoder_norm(params)
@@ -122,7 +123,7 @@ def read(path: Path) -> SAE:
         build(
             path,
             params,
-            architecture,
+            activation,
             center=bool(config.get("apply_b_dec_to_input", True))
             and ("transcoder" not in name or "_centred" in name),
             kind=_kind(own, name),
@@ -140,32 +141,35 @@ def _kind(own: dict[str, Any], name: str) -> str | None:
     return str(own["kind"]) if "kind" in own else "transcoder" if "transcoder" in name else None
 
 
-def _own(own: dict[str, Any], name: str, config: dict[str, Any], where: Path) -> Architecture | None:
+def _own(own: dict[str, Any], name: str, config: dict[str, Any], where: Path) -> Activation | None:
     """What this package wrote; None where SAELens has since written the directory again with other settings."""
     if not own:
         return None
     try:
-        architecture = from_config(own["architecture"])
+        if "activation" in own:
+            activation = from_config(own["activation"])
+        else:  # before activations were told apart from how they are trained
+            activation = architectures.from_config(own["architecture"]).activation
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{where}: metadata.sparse_sae is not of this version or damaged: {error}") from None
-    known = _NAMES.get(architecture.name)
+    known = _NAMES.get(activation.name)
     same = (
         known is None or known in name or (known == "standard" and name in ("transcoder", "skip_transcoder"))
     )
-    return architecture if same and own["architecture"].get("k") == config.get("k") else None
+    return activation if same and activation.config().get("k") == config.get("k") else None
 
 
-def _architecture(name: str, config: dict[str, Any], where: Path) -> tuple[Architecture, tuple[str, ...]]:
-    """The architecture, and the tensors it has beside W_enc, W_dec, b_enc and b_dec."""
+def _activation(name: str, config: dict[str, Any], where: Path) -> tuple[Activation, tuple[str, ...]]:
+    """The activation, and the tensors it has beside W_enc, W_dec, b_enc and b_dec."""
     plain = name.removesuffix("transcoder").removesuffix("_").removesuffix("skip").removesuffix("_")
     if plain in ("", "standard"):
-        return L1(), ()
+        return ReLU(), ()
     if plain == "topk":
         return TopK(k=integer(config, "k", where)), ()
     if plain == "abstopk":
         return AbsTopK(k=integer(config, "k", where)), ()
     if plain == "gated":
-        return Gated(), ("b_gate", "b_mag", "r_mag")
+        return Gate(), ("b_gate", "b_mag", "r_mag")
     if plain == "jumprelu":
         return JumpReLU(), ("threshold",)
     if plain in ("batchtopk", "matryoshka_batchtopk"):  # checkpoints of a run; finished ones say jumprelu
@@ -178,7 +182,7 @@ def _architecture(name: str, config: dict[str, Any], where: Path) -> tuple[Archi
 def _params(
     where: Path,
     tensors: dict[str, Array],
-    architecture: Architecture,
+    activation: Activation,
     name: str,
     *,
     own: bool,
@@ -189,7 +193,7 @@ def _params(
     scale = tensors.pop("scaling_factor", None)
     names = ["W_enc", "W_dec", "b_enc", "b_dec", *extra]
     if own:
-        gated = architecture.name == "gated"
+        gated = activation.name == "gated"
         names = [*tensors, *({"W_enc", "W_dec", "b_dec", "b_gate" if gated else "b_enc"} - tensors.keys())]
         extra = ("b_gate",) if gated else ()
     if "b_gate" in extra:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .._io.atomic import atomic_directory, write_json
 from .._io.safetensors import write_tensors
-from ..architectures import AbsTopK, Architecture, GroupMax, TopK
+from ..activations import AbsTopK, Activation, GroupMax, TopK
 from ..sae import SAE
 from ._build import build, matrices, take
 from ._files import integer, is_saved_sae, peek_json, read_json, read_safetensors
@@ -40,13 +40,13 @@ def read(path: Path) -> SAE:
     config = read_json(where)
     k = integer(config, "k", where)
     activation = config.get("activation", "topk")
-    architectures: dict[str, Architecture] = {"topk": TopK(k=k), "groupmax": GroupMax(k=k)}
-    if activation not in architectures:
+    known: dict[str, Activation] = {"topk": TopK(k=k), "groupmax": GroupMax(k=k)}
+    if activation not in known:
         raise NotImplementedError(
             f"{where}: activation {activation!r} is not read, only 'topk' and 'groupmax'"
         )
     # Versions before 1.1 could keep the largest by magnitude, signed.
-    architecture = AbsTopK(k=k) if config.get("signed") else architectures[activation]
+    chosen = AbsTopK(k=k) if config.get("signed") else known[activation]
     params = take(path / WEIGHTS, read_safetensors(path / WEIGHTS), _NAMES, optional=("W_skip",))
     matrices(path / WEIGHTS, params, "W_enc", "W_dec")
     if config.get("skip_connection", False) != ("W_skip" in params):
@@ -56,7 +56,7 @@ def read(path: Path) -> SAE:
     sae = build(
         path / WEIGHTS,
         params,
-        architecture,
+        chosen,
         center=not config.get("transcode", False),
         kind="transcoder" if config.get("transcode", False) else None,
         metadata=_metadata(path),
@@ -73,7 +73,7 @@ def read(path: Path) -> SAE:
 def write(sae: SAE, path: Path) -> None:
     """Write what `SparseCoder.load_from_disk` opens. Raises a ValueError for what sparsify cannot hold."""
     names = {"topk": "topk", "groupmax": "groupmax"}
-    name = sae.architecture.name
+    name = sae.activation.name
     if name not in names or not sae.transform.is_identity:
         raise ValueError(
             f"format 'sparsify': holds TopK and GroupMax SAEs without a transform of their input, this is {sae!r}"
@@ -86,7 +86,7 @@ def write(sae: SAE, path: Path) -> None:
         "expansion_factor": sae.d_sae // sae.d_in,
         "normalize_decoder": bool(np.allclose(np.linalg.norm(sae.W_dec, axis=1), 1, atol=1e-3)),
         "num_latents": sae.d_sae,
-        "k": sae.architecture.config()["k"],
+        "k": sae.activation.config()["k"],
         "multi_topk": False,
         "skip_connection": skip,
         "transcode": not sae.apply_b_dec_to_input,

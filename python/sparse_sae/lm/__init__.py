@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from sparse_sae.lm.studies.experiments import Experiment as Experiment
     from sparse_sae.lm.studies.experiments import decisions as decisions
     from sparse_sae.lm.studies.experiments import experiment as experiment
+    from sparse_sae.lm.studies.judge import Judge as Judge
+    from sparse_sae.lm.studies.judge import calibrated_judge as calibrated_judge
     from sparse_sae.lm.studies.quality import ModelQuality as ModelQuality
     from sparse_sae.lm.studies.quality import model_quality as model_quality
     from sparse_sae.lm.studies.quality import randomise as randomise
@@ -71,6 +73,7 @@ _MODULES = {
     "steering.reconstruction": ("reconstruct",),
     "studies.dose": ("DoseResponse", "dose_response"),
     "studies.experiments": ("Experiment", "decisions", "experiment"),
+    "studies.judge": ("Judge", "calibrated_judge"),
     "studies.quality": ("ModelQuality", "model_quality", "randomise"),
     "studies.reuse": ("reuse_below",),
     "studies.scores": ("choice_logprobs", "score_texts"),

@@ -52,7 +52,7 @@ def assign(
         rounds: most passes over the matrix that improve the candidates; each costs as much as the first.
     """
     if method not in ("auto", "dense", "sparse"):
-        raise ValueError(f"method must be 'auto', 'dense' or 'sparse', got {method!r}")
+        raise ValueError(f"method: got {method!r}, expected 'auto', 'dense' or 'sparse'")
     n, m = scores.shape
     if method == "dense" or (method == "auto" and n * m <= DENSE_LIMIT):
         return _dense(scores)

@@ -84,9 +84,9 @@ def random_like(a: Any, rng: np.random.Generator, kind: str = "matched") -> NDAr
     """
     a = np.asarray(a, dtype=np.float64)
     if a.ndim != 2 or 0 in a.shape:
-        raise ValueError(f"a must have shape (n, d) with n, d >= 1; got {a.shape}")
+        raise ValueError(f"a: got shape {a.shape}, expected (n, d) with n, d >= 1")
     if kind not in ("random", "matched"):
-        raise ValueError(f"kind must be 'random' or 'matched', got {kind!r}")
+        raise ValueError(f"kind: got {kind!r}, expected 'random' or 'matched'")
     norms = np.linalg.norm(a, axis=1, keepdims=True)
     rows = rng.standard_normal(a.shape)
     if kind == "matched" and norms.any():

@@ -52,7 +52,7 @@ class Detectors:
         (array([1, 0]), array([1., 1.]))
         """
         if score not in ("precision", "recall", "f1", "best_f1", "auroc"):
-            raise ValueError(f"score must be precision, recall, f1, best_f1 or auroc; got {score!r}")
+            raise ValueError(f"score: got {score!r}, expected precision, recall, f1, best_f1 or auroc")
         pairs = csc_array(getattr(self, score))
         latents, scores = np.full(pairs.shape[1], -1, np.intp), np.zeros(pairs.shape[1])
         for j in np.flatnonzero(np.diff(pairs.indptr)):
@@ -92,7 +92,7 @@ def detectors(codes: csr_array, truth: csr_array) -> Detectors:
     """
     for name, matrix in (("codes", codes), ("truth", truth)):
         if not issparse(matrix) or matrix.ndim != 2:
-            raise TypeError(f"{name} must be a sparse (n_samples, n) matrix, got {type(matrix).__name__}")
+            raise TypeError(f"{name}: got {type(matrix).__name__}, expected a sparse (n_samples, n) matrix")
     if codes.shape[0] != truth.shape[0] or codes.shape[0] < 1:
         raise ValueError(
             f"codes and truth must share their samples; got {codes.shape[0]} and {truth.shape[0]} rows"
@@ -100,7 +100,7 @@ def detectors(codes: csr_array, truth: csr_array) -> Detectors:
     z = csc_array(codes, dtype=np.float64, copy=True)
     z.eliminate_zeros()
     if z.nnz and not z.data.min() > 0:
-        raise ValueError(f"codes must be finite and not negative; the smallest is {z.data.min()}")
+        raise ValueError(f"codes: got {z.data.min()} as the smallest, expected finite values of at least 0")
     t = csr_array(truth, copy=True)
     t.eliminate_zeros()
     n, n_features = t.shape

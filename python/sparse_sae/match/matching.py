@@ -188,7 +188,8 @@ def match(
 def _checked_codes(codes: Any, rows_a: Any, rows_b: Any) -> tuple[csr_array, csr_array]:
     if not (isinstance(codes, tuple) and len(codes) == 2 and all(issparse(c) for c in codes)):
         raise TypeError(
-            "codes must be a pair of sparse matrices (codes_a, codes_b), each of shape (n_samples, n_latents)"
+            f"codes: got {type(codes).__name__}, expected a pair of sparse matrices (codes_a, codes_b), each of shape "
+            "(n_samples, n_latents)"
         )
     left, right = (csr_array(c) for c in codes)
     if left.shape[0] != right.shape[0] or left.shape[0] < 2:

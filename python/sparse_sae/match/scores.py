@@ -132,7 +132,7 @@ def directions(thing: Any, name: str) -> Floats:
     rows = np.asarray(thing)
     if rows.dtype.kind not in "fiu":
         raise TypeError(
-            f"{name} must be an (n, d) array of numbers, an SAE or a truth; got {type(thing).__name__}"
+            f"{name}: got {type(thing).__name__}, expected an (n, d) array of numbers, an SAE or a truth"
         )
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(

@@ -16,7 +16,7 @@ blocks, so memory does not grow with N M.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ __all__ = ["encode"]
 
 F32 = NDArray[np.float32]
 BLOCK = 1 << 22  # entries of one dense block of codes, 16 MiB
-METHODS = ("lasso", "reweighted", "omp", "iht")
+Method: TypeAlias = Literal["lasso", "reweighted", "omp", "iht"]
+METHODS = get_args(Method)
 
 
 def encode(
@@ -37,7 +38,7 @@ def encode(
     W_dec: Any,
     b_dec: Any = None,
     *,
-    method: str = "reweighted",
+    method: Method = "reweighted",
     penalty: float | None = None,
     k: int | None = None,
     n_steps: int | None = None,
@@ -98,7 +99,7 @@ def encode(
 def check_method(method: str, penalty: float | None, k: int | None, n_steps: int | None, d_sae: int) -> None:
     """Raise a ValueError for a method that does not exist, or one given what it does not take."""
     if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+        raise ValueError(f"method: got {method!r}, expected one of {', '.join(METHODS)}")
     by_penalty = method in ("lasso", "reweighted")
     if by_penalty and (k is not None or penalty is None or not penalty > 0):
         raise ValueError(f"method {method!r} takes a penalty > 0 and no k; got penalty={penalty}, k={k}")
@@ -107,7 +108,7 @@ def check_method(method: str, penalty: float | None, k: int | None, n_steps: int
             f"method {method!r} takes k in 1..{d_sae} and no penalty; got k={k}, penalty={penalty}"
         )
     if n_steps is not None and (method == "omp" or n_steps < 1):
-        raise ValueError(f"n_steps must be at least 1, and none for omp; got {n_steps} for {method!r}")
+        raise ValueError(f"n_steps: got {n_steps} for {method!r}, expected at least 1, and none for omp")
 
 
 def fista(x: F32, W: F32, penalty: Any, step: float, n_steps: int, start: F32 | None = None) -> F32:
@@ -204,12 +205,12 @@ def _largest_eigenvalue(W: F32, n_steps: int = 50) -> float:
 def checked(x: Any, W_dec: Any, b_dec: Any) -> tuple[F32, F32, F32]:
     x, W_dec = np.asarray(x, dtype=np.float32), np.asarray(W_dec, dtype=np.float32)
     if W_dec.ndim != 2 or 0 in W_dec.shape:
-        raise ValueError(f"W_dec must have shape (d_sae, d) with both at least 1; got {W_dec.shape}")
+        raise ValueError(f"W_dec: got shape {W_dec.shape}, expected (d_sae, d) with both at least 1")
     b_dec = np.zeros(W_dec.shape[1], np.float32) if b_dec is None else np.asarray(b_dec, dtype=np.float32)
     if x.ndim != 2 or x.shape[1] != W_dec.shape[1]:
-        raise ValueError(f"x must have shape (n, {W_dec.shape[1]}) to match W_dec; got {x.shape}")
+        raise ValueError(f"x: got shape {x.shape}, expected (n, {W_dec.shape[1]}) to match W_dec")
     if b_dec.shape != (W_dec.shape[1],):
-        raise ValueError(f"b_dec must have shape ({W_dec.shape[1]},) to match W_dec; got {b_dec.shape}")
+        raise ValueError(f"b_dec: got shape {b_dec.shape}, expected ({W_dec.shape[1]},) to match W_dec")
     for name, values in (("x", x), ("W_dec", W_dec), ("b_dec", b_dec)):
         if not np.isfinite(values).all():
             raise ValueError(f"{name} holds NaN or infinity")

@@ -90,15 +90,16 @@ def learn(
     """
     x = np.asarray(x, dtype=np.float32)
     if x.ndim != 2 or len(x) < 10:
-        raise ValueError(f"x must have shape (n, d) with n >= 10; got {x.shape}")
+        raise ValueError(f"x: got shape {x.shape}, expected (n, d) with n >= 10")
     if not np.isfinite(x).all():
         raise ValueError("x holds NaN or infinity")
     if restarts < 2:
-        raise ValueError(f"restarts must be at least 2, to measure stability; got {restarts}")
+        raise ValueError(f"restarts: got {restarts}, expected at least 2, to measure stability")
     if not 1 <= d_sae <= len(x) or batch_size < 1 or n_steps < 1 or n_polish < 1 or not penalty > 0:
         raise ValueError(
-            f"d_sae must be in 1..{len(x)}, batch_size, n_steps and n_polish at least 1, penalty > 0; "
-            f"got {d_sae=}, {batch_size=}, {n_steps=}, {n_polish=}, {penalty=}"
+            "d_sae, batch_size, n_steps, n_polish, penalty: got "
+            f"{d_sae}, {batch_size}, {n_steps}, {n_polish}, {penalty}, "
+            f"expected 1 to {len(x)}, three numbers of at least 1, and a positive one"
         )
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))

@@ -55,10 +55,10 @@ def lesson(
     2.994
     """
     if n_samples < 1 or d_in < 1:
-        raise ValueError(f"n_samples and d_in must be at least 1, got {n_samples} and {d_in}")
+        raise ValueError(f"n_samples and d_in: got {n_samples} and {d_in}, expected at least 1")
     if n_features < 4:
         raise ValueError(
-            f"n_features must be at least 4, since up to four are active at once; got {n_features}"
+            f"n_features: got {n_features}, expected at least 4, since up to four are active at once"
         )
     if not noise >= 0:
         raise ValueError(f"noise is a standard deviation and cannot be negative or NaN; got {noise}")

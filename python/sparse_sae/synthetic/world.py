@@ -61,7 +61,7 @@ class Superposition:
         """Samples of block `index` (0, 1, ...): the same for the same seed, index and n, whatever was drawn
         before."""
         if index < 0 or n < 1:
-            raise ValueError(f"index must be at least 0 and n at least 1; got {index=}, {n=}")
+            raise ValueError(f"index and n: got {index} and {n}, expected at least 0 and at least 1")
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(1, index)))
         rows, columns, values = self._firing.draw(n, rng)
         indptr = np.searchsorted(rows, np.arange(n + 1)).astype(np.int32)
@@ -153,24 +153,24 @@ def superposition(
     True
     """
     if n_features < 1 or d_in < 1:
-        raise ValueError(f"n_features and d_in must be at least 1; got {n_features} and {d_in}")
+        raise ValueError(f"n_features and d_in: got {n_features} and {d_in}, expected at least 1")
     p = _per_feature("probability", probability, n_features)
     if p.min() < 0 or p.max() > 1:
-        raise ValueError(f"probability must lie in [0, 1]; got values from {p.min()} to {p.max()}")
+        raise ValueError(f"probability: got values from {p.min()} to {p.max()}, expected values in [0, 1]")
     means, stds = _per_feature("mean", mean, n_features), _per_feature("std", std, n_features)
     if stds.min() < 0 or not noise >= 0 or bias_norm < 0:
         raise ValueError(
-            f"std, noise and bias_norm cannot be negative; got {stds.min()}, {noise}, {bias_norm}"
+            f"std, noise and bias_norm: got {stds.min()}, {noise} and {bias_norm}, expected at least 0"
         )
     if correlation_rank < 0 or correlation_scale < 0 or apart_steps < 0 or not apart_lr > 0:
         raise ValueError(
-            "correlation_rank, correlation_scale and apart_steps cannot be negative, apart_lr is above 0; "
-            f"got {correlation_rank=}, {correlation_scale=}, {apart_steps=}, {apart_lr=}"
+            f"correlation_rank, correlation_scale, apart_steps, apart_lr: got {correlation_rank}, {correlation_scale}, "
+            f"{apart_steps}, {apart_lr}, expected three numbers of at least 0, and a positive one"
         )
     if hierarchy is not None and hierarchy.scale_by_parent and means.min() <= 0:
-        raise ValueError("scale_by_parent divides by the parents' mean magnitudes: mean must be positive")
+        raise ValueError("mean: got 0 or less, expected positive values, by which scale_by_parent divides")
     if hierarchy is not None and hierarchy.compensate and p.min() <= 0:
-        raise ValueError("compensate divides by the parents' probabilities: probability must be positive")
+        raise ValueError("probability: got 0, expected positive values, by which compensate divides")
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     features = random_directions(n_features, d_in, rng)
     bias = bias_norm * random_directions(1, d_in, rng)[0]
@@ -231,5 +231,5 @@ def _per_feature(name: str, value: Any, n: int) -> NDArray[np.float64]:
     if values.ndim == 0:
         values = np.full(n, float(values))
     if values.shape != (n,) or not np.isfinite(values).all():
-        raise ValueError(f"{name} must be one finite number or {n} of them; got shape {values.shape}")
+        raise ValueError(f"{name}: got shape {values.shape}, expected one finite number or {n} of them")
     return values

@@ -12,6 +12,7 @@ import numpy as np
 
 from .._arguments import as_json, conform, known_names, require
 from .._io.values import read_values
+from ..activations import Activation
 from ..architectures import Architecture, from_config
 from ..coders import Coder
 from .optim import Center, Decay, Schedule, default_lr
@@ -95,6 +96,12 @@ class TrainConfig:
         if isinstance(coder, str):
             object.__setattr__(self, "coder", Coder(coder))  # type: ignore[arg-type]
         conform(self)
+        given: Any = self.architecture
+        if isinstance(given, Activation):
+            raise TypeError(
+                f"architecture: got {given!r}, which says how an SAE encodes, expected how one is trained, "
+                "for example sparse_sae.TopK(k=32)"
+            )
         for name, kind, example in (
             ("architecture", Architecture, "for example TopK(k=32)"),
             ("coder", Coder, "sae, transcoder, crosscoder or a Coder"),
@@ -120,10 +127,6 @@ class TrainConfig:
         require(self.clip_norm >= 0, "clip_norm", self.clip_norm, "a largest norm, or 0 for any")
         _ = self.plan  # has checks of its own
         object.__setattr__(self, "metadata", as_json("metadata", self.metadata or {}))
-        if not self.architecture.trainable:
-            raise NotImplementedError(
-                f"architecture: {type(self.architecture).__name__} SAEs are read and used, not trained; train a TopK"
-            )
         self.architecture.check(self.d_sae)
 
     def filled(self, earlier: TrainConfig | None = None) -> TrainConfig:

@@ -178,7 +178,7 @@ def train(
     >>> x = np.random.default_rng(0).standard_normal((2000, 16)).astype("float32")
     >>> result = train(x, TopK(k=4), d_sae=32, n_tokens=20_000)
     >>> result.sae, result.stop_reason
-    (<SAE TopK(k=4, ...) d_in=16 d_out=16 d_sae=32>, 'n_tokens')
+    (<SAE TopK(k=4) d_in=16 d_out=16 d_sae=32>, 'n_tokens')
     >>> result.sae.metadata["train_config"]["batch_size"]
     256
     """
@@ -230,7 +230,7 @@ def train_many(
     >>> runs = {f"k{k}": {"architecture": TopK(k=k)} for k in (2, 4)}
     >>> results = train_many(x, runs, d_sae=32, n_tokens=20_000)
     >>> results["k4"].sae
-    <SAE TopK(k=4, ...) d_in=16 d_out=16 d_sae=32>
+    <SAE TopK(k=4) d_in=16 d_out=16 d_sae=32>
     """
     if not runs:
         raise ValueError("runs: empty, expected a dict of names and arguments")

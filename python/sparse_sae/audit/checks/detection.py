@@ -63,6 +63,7 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
         result.notes.append(
             f"{len(division.duplicates)} texts occurred twice in different groups; they were kept on one side."
         )
+    refused: dict[float, str] = {}
     for kind, measured in found.items():
         result.number(f"{kind}: AUROC", *measured.auroc, chance=0.5)
         result.number(f"{kind}: AUROC in nested cross-validation", measured.nested, chance=0.5)
@@ -74,7 +75,7 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
             result.number(f"{kind}: calibration error", measured.calibration["ece"])
         for fpr, at in measured.operating.items():
             if isinstance(at, str):
-                result.notes.append(f"{kind}: the rate at {fpr:g} is refused: {at}.")
+                refused[fpr] = at
                 continue
             result.rate(f"{kind}: found at {fpr:g}", f"{kind} at {fpr:g}", chance=fpr, label=True)
             result.rate(f"{kind}: false alarms at {fpr:g}", f"{kind} at {fpr:g}", label=False)
@@ -82,4 +83,5 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
         if latent is not None:
             result.notes.append(f"{kind}: latent {latent}.")
             context.chosen[f"{context.name}: {kind}"] = int(latent)
+    result.notes += [f"Rates at {fpr:g} are refused: {why}." for fpr, why in refused.items()]
     return result

@@ -147,7 +147,7 @@ class ActivationStore:
             seed: which texts. A text stays on its side when the store grows.
         """
         if not 0 < held_out < 1:
-            raise ValueError(f"held_out must be between 0 and 1, got {held_out}")
+            raise ValueError(f"held_out: got {held_out}, expected between 0 and 1")
 
         def is_held_out(numbers: Array) -> Array:
             return fixed_uniform(numbers, seed) < held_out
@@ -170,7 +170,7 @@ class ActivationStore:
     def sample(self, n: int, seed: int = 0) -> F32:
         """(min(n, len), d_in) float32 rows drawn without replacement, in random order."""
         if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+            raise ValueError(f"n: got {n}, expected at least 1")
         rng = np.random.default_rng(seed)
         return self.rows(rng.choice(len(self), size=min(n, len(self)), replace=False))
 
@@ -258,7 +258,7 @@ class ActivationStore:
     def _set_exclude(self, exclude: Sequence[str]) -> None:
         unknown = [kind for kind in exclude if kind not in _KINDS]
         if isinstance(exclude, str) or unknown:
-            raise ValueError(f"exclude must be a sequence of {', '.join(_KINDS)}, got {exclude!r}")
+            raise ValueError(f"exclude: got {exclude!r}, expected a sequence of {', '.join(_KINDS)}")
         self._exclude = tuple(exclude)
 
     def _build(self) -> RowIndex:

@@ -39,7 +39,7 @@ def massive_threshold(norms: ArrayLike, ratio: float = 4.0, spread: float = 8.0)
     400
     """
     if not ratio > 1 or not spread >= 0:
-        raise ValueError(f"ratio must be above 1 and spread at least 0, got {ratio} and {spread}")
+        raise ValueError(f"ratio and spread: got {ratio} and {spread}, expected above 1 and at least 0")
     logs = np.asarray(norms, dtype=np.float64)
     logs = np.log(logs[logs > 0])
     if not logs.size:

@@ -72,9 +72,9 @@ class StoreWriter:
         shard_bytes: int = 32 << 20,
     ) -> None:
         if dtype not in get_args(Dtype):
-            raise ValueError(f"dtype must be one of {', '.join(get_args(Dtype))}, got {dtype!r}")
+            raise ValueError(f"dtype: got {dtype!r}, expected one of {', '.join(get_args(Dtype))}")
         if d_in < 1 or shard_bytes < 1:
-            raise ValueError(f"d_in and shard_bytes must be positive, got {d_in} and {shard_bytes}")
+            raise ValueError(f"d_in and shard_bytes: got {d_in} and {shard_bytes}, expected positive numbers")
         self.path = Path(path)
         self.d_in, self.dtype, self._shard_bytes = d_in, dtype, shard_bytes
         self._pending: list[dict[str, Array]] = []
@@ -158,7 +158,7 @@ class StoreWriter:
         """
         block = np.asarray(rows, dtype=np.float32)
         if block.ndim != 2 or block.shape[1] != self.d_in:
-            raise ValueError(f"rows must be (n, {self.d_in}), got {block.shape}")
+            raise ValueError(f"rows: got shape {block.shape}, expected (n, {self.d_in})")
         n = len(block)
         columns = {
             "tokens": np.asarray(tokens, dtype=np.int32),
@@ -168,7 +168,7 @@ class StoreWriter:
         pad = np.zeros(n, dtype=bool) if padding is None else np.asarray(padding, dtype=bool)
         for name, column in {**columns, "padding": pad}.items():
             if column.shape != (n,):
-                raise ValueError(f"{name} must be ({n},) as there are {n} rows, got {column.shape}")
+                raise ValueError(f"{name}: got shape {column.shape}, expected ({n},) as there are {n} rows")
         norms = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
         if not np.isfinite(norms).all():
             bad = int(np.flatnonzero(~np.isfinite(norms))[0])

@@ -97,7 +97,7 @@ def chosen_positions(
     total = len(x)
     if isinstance(given, str):
         if given not in ("all", "prompt"):
-            raise ValueError(f"positions must be 'all', 'prompt' or indices, got {given!r}")
+            raise ValueError(f"positions: got {given!r}, expected 'all', 'prompt' or indices")
         norms = np.linalg.norm(x, axis=1)
         ordinary = (np.arange(total) > 0) & (norms <= massive_threshold(norms[1:]))
         chosen = np.flatnonzero(ordinary[: total if given == "all" else prompt])
@@ -108,7 +108,9 @@ def chosen_positions(
         return chosen
     chosen = np.unique([int(i) + prompt if i < 0 else int(i) for i in given])
     if not len(chosen) or chosen[0] < 0 or chosen[-1] >= total:
-        raise ValueError(f"positions must lie in 0 … {total - 1} or -{prompt} … -1, got {list(given)}")
+        raise ValueError(
+            f"positions: got {list(given)}, expected indices in 0 … {total - 1} or -{prompt} … -1"
+        )
     return chosen
 
 

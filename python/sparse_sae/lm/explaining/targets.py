@@ -51,7 +51,9 @@ def target_measure(target: Target, tokenizer: Any) -> Measure:
         )
     if callable(target):
         return Measure(getattr(target, "__name__", "target"), target, [], 0)
-    raise TypeError(f"target must be a string, a token id, a pair or a function, got {type(target).__name__}")
+    raise TypeError(
+        f"target: got {type(target).__name__}, expected a string, a token id, a pair or a function"
+    )
 
 
 def _one_token(token: str | int, tokenizer: Any) -> int:

@@ -57,14 +57,14 @@ class Reader:
             )
         if compute_dtype not in ("auto", *_COMPUTE_DTYPES):
             raise ValueError(
-                f"compute_dtype must be auto, {', '.join(_COMPUTE_DTYPES)}; got {compute_dtype!r}"
+                f"compute_dtype: got {compute_dtype!r}, expected auto or one of {', '.join(_COMPUTE_DTYPES)}"
             )
         engine = engine_of(model)
         longest = engine.max_context
         if context < 2 or (longest is not None and context > longest):
-            raise ValueError(f"context must be from 2 to the model's {longest} tokens, got {context}")
+            raise ValueError(f"context: got {context}, expected from 2 to the model's {longest} tokens")
         if not hooks or len(set(hooks)) < len(hooks):
-            raise ValueError(f"hooks must be one or several different names, got {list(hooks)}")
+            raise ValueError(f"hooks: got {list(hooks)}, expected one or several different names")
         for hook in hooks:
             engine.point(hook)  # names an unknown one before anything is measured
         if isinstance(model, LanguageModel):

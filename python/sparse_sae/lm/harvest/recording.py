@@ -105,7 +105,7 @@ def capture(
     names = [hooks] if isinstance(hooks, str) else list(hooks)
     paths = {name: Path(store) if isinstance(hooks, str) else Path(store) / name for name in names}
     if max_tokens is not None and max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+        raise ValueError(f"max_tokens: got {max_tokens}, expected at least 1")
     if shard_bytes < 1:
         raise ValueError(f"shard_bytes: got {shard_bytes}, expected at least 1")
     if names and compute_dtype == "auto":

@@ -120,7 +120,7 @@ def load_model(
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
         raise ValueError(
-            f"dtype must be a floating torch dtype such as 'float32' or 'bfloat16', got {dtype!r}"
+            f"dtype: got {dtype!r}, expected a floating torch dtype such as 'float32' or 'bfloat16'"
         )
     if name_or_path is None:
         return _load_gguf(_default_gguf(), DEFAULT_NAME, chosen)

@@ -90,7 +90,7 @@ def batches(
 ) -> Iterator[Batch]:
     """Sequences in batches of at most `size`, longest first so that little is padded, padded on `side`."""
     if size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {size}")
+        raise ValueError(f"batch_size: got {size}, expected at least 1")
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
     for start in range(0, len(order), size):
         index = order[start : start + size]

@@ -83,10 +83,10 @@ def steer(
     ...     model.model.generate(**inputs, num_beams=4, max_new_tokens=40)
     """
     if mode not in get_args(Mode):
-        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}; got {mode!r}")
+        raise ValueError(f"mode: got {mode!r}, expected one of {', '.join(get_args(Mode))}")
     if not isinstance(latents, Mapping) and mode not in ("ablate", "orthogonal"):
         raise ValueError(
-            f"latents must be a mapping latent -> value for mode={mode!r}, got {type(latents).__name__}"
+            f"latents: got {type(latents).__name__}, expected a mapping latent -> value for mode={mode!r}"
         )
     encodes = mode in _ENCODES
     if encodes:
@@ -121,10 +121,10 @@ def steer_direction(
     ...     model.model(**inputs)
     """
     if mode not in ("add", "orthogonal"):
-        raise ValueError(f"mode must be add or orthogonal for a direction without an encoder; got {mode!r}")
+        raise ValueError(f"mode: got {mode!r}, expected add or orthogonal for a direction without an encoder")
     vector = np.asarray(direction, dtype=np.float32)
     if vector.ndim != 1 or not np.isfinite(vector).all():
-        raise ValueError(f"direction must be a finite vector (d,), got shape {vector.shape}")
+        raise ValueError(f"direction: got shape {vector.shape}, expected a finite vector (d,)")
     point = engine_of(model).point(hook) if isinstance(hook, str) else hook
     return Steering(
         model,
@@ -224,7 +224,7 @@ class Steering:
         flat = x.detach().reshape(-1, x.shape[2]).numpy()
         codes = (
             self._sae.encode(flat)[:, self._latents]
-            if self.exact and self._sae.architecture.competes
+            if self.exact and self._sae.activation.competes
             else self._sae.encode(flat, latents=self._latents)
         )
         return torch.from_numpy(codes.toarray()).reshape(*x.shape[:2], -1)
@@ -237,7 +237,7 @@ def _checked_latents(latents: list[int], d_sae: int) -> list[int]:
     wrong = [j for j, fits in zip(latents, whole, strict=True) if not fits or not 0 <= j < d_sae]
     if wrong or len(set(latents)) < len(latents):
         raise ValueError(
-            f"latents must be distinct whole numbers from 0 to {d_sae - 1}; got {wrong or latents}"
+            f"latents: got {wrong or latents}, expected distinct whole numbers from 0 to {d_sae - 1}"
         )
     return [int(j) for j in latents]
 
@@ -250,8 +250,10 @@ def _values(given: list[ArrayLike]) -> NDArray[np.float32]:
     except ValueError:
         sizes = [len(c) for c in columns]
         raise ValueError(
-            f"latents: values must be numbers or arrays of one entry per row; lengths are {sizes}"
+            f"latents: got values of lengths {sizes}, expected numbers or arrays of one entry per row"
         ) from None
     if values.ndim != 2 or not np.isfinite(values).all():
-        raise ValueError("latents: values must be finite numbers, or arrays (rows,) of them")
+        raise ValueError(
+            "latents: got values that are not finite, expected finite numbers or arrays (rows,) of them"
+        )
     return values

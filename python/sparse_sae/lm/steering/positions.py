@@ -40,20 +40,20 @@ class Where:
         if isinstance(positions, str):
             if positions not in ("all", "prompt", "generated"):
                 raise ValueError(
-                    f"positions must be 'all', 'prompt', 'generated', indices or a slice; got {positions!r}"
+                    f"positions: got {positions!r}, expected 'all', 'prompt', 'generated', indices or a slice"
                 )
             relative = positions != "all"
         elif isinstance(positions, slice):
             if positions.step is not None and positions.step < 1:
-                raise ValueError(f"positions: the step of a slice must be positive, got {positions.step}")
+                raise ValueError(f"positions: got a slice of step {positions.step}, expected a positive one")
             relative = any(i is not None and i < 0 for i in (positions.start, positions.stop))
         else:
             wrong = [i for i in positions if not isinstance(i, int | np.integer)]
             if wrong:
-                raise ValueError(f"positions must be whole numbers, got {wrong[0]!r}")
+                raise ValueError(f"positions: got {wrong[0]!r}, expected whole numbers")
             relative = any(i < 0 for i in positions)
         if prompt_length is not None and prompt_length < 1:
-            raise ValueError(f"prompt_length must be at least 1, got {prompt_length}")
+            raise ValueError(f"prompt_length: got {prompt_length}, expected at least 1")
         self._engine = engine
         self._positions, self._relative, self._given = positions, relative, prompt_length
         self._at = _Progress(prompt_length)

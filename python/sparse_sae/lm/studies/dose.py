@@ -215,7 +215,7 @@ def dose_response(
     chosen = [latents] if isinstance(latents, int | np.integer) else list(latents)
     doses = sorted({float(s) for s in strengths})
     if not doses or 0.0 in doses or not np.isfinite(doses).all():
-        raise ValueError(f"strengths must be finite numbers other than 0, got {list(strengths)}")
+        raise ValueError(f"strengths: got {list(strengths)}, expected finite numbers other than 0")
     directions = _directions(sae, chosen, n_directions, n_latents, pool, seed)
     point = hook_of(model, sae, hook, writes=True)
 

@@ -176,7 +176,7 @@ def experiment(
         raise ValueError(f"prompts: an experiment needs at least two, got {n}")
     labels = None if groups is None else np.asarray(groups)
     if labels is not None and labels.shape != (n,):
-        raise ValueError(f"groups must have one label a prompt ({n},), got {labels.shape}")
+        raise ValueError(f"groups: got shape {labels.shape}, expected ({n},), one label a prompt")
     parts: dict[str, list[Values]] = {}
     for start in range(0, n, chunk):
         part = prompts[start : start + chunk]
@@ -209,7 +209,9 @@ def adjusted(changes: list[Change]) -> list[Change]:
 def _checked(name: str, value: ArrayLike, n: int) -> NDArray[np.float64]:
     array = np.asarray(value, dtype=np.float64)
     if array.shape != (n,) or not np.isfinite(array).all():
-        raise ValueError(f"outcome {name!r} must be {n} finite values, one a prompt; got shape {array.shape}")
+        raise ValueError(
+            f"outcome {name!r}: got shape {array.shape}, expected {n} finite values, one a prompt"
+        )
     return array
 
 

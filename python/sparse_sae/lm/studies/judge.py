@@ -27,7 +27,7 @@ class Judge:
     Attributes:
         preface: what stands before every text: the instruction and the worked examples.
         before, after: what frames a text, such as "Ticket: " and a line that asks.
-        yes, no: the answers, one token each.
+        yes, no: the answers, of as many tokens each.
         threshold: margins above it are a yes. auroc: of the margins on the texts it was fitted on.
     """
 

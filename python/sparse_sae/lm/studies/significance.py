@@ -27,7 +27,7 @@ def wilson(successes: ArrayLike, n: int, confidence: float = 0.95) -> tuple[Floa
     (0.0, 0.037)
     """
     if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+        raise ValueError(f"n: got {n}, expected at least 1")
     z = _z(confidence)
     p = np.asarray(successes, dtype=np.float64) / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -37,7 +37,7 @@ def wilson(successes: ArrayLike, n: int, confidence: float = 0.95) -> tuple[Floa
 
 def _z(confidence: float) -> float:
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+        raise ValueError(f"confidence: got {confidence}, expected a value between 0 and 1")
     return float(ndtri(0.5 + confidence / 2))
 
 

@@ -1,0 +1,48 @@
+"""Codes as the kernels pass them, and the two types that everything numeric shares."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+Array: TypeAlias = npt.NDArray[Any]
+Params: TypeAlias = dict[str, Array]
+
+
+class Codes(NamedTuple):
+    """The three arrays of CSR, without the class around them."""
+
+    indptr: Array
+    indices: Array
+    values: Array
+
+    def rows(self) -> Array:
+        """(nnz,) the row of each entry."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    def matrix(self, width: int) -> csr_array:
+        """The same as an (N, width) sparse matrix; nothing is copied."""
+        matrix = csr_array((self.values, self.indices, self.indptr), shape=(len(self.indptr) - 1, width))
+        matrix.has_sorted_indices = True
+        matrix.has_canonical_format = True
+        return matrix
+
+    def where(self, kept: Array) -> Codes:
+        """Only the entries for which kept (nnz,) is true."""
+        counts = np.concatenate([[0], np.cumsum(kept)])
+        return Codes(counts[self.indptr].astype(np.int32), self.indices[kept], self.values[kept])
+
+
+def stack(*blocks: Codes) -> Codes:
+    """Blocks of codes below one another."""
+    indptr = [blocks[0].indptr]
+    for block in blocks[1:]:
+        indptr.append(block.indptr[1:] + indptr[-1][-1])
+    return Codes(
+        np.concatenate(indptr),
+        np.concatenate([b.indices for b in blocks]),
+        np.concatenate([b.values for b in blocks]),
+    )

@@ -1,0 +1,73 @@
+"""Puts the numbers of the audit's bundle and of the monitor's benchmark into docs/audit.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sparse_sae._io.documents import table
+from sparse_sae.audit.bundle import Verified, verify
+
+HERE = Path(__file__).resolve().parents[2]
+PAGE = HERE / "docs" / "audit.md"
+BUNDLE = HERE / "docs" / "results" / "audit.zip"
+MONITOR = HERE / "benchmarks" / "results" / "monitor.json"
+
+
+def contents() -> dict[str, str]:
+    """Block -> what the committed results say."""
+    return {"monitor": monitor(json.loads(MONITOR.read_text())), "example": example(verify(BUNDLE))}
+
+
+def monitor(r: dict[str, Any]) -> str:
+    """Microseconds a token, and the share of a generation."""
+    rows = [
+        [
+            row["d_in"],
+            row["pooling"],
+            f"{row['p50_us']:.1f}",
+            f"{row['p99_us']:.1f}",
+            f"{row['prompt_us_per_token']:.1f}",
+        ]
+        for row in r["observe"]
+    ]
+    g = r["generation"]
+    return (
+        table(["d_in", "pooling", "µs a token, median", "99th percentile", "in a prompt"], rows)
+        + f"\n\n64 latents, kernels {r['kernels']['level']}. While {g['model']} generates, "
+        f"{g['inside_us_per_token']:.0f} µs of the {1000 * g['ms_per_token']:,.0f} µs of a token are spent in it "
+        f"({g['share_inside']:.2%}); the wall clock's ratio was {g['wall_ratio']:.3f} in {g['repeats']} turns. "
+        "`python benchmarks/monitor.py`."
+    )
+
+
+def _value(metric: dict[str, Any]) -> list[str]:
+    rate = metric["kind"] == "rate"
+    value = f"{metric['successes']} of {metric['n']}" if rate else f"{metric['value']:.3f}"
+    span = f"{metric['low']:.3f} – {metric['high']:.3f}" if "low" in metric else ""
+    return [metric["name"], value, span, f"{metric['chance']:.2f}" if "chance" in metric else ""]
+
+
+def example(found: Verified) -> str:
+    """Verdicts, rules and measurements of every check."""
+    m = found.manifest
+    parts = [
+        f"**{found.results['verdict']}.** {m['model']['name']} (SHA-256 {m['model']['sha256'][:16]}…), SAE "
+        f"{m['sae']['sha256'][:16]}…, kernels {m['kernels']['level']}; {len(found.samples)} samples; the bundle's "
+        f"SHA-256 is `{found.sha256}`."
+    ]
+    for check in found.results["checks"]:
+        parts.append(f"### {check['name']}: {check['verdict']}")
+        told = {note.partition("is refused")[2] or note: note for note in reversed(check["notes"])}
+        parts.append(" ".join(note for note in check["notes"] if note in told.values()))
+        for judged in check["rules"]:
+            rule = judged["rule"]
+            key = "at_least" if "at_least" in rule else "at_most"
+            field = "" if rule.get("field", "value") == "value" else f", {rule['field']} end"
+            met = "not measured" if judged["found"] is None else f"{judged['found']:.3f}"
+            parts.append(
+                f"- {rule['metric']}{field}, {key.replace('_', ' ')} {rule[key]}: {met}, {judged['verdict']}"
+            )
+        parts.append(table(["measured", "value", "95 % interval", "chance"], map(_value, check["metrics"])))
+    return "\n\n".join(parts).replace("\n\n- ", "\n- ").replace("\n- ", "\n\n- ", 1)

@@ -46,11 +46,13 @@ def test_blocks_are_whole(document: Path) -> None:
 
 def test_tables_of_benchmarks_are_those_of_their_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import browser
     import harvest
     import report
 
     results = {
         "docs/language-models.md": {"harvest": harvest.tables(json.loads(harvest.RESULT.read_text()))},
+        "docs/browser.md": {"speed": browser.tables()},
         "docs/performance.md": {"bench": report.texts(report.read())["full"]},
         "README.md": {"bench": report.texts(report.read())["short"]},
     }

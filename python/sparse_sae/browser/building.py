@@ -21,11 +21,11 @@ from .._io.files import peek_json
 from . import logits, schema
 from .contexts import Stream
 from .detection import Labels
-from .neighbours import by_coactivation, by_direction, layout
+from .neighbours import by_coactivation, by_direction, layout, lengths
 from .rows import Writer
 from .spill import Spill, encode_to
 
-GROUP_ENTRIES = 400_000
+GROUP_ENTRIES = 200_000
 Progress = Callable[[str, int, int], None]
 
 
@@ -219,7 +219,7 @@ def _fill(
     if model is not None:
         vocabulary = texts_of(model.tokenizer)
     decoder = sae.rows["W_dec"].astype(np.float32, copy=False)
-    norms = np.linalg.norm(decoder, axis=1)
+    norms = lengths(decoder)
     say("neighbours", 0, 3)
     nearest = by_direction(decoder)
     say("neighbours", 1, 3)

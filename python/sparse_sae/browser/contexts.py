@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._io.arrays import Array
-from .spill import Entries
+from .spill import Entries, scattered
 
 BINS = 50  # of the histogram, equally wide from 0 to the latent's maximum
 TOP = 20  # strongest contexts, one a sequence
@@ -114,7 +114,7 @@ def contexts(entries: Entries, maximum: Array, stream: Stream, first_latent: int
     top = order[_rank(latent[order]) < TOP]
 
     part = _part_of(latent, size, maximum, INTERVALS)
-    by_part = np.lexsort((_scatter(latent + first_latent, row), part, latent))
+    by_part = np.lexsort((scattered(latent + first_latent, row), part, latent))
     drawn = by_part[_rank(latent[by_part].astype(np.int64) * INTERVALS + part[by_part]) < EACH]
 
     chosen = np.concatenate([top, drawn])
@@ -147,12 +147,3 @@ def _rank(keys: Array) -> Array:
     new = np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1)) if len(keys) else np.zeros(0, np.int64)
     lengths = np.diff(np.append(new, len(keys)))
     return np.arange(len(keys)) - np.repeat(new, lengths)
-
-
-def _scatter(latent: Array, row: Array) -> Array:
-    """A pseudo-random number for each pair (the finaliser of splitmix64)."""
-    x = (latent.astype(np.uint64) << np.uint64(40)) ^ row.astype(np.uint64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-    scattered: Array = x ^ (x >> np.uint64(31))
-    return scattered

@@ -13,8 +13,8 @@ from .._threads import resolve_threads
 from .spill import Spill
 
 NEIGHBOURS = 10
-SAMPLED_ROWS = 1 << 17  # for co-activation
-_BLOCK = 64  # latents at a time: (block, d_sae) floats are held a few times
+SAMPLED_ROWS = 1 << 16  # for co-activation
+_BLOCK = 32  # latents at a time: (block, d_sae) floats are held a few times
 _CHUNK = 64
 
 
@@ -42,7 +42,7 @@ class Together(NamedTuple):
 
 def by_direction(rows: Array, num_threads: int | None = None) -> Nearest:
     """Nearest decoder rows by cosine; the search is the kernel that encodes, with the dictionary as its input."""
-    norms = np.linalg.norm(rows, axis=1)
+    norms = lengths(rows)
     unit = rows
     if np.abs(norms - 1).max() > 1e-4:
         unit = np.divide(rows, norms[:, None], out=np.zeros_like(rows), where=norms[:, None] > 0)
@@ -63,6 +63,11 @@ def by_direction(rows: Array, num_threads: int | None = None) -> Nearest:
             best = np.argsort(-cosine, kind="stable")[:NEIGHBOURS]
             latent[start + i, : len(best)], score[start + i, : len(best)] = found[best], cosine[best]
     return Nearest(latent, score)
+
+
+def lengths(rows: Array) -> Array:
+    """(m,) Euclidean norms, without the squares of all rows in memory at once."""
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", rows, rows)))
 
 
 def by_coactivation(spill: Spill, rows: int = SAMPLED_ROWS) -> Together:
@@ -161,7 +166,7 @@ def layout(nearest: Nearest, rows: Array, epochs: int = 80, seed: int = 0) -> tu
 
 def _principal(rows: Array) -> Array:
     """The first two principal components, scaled to a standard deviation of 10."""
-    sample = rows[:: max(1, len(rows) // 8192)].astype(np.float64)
+    sample = rows[:: max(1, len(rows) // 2048)].astype(np.float64)
     mean = sample.mean(0)
     _, axes = np.linalg.eigh((sample - mean).T @ (sample - mean))
     axes = axes[:, :-3:-1]

@@ -24,6 +24,15 @@ BLOCK_ROWS = 4096
 _NAME = re.compile(r"codes-(\d{12})-(\d{12})\.safetensors")
 
 
+def scattered(key: int | Array, row: Array) -> Array:
+    """A pseudo-random number of 64 bits for each row (the finaliser of splitmix64), the same in every build."""
+    x = (np.asarray(key).astype(np.uint64) << np.uint64(40)) ^ row.astype(np.uint64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    mixed: Array = x ^ (x >> np.uint64(31))
+    return mixed
+
+
 class Entries(NamedTuple):
     """Entries of some latents, by latent, and by row in each.
 
@@ -115,20 +124,17 @@ class Spill:
     def sample(self, rows: int, seed: int = 0) -> tuple[csr_array, int]:
         """Which latents fire on (about) so many of the rows, drawn at random: (n, d_sae) of ones, and n."""
         share = min(1.0, rows / max(1, self.rows_done))
-        parts, kept_rows = [], 0
+        parts = []
         for segment in self._segments:
-            seen, place = np.unique(segment["row"], return_inverse=True)
-            keep = np.random.default_rng([seed, kept_rows, len(seen)]).random(len(seen)) < share
-            number = np.cumsum(keep) - 1
-            latent = np.repeat(np.arange(self.d_sae, dtype=np.int32), np.diff(segment["indptr"]))
-            chosen = keep[place]
-            ones = np.ones(int(chosen.sum()), np.float32)
-            shape = (int(keep.sum()), self.d_sae)
-            part = csr_array((ones, (number[place[chosen]].astype(np.int32), latent[chosen])), shape=shape)
+            chosen = scattered(seed, segment["row"]) * 2.0**-64 <= share
+            seen, place = np.unique(segment["row"][chosen], return_inverse=True)
+            latent = np.repeat(np.arange(self.d_sae, dtype=np.int32), np.diff(segment["indptr"]))[chosen]
+            shape = (len(seen), self.d_sae)
+            ones = np.ones(len(latent), np.float32)
+            part = csr_array((ones, (place.astype(np.int32), latent)), shape=shape)
             parts.append(part)
-            kept_rows += shape[0]
         whole = csr_array(vstack(parts)) if parts else csr_array((0, self.d_sae), dtype=np.float32)
-        return whole, kept_rows
+        return whole, whole.shape[0]
 
 
 def encode_to(

@@ -91,7 +91,8 @@ def _model(options: argparse.Namespace) -> Any:
 
 def _built(directory: Path, model: Any, options: argparse.Namespace) -> Path:
     """The file of an SAE: built, unless it is there already and nothing asks for another."""
-    from ..browser import build
+    from ..browser import build, open_browser
+    from ..browser.building import fingerprint_of
     from ..browser.vocabulary import load_tokenizer, texts_of
     from ..data.store import ActivationStore
 
@@ -103,6 +104,10 @@ def _built(directory: Path, model: Any, options: argparse.Namespace) -> Path:
             return path
         raise ValueError(f"--store: needed to build {path}: the activations whose contexts are to be shown")
     store = ActivationStore(options.store, options.hook)
+    if path.exists() and options.target[0] != "build" and not (options.compare or options.labels):
+        known = open_browser(path).meta
+        if known["fingerprint"] == fingerprint_of(sae, store) and (known["logits"] or model is None):
+            return path
     vocabulary = None
     if options.tokenizer is not None and model is None:
         vocabulary = texts_of(load_tokenizer(options.tokenizer))

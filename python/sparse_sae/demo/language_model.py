@@ -98,6 +98,8 @@ def run(
     }  # fmt: skip
     if json_path:
         write_json(json_path, result)
+    where = f"{out / f'sae-{tokens}-{features}-{k}' / 'sae'} --store {out / f'activations-{tokens}'}"
+    print(f"9. Look around in all latents: sparse-sae browse {where} --model{f' {model}' if model else ''}")
     return result
 
 

@@ -95,12 +95,10 @@ export class LatentList {
 
   mark(latent) {
     this.current = latent;
-    for (const a of this.items.querySelectorAll("a")) {
-      const here = Number(a.dataset.latent) === latent;
-      if (here) a.setAttribute("aria-current", "page");
-      else a.removeAttribute("aria-current");
-      if (here) a.scrollIntoView({ block: "nearest" });
-    }
+    this.items.querySelector("a[aria-current]")?.removeAttribute("aria-current");
+    const here = this.items.querySelector(`a[data-latent="${latent}"]`);
+    here?.setAttribute("aria-current", "page");
+    here?.scrollIntoView({ block: "nearest" });
   }
 
   // The latent before or after the current one in this order.

@@ -1,6 +1,7 @@
 """The table of targets, measured: prints it, writes benchmarks/results/kernels/<CPU family>.json, fills the documents.
 
     python benchmarks/report.py --peers path/to/python     # measures everything, under ten minutes
+    python benchmarks/report.py --sizes medium             # one size; results of the others stay
     python benchmarks/report.py --write-only               # documents again from the results on disk
 
 `--peers` names the Python of an environment that has the other libraries, or some (compare/peers.py says which);
@@ -44,8 +45,17 @@ def measure(sizes: list[str], threads: int, peers: str | None, peer_sizes: list[
         result["peers"] = before["peers"]
     if before:
         print(*bench.regressions(result, before), sep="\n")
+        keep_other_sizes(result, before)
     RESULTS.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def keep_other_sizes(result: dict[str, Any], before: dict[str, Any]) -> None:
+    """What was not measured this time stays as it was, in the order of the table."""
+    lines = result["lines"] + [line for line in before["lines"] if line["size"] not in result["sizes"]]
+    for part in ("sizes", "seconds"):
+        result[part] = before[part] | result[part]
+    result["lines"] = [line for size in bench.ALL for line in lines if line["size"] == size]
 
 
 def run_peers(python: str, sizes: list[str], threads: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "check.h"
+#include "kernels/encode/kept.h"
 #include "kernels/encode/threshold.h"
 #include "kernels/encode/topk.h"
 
@@ -121,6 +122,40 @@ void misled() {
     check_threshold(p);
 }
 
+// With an int8 copy of the weights that is kept: all numbers of rows up to a tile and beyond, rows that decide nothing.
+void kept() {
+    constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+    for (const int64_t D : {50, 130}) {
+        Problem<float> p(70, D, 700);
+        const auto all = [&](const Rows<float>& sample) {
+            Dictionary<float> dict = p.dictionary();
+            const auto copy = keep_copy(sample, dict, 2);
+            CHECK(kept_copy(dict.w, dict.M, dict.D) == copy && kept_bytes(*copy) > dict.M * dict.D);
+            for (const int64_t N : {1, 2, 5, 6, 7, 12, 13, 70}) {
+                Rows<float> rows = p.rows();
+                rows.N = N;
+                dict.kept = nullptr;
+                const std::vector<float> limit(static_cast<std::size_t>(dict.M), 1.0f);
+                const Codes<float> above = encode_threshold(rows, dict, limit.data(), 1, Screening::floats);
+                const Codes<float> most = encode_topk(rows, dict, TopK{9, false, N == 7}, 1, Screening::floats);
+                dict.kept = copy.get();
+                for (const int threads : kThreads) {
+                    CHECK(same(encode_threshold(rows, dict, limit.data(), threads, Screening::bytes), above));
+                    CHECK(same(encode_topk(rows, dict, TopK{9, false, N == 7}, threads, Screening::bytes), most));
+                }
+            }
+        };
+        all(p.rows());
+        all(Rows<float>{nullptr, Dtype::float32, D, nullptr, 0, D});
+        p.x[3] = 1e30f, p.x[static_cast<std::size_t>(D) + 4] = kNaN, p.x[static_cast<std::size_t>(2 * D)] = 1e5f;
+        all(p.rows());
+        p.b[7] = kNaN;
+        all(p.rows());
+    }
+    const Problem<float> p(1, 40, 300);
+    CHECK(kept_copy(p.w.data(), p.M, p.D) == nullptr);
+}
+
 void watch_list() {
     const Problem<float> p(9, 40, 300);
     const std::vector<int32_t> latents{299, 0, 7, 7};
@@ -166,6 +201,7 @@ void test_encode() {
     sizes<double>();
     hostile();
     misled();
+    kept();
     watch_list();
     wrong_arguments();
     input_types();

@@ -18,9 +18,9 @@ namespace sparse_sae {
 
 inline constexpr int64_t kPanelReuse = 32;
 template <class T>
-inline constexpr int64_t kPanelCols = (kVectorBytes == 64 ? 256 : 128) / sizeof(T);
+inline constexpr int64_t kPanelCols = 128 / sizeof(T);
 // A range and the sums passing by share an L1 cache of 32 KB.
-inline constexpr int64_t kRangeRows = (24 << 10) / (kVectorBytes == 64 ? 256 : 128);
+inline constexpr int64_t kRangeRows = (24 << 10) / 128;
 
 template <class T>
 int64_t panel_count(int64_t D) {

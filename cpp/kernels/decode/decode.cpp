@@ -40,37 +40,22 @@ void project(T* out, const CodesView<T>& codes, int64_t n, const T* grad, const 
              [&](int64_t i) { return w + codes.indices[first + i] * D; });
 }
 
-// With many codes a latent: latent by latent, for a block of rows that stays in the L2 cache.
+// With many codes a row: through the latents in ranges that stay in the cache while a block of rows visits them.
 template <class T>
-void project_by_latent(T* out, const CodesView<T>& codes, const T* grad, const T* w, int64_t M, int64_t D,
-                       int num_threads) {
-    const int64_t rows = cached_rows(codes.n_rows, D * static_cast<int64_t>(sizeof(T)));
+void project_by_range(T* out, const CodesView<T>& codes, const T* grad, const T* w, int64_t M, int64_t D,
+                      int num_threads) {
+    const int64_t rows = visiting_rows(codes.n_rows);
     parallel_for((codes.n_rows + rows - 1) / rows, num_threads, [&](int64_t block) {
         const int64_t n0 = block * rows, n1 = std::min(codes.n_rows, n0 + rows);
-        const int64_t first = codes.indptr[n0], nnz = codes.indptr[n1] - first;
-        std::vector<int32_t> end(static_cast<std::size_t>(M) + 1, 0);  // of latent j's entries, once placed
-        for (int64_t e = 0; e < nnz; ++e) ++end[codes.indices[first + e] + 1];
-        for (int64_t j = 0; j < M; ++j) end[j + 1] += end[j];
-        const auto entry = buffer<int32_t>(nnz), row = buffer<int32_t>(nnz);
-        for (int64_t n = n0; n < n1; ++n)
-            for (int32_t e = codes.indptr[n]; e < codes.indptr[n + 1]; ++e) {
-                const int32_t at = end[codes.indices[e]]++;
-                entry[at] = e;
-                row[at] = static_cast<int32_t>(n - n0);
+        std::vector<int32_t> at(codes.indptr + n0, codes.indptr + n1);
+        for (int64_t j1 = kVisitedLatents; j1 < M + kVisitedLatents; j1 += kVisitedLatents)
+            for (int64_t n = n0; n < n1; ++n) {
+                const int32_t from = at[n - n0];
+                int32_t& to = at[n - n0];
+                while (to < codes.indptr[n + 1] && codes.indices[to] < j1) ++to;
+                dot_many(out + from, grad + n * D, to - from, D,
+                         [&](int64_t i) { return w + codes.indices[from + i] * D; });
             }
-        // A copy, because vectors of the caller's rows may each span two cache lines.
-        const Buffer<T> x = buffer<T>((n1 - n0) * D);
-        std::copy_n(grad + n0 * D, (n1 - n0) * D, x.get());
-        constexpr int64_t kMost = 64;
-        T products[kMost];
-        for (int64_t j = 0; j < M; ++j) {
-            prefetch_latent(w, j, M, D, [&](int64_t next) { return end[next] > end[next - 1]; });
-            for (int32_t e = j ? end[j - 1] : 0; e < end[j]; e += kMost) {
-                const int64_t count = std::min<int64_t>(kMost, end[j] - e);
-                dot_many(products, w + j * D, count, D, [&](int64_t i) { return x.get() + row[e + i] * D; });
-                for (int64_t i = 0; i < count; ++i) out[entry[e + i]] = products[i];
-            }
-        }
     });
 }
 
@@ -124,7 +109,7 @@ void decode(T* out, const CodesView<T>& codes, const T* w, const T* bias, int64_
 
 template <class T>
 void code_grad(T* out, const CodesView<T>& codes, const T* grad, const T* w, int64_t M, int64_t D, int num_threads) {
-    if (many(codes, M)) return project_by_latent(out, codes, grad, w, M, D, num_threads);
+    if (many(codes, M)) return project_by_range(out, codes, grad, w, M, D, num_threads);
     for_rows(codes.n_rows, num_threads, [&](int64_t n) { project(out, codes, n, grad + n * D, w, D); });
 }
 
@@ -143,7 +128,7 @@ void decode_residual(T* residual, T* projected, T* squared, const CodesView<T>& 
     if (!by_panel) return;
     add_codes_by_panel(residual, codes, w, M, D, num_threads);
     for_rows(codes.n_rows, num_threads, [&](int64_t n) { squared[n] = dot(residual + n * D, residual + n * D, D); });
-    project_by_latent(projected, codes, residual, w, M, D, num_threads);
+    project_by_range(projected, codes, residual, w, M, D, num_threads);
 }
 
 #define INSTANTIATE(T)                                                                           \

@@ -156,6 +156,8 @@ def machine(threads: int) -> dict[str, Any]:
     cpu = found.get("model name") or platform.processor() or platform.machine()
     numbers = [found.get(name, "") for name in ("vendor_id", "cpu family", "model")]
     family = "-".join(filter(None, numbers)).removeprefix("Authentic").removeprefix("Genuine") or cpu
+    if _kernels.level not in _kernels.loadable_levels()[:1]:  # forced: not what the family runs
+        family += f"-{_kernels.level}"
     return {
         "cpu": cpu,
         "family": re.sub(r"[^a-z0-9]+", "-", family.lower()).strip("-"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -306,7 +306,9 @@ class SAE:
             out = undo(out)
         return codes.matrix(self.d_sae), out
 
-    def save(self, path: str | Path, format: str = "saelens") -> None:
+    def save(
+        self, path: str | Path, format: Literal["saelens", "sparsify", "dictionary_learning"] = "saelens"
+    ) -> None:
         """Write a directory, whole or not at all; what was there stays until the new one is complete.
 
         Args:

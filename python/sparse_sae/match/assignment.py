@@ -11,11 +11,14 @@ parked rows are then assigned among the columns left over, in the same way.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .scores import Scores
+
+Method: TypeAlias = Literal["auto", "dense", "sparse"]
 
 __all__ = ["Assignment", "assign"]
 
@@ -38,7 +41,7 @@ class Assignment:
 
 
 def assign(
-    scores: Scores, method: str = "auto", candidates: int = 32, tolerance: float = 1e-3, rounds: int = 3
+    scores: Scores, method: Method = "auto", candidates: int = 32, tolerance: float = 1e-3, rounds: int = 3
 ) -> Assignment:
     """Assign min(shape) rows and columns one to one so that the scores' sum is the largest possible, or
     nearly.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
-from .assignment import Ints, assign
+from .assignment import Ints, Method, assign
 from .chance import Chance, chance_level
 from .scores import CodeScores, CosineScores, Scores, directions
 
@@ -118,7 +118,7 @@ def match(
     absolute: bool = False,
     chance: int | None = None,
     seed: int = 0,
-    method: str = "auto",
+    method: Method = "auto",
     candidates: int = 32,
     tolerance: float = 1e-3,
 ) -> Matching:

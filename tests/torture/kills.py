@@ -40,7 +40,9 @@ def born(work: Callable[[Path], None], path: Path, log: Path) -> int:
         code = 0
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BaseException:
+    except BaseException as error:
+        # Python 3.11 makes a RuntimeError of an interrupt while a class is made, as in an import.
+        code = INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else FAILED
         log.write_text(traceback.format_exc(limit=-6))
     finally:
         os._exit(code)

@@ -27,7 +27,7 @@ from sparse_sae import (
 from sparse_sae._io.values import read_values
 from sparse_sae.cli import main
 from sparse_sae.training import checkpoint
-from sparse_sae.training.trainer import TrainOptions
+from sparse_sae.training.options import TrainOptions
 
 X = np.random.default_rng(0).standard_normal((1000, 8)).astype(np.float32)
 HOW: dict[str, Any] = {"d_sae": 16, "n_tokens": 1000, "batch_size": 100}

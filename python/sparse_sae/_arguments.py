@@ -40,6 +40,22 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     return number
 
 
+def latent_numbers(given: Any, d_sae: int) -> Any:
+    """(L,) int32 of a watch-list, the numbers of some latents in any order.
+
+    Raises:
+        ValueError: no list of whole numbers, or one out of range.
+    """
+    latents = np.asarray(given)
+    if latents.ndim != 1 or not np.issubdtype(latents.dtype, np.integer) or not len(latents):
+        raise ValueError(f"latents: expected a list of latent numbers, got {latents!r}")
+    if latents.min() < 0 or latents.max() >= d_sae:
+        raise ValueError(
+            f"latents: {latents.min()} to {latents.max()}, expected 0 to d_sae - 1 = {d_sae - 1}"
+        )
+    return latents.astype(np.int32)
+
+
 def real(name: str, value: Any, least: float | None = None, *, above: float | None = None) -> float:
     """A finite Python float from a number of Python or NumPy.
 

@@ -30,6 +30,39 @@ class Codes(NamedTuple):
         matrix.has_canonical_format = True
         return matrix
 
+    @classmethod
+    def of(cls, codes: csr_array | npt.ArrayLike, width: int, dtype: np.dtype[Any]) -> Codes:
+        """Somebody's (n, width) codes, sparse or dense, checked, in the kernels' types; copied only where they differ.
+
+        Raises:
+            TypeError: not numbers, or complex ones. ValueError: another width, indices out of range.
+        """
+        if not isinstance(codes, csr_array):
+            try:
+                codes = csr_array(codes)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"codes: got {type(codes).__name__} ({error}), expected (n, d_sae) numbers"
+                ) from None
+        if codes.ndim != 2 or codes.shape[1] != width:
+            raise ValueError(f"codes: shape {codes.shape}, expected (n, d_sae = {width})")
+        if codes.dtype.kind not in "fiub":
+            raise TypeError(
+                f"codes: dtype {codes.dtype}, expected real numbers; pass codes.real or abs(codes)"
+            )
+        # Checked before they are narrowed to 32 bits, where a larger one would become another latent.
+        if codes.indices.size and not 0 <= codes.indices.min() <= codes.indices.max() < width:
+            raise ValueError(
+                f"codes: indices from {codes.indices.min()} to {codes.indices.max()}, expected 0 to {width - 1}"
+            )
+        if not codes.has_sorted_indices:
+            codes = codes.sorted_indices()
+        return cls(
+            codes.indptr.astype(np.int32, copy=False),
+            codes.indices.astype(np.int32, copy=False),
+            codes.data.astype(dtype, copy=False),
+        )
+
     def where(self, kept: Array) -> Codes:
         """Only the entries for which kept (nnz,) is true."""
         counts = np.concatenate([[0], np.cumsum(kept)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,11 +10,13 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from . import _kernels
+from ._arguments import latent_numbers
 from ._io.arrays import Array, as_array, as_rows, to_float
 from ._threads import resolve_threads
 from .activations import Activation
 from .architectures import Architecture
 from .coders import Kind, kind_of
+from .codes import Codes
 from .transforms import Transform
 from .weights import NEEDED, check_weights
 
@@ -97,10 +99,9 @@ class SAE:
         """Open a published SAE of the Hugging Face Hub, in any format of `sparse_sae.formats`.
 
         Args:
-            repo_id: "owner/name" of a model repository.
-            path: the SAE's directory or file in it; None where the repository is one SAE.
-            **options: revision, format, token, cache_dir, local_files_only; see `sparse_sae.hub.from_pretrained`,
-                which also lists the errors.
+            repo_id, path: "owner/name", and the SAE's directory or file in it (None: the repository is one SAE).
+            **options: revision, format, token, cache_dir, local_files_only; `sparse_sae.hub.from_pretrained` lists
+                the errors.
         """
         from .hub import from_pretrained
 
@@ -136,12 +137,11 @@ class SAE:
         """
         from ._prepared import keep
 
-        rows = None
+        threads, rows = resolve_threads(num_threads), None
         if sample is not None:
-            rows = to_float(as_rows(self._merge_heads(sample), self.d_in, dtype=self.dtype), self.dtype)
-            rows = rows if self.transform.is_identity else self.transform.apply(rows)[0]
+            rows = to_float(self._seen(sample, threads)[0], self.dtype)
             rows = rows - self.b_dec if self.apply_b_dec_to_input else rows
-        self._kept = keep(self.params, rows, resolve_threads(num_threads))
+        self._kept = keep(self.params, rows, threads)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -226,24 +226,10 @@ class SAE:
             TypeError: x does not hold floats. ValueError: wrong width, NaN or infinity, latents out of range.
         """
         threads = resolve_threads(num_threads)
-        rows = as_rows(self._merge_heads(x), self.d_in, dtype=self.dtype, num_threads=threads)
-        if not self.transform.is_identity:
-            rows, _ = self.transform.apply(to_float(rows, self.dtype))
-        width = self.d_sae
-        if latents is not None:
-            latents = np.asarray(latents)
-            if latents.ndim != 1 or not np.issubdtype(latents.dtype, np.integer) or not len(latents):
-                raise ValueError(f"latents: expected a list of latent numbers, got {latents!r}")
-            if latents.min() < 0 or latents.max() >= self.d_sae:
-                raise ValueError(
-                    f"latents: {latents.min()} to {latents.max()}, expected 0 to d_sae - 1 = {self.d_sae - 1}"
-                )
-            latents = latents.astype(np.int32)
-            width = len(latents)
-        codes = self.activation.encode(
-            self.params, rows, self._center(), latents=latents, num_threads=threads
-        )
-        return codes.matrix(width)
+        rows, _ = self._seen(x, threads)
+        some = None if latents is None else latent_numbers(latents, self.d_sae)
+        codes = self.activation.encode(self.params, rows, self._center(), latents=some, num_threads=threads)
+        return codes.matrix(self.d_sae if some is None else len(some))
 
     def decode(self, codes: csr_array | ArrayLike, *, num_threads: int | None = None) -> Array:
         """(n, d_out) activations from (n, d_sae) codes, sparse or dense.
@@ -251,36 +237,10 @@ class SAE:
         A transcoder's skip needs the input and is not part of decode; `reconstruct` adds it. The same holds for
         undoing a per-token transform.
         """
-        if not isinstance(codes, csr_array):
-            try:
-                codes = csr_array(codes)
-            except (TypeError, ValueError) as error:
-                raise TypeError(
-                    f"codes: got {type(codes).__name__} ({error}), expected (n, d_sae) numbers"
-                ) from None
-        if codes.ndim != 2 or codes.shape[1] != self.d_sae:
-            raise ValueError(f"codes: shape {codes.shape}, expected (n, d_sae = {self.d_sae})")
-        if codes.dtype.kind not in "fiub":
-            raise TypeError(
-                f"codes: dtype {codes.dtype}, expected real numbers; pass codes.real or abs(codes)"
-            )
-        # Checked before they are narrowed to 32 bits, where a larger one would become another latent.
-        if codes.indices.size and not 0 <= codes.indices.min() <= codes.indices.max() < self.d_sae:
-            raise ValueError(
-                f"codes: indices from {codes.indices.min()} to {codes.indices.max()}, expected 0 to {self.d_sae - 1}"
-            )
-        if not codes.has_sorted_indices:
-            codes = codes.sorted_indices()
-        return np.asarray(
-            _kernels.decode(
-                codes.indptr.astype(np.int32, copy=False),
-                codes.indices.astype(np.int32, copy=False),
-                codes.data.astype(self.dtype, copy=False),
-                self.params["W_dec"],
-                self.params["b_dec"],
-                num_threads=resolve_threads(num_threads),
-            )
-        )
+        given = Codes.of(codes, self.d_sae, self.dtype)
+        threads = resolve_threads(num_threads)
+        out: Array = _kernels.decode(*given, self.params["W_dec"], self.params["b_dec"], num_threads=threads)
+        return out
 
     def reconstruct(self, x: ArrayLike | Any, *, num_threads: int | None = None) -> Array:
         """decode(encode(x)) with the leading axes of x, in float32 (float64 for a float64 SAE)."""
@@ -293,11 +253,7 @@ class SAE:
     ) -> tuple[csr_array, Array]:
         """Codes (n, d_sae) and reconstruction (n, d_out) of activations that are encoded once; see `encode`."""
         threads = resolve_threads(num_threads)
-        rows = as_rows(self._merge_heads(x), self.d_in, dtype=self.dtype, num_threads=threads)
-        undo = None
-        seen = rows
-        if not self.transform.is_identity:
-            seen, undo = self.transform.apply(to_float(rows, self.dtype))
+        seen, undo = self._seen(x, threads)
         codes = self.activation.encode(self.params, seen, self._center(), num_threads=threads)
         out: Array = _kernels.decode(*codes, self.params["W_dec"], self.params["b_dec"], num_threads=threads)
         if "W_skip" in self.params:
@@ -322,6 +278,13 @@ class SAE:
         from .formats import save
 
         save(self, path, format)
+
+    def _seen(self, x: Any, threads: int) -> tuple[Array, Callable[[Array], Array] | None]:
+        """The rows of x as the encoder sees them, and what undoes the transform on the output, or None."""
+        rows = as_rows(self._merge_heads(x), self.d_in, dtype=self.dtype, num_threads=threads)
+        return (
+            (rows, None) if self.transform.is_identity else self.transform.apply(to_float(rows, self.dtype))
+        )
 
     def _merge_heads(self, x: Any) -> Any:
         """(…, d_in) of (…, heads, d_head), for an SAE of a hook point that shows heads apart."""

@@ -8,8 +8,9 @@ A name is imported when it is first used. Files are hashed as RFC 8785 says, wit
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from .._lazy import public
 
 if TYPE_CHECKING:
     from .choosing import choose as choose
@@ -51,11 +52,7 @@ __all__ = sorted(_PUBLIC)
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        if name not in _PUBLIC:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-        globals()[name] = value
-        return value
+        return public(__name__, _PUBLIC, name)
 
 
 def __dir__() -> list[str]:

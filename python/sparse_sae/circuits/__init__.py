@@ -21,8 +21,9 @@ torch is imported with the first name that is used; it comes with the extra `lm`
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
+
+from sparse_sae._lazy import public
 
 _PUBLIC = {
     "Ablations": "confirmation",
@@ -71,17 +72,7 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        module = import_module(f"{__name__}.{_PUBLIC[name]}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("torch", "transformers"):
-            raise
-        raise ImportError(
-            f'sparse_sae.circuits.{name} needs the package {error.name!r}: pip install "sparse-sae[lm]"'
-        ) from error
-    return getattr(module, name)
+    return public(__name__, _PUBLIC, name)
 
 
 def __dir__() -> list[str]:

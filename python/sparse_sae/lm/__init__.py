@@ -10,8 +10,9 @@ only part of the package that imports torch and transformers, which come with th
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from sparse_sae._lazy import public
 
 if TYPE_CHECKING:
     from sparse_sae.lm.explaining.attribution import explain as explain
@@ -84,11 +85,7 @@ __all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
+    return public(__name__, _PUBLIC, name)
 
 
 def __dir__() -> list[str]:

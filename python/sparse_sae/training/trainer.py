@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from .._arguments import known_names, whole
 from .._threads import resolve_threads
 from ..architectures import Architecture
-from ..coders import Coder, Kind
 from ..data.base import Source
 from ..data.opening import open_source
 from ..sae import SAE
-from .checkpoint import HISTORY
-from .config import Normalize, Precision, TrainConfig, default_batch_size
+from .config import TrainConfig
 from .loop import Loop, StopReason
-from .optim import Center, Decay
+from .options import TrainOptions, signature_of
 from .progress import Callback, Record
-from .resampling import Resampling
 from .run import TrainingDiverged
 from .starting import prepared
 
@@ -29,12 +25,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = [
-    "HISTORY",
-    "TrainOptions",
     "TrainResult",
     "TrainingDiverged",
     "TrainingInterrupted",
-    "default_batch_size",
     "train",
     "train_many",
 ]
@@ -75,30 +68,6 @@ class TrainingInterrupted(KeyboardInterrupt):
         """The only result there is."""
         (result,) = self.results.values()
         return result
-
-
-class TrainOptions(TypedDict, total=False):
-    """The types of `TrainConfig`'s fields that have a default, for type checkers and editors (a test compares them)."""
-
-    batch_size: int | None
-    seed: int
-    coder: Coder | Kind
-    lr: float | None
-    schedule: Decay
-    warmup: float
-    decay: float
-    betas: tuple[float, float]
-    eps: float
-    clip_norm: float
-    normalize: Normalize
-    b_dec_init: Center
-    dead_after: int | None
-    resampling: Resampling | None
-    dtype: Precision
-    part: int | None
-    checkpoint_every: int
-    log_every: int
-    metadata: Mapping[str, Any] | None
 
 
 @overload
@@ -289,18 +258,4 @@ def _train(
     return results
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """A function's signature with the fields of `TrainConfig` in place of **options: for help() and notebooks."""
-    own = inspect.signature(function)
-    parameters = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    for f in fields(TrainConfig):
-        if f.name not in own.parameters:
-            default = f.default_factory() if f.default_factory is not MISSING else f.default
-            default = inspect.Parameter.empty if default is MISSING else default
-            parameters.append(
-                inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=f.type)
-            )
-    return own.replace(parameters=parameters)
-
-
-train.__signature__ = _signature(train)  # type: ignore[attr-defined]
+train.__signature__ = signature_of(train)  # type: ignore[attr-defined]

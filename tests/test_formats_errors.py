@@ -429,3 +429,15 @@ def test_a_fifo_under_the_name_of_weights_is_not_waited_for(name: str, tmp_path:
     for path in (tmp_path, tmp_path / name):
         with pytest.raises(ValueError, match=re.escape(str(tmp_path))):
             sparse_sae.load(path)
+
+
+def test_a_text_is_not_multiplied_by_a_width(tmp_path: Path) -> None:
+    """It took 32 GB before the two were compared with the weights."""
+    folder = Path(shutil.copytree(GOLDEN / "sparsify" / "by_expansion", tmp_path / "copy"))
+    config = json.loads((folder / "cfg.json").read_text())
+    changed = {"num_latents": None, "d_in": 1 << 31, "expansion_factor": "../../etc/passwd"}
+    (folder / "cfg.json").write_text(json.dumps(config | changed))
+    with pytest.raises(
+        ValueError, match=r"cfg.json: 'expansion_factor' should be a whole number, found '\.\./"
+    ):
+        sparse_sae.load(folder)

@@ -61,8 +61,13 @@ def read(path: Path) -> SAE:
         kind="transcoder" if config.get("transcode", False) else None,
         metadata=_metadata(path),
     )
-    d_in = config.get("d_in", sae.d_in)
-    latents = config.get("num_latents") or d_in * config.get("expansion_factor", sae.d_sae / d_in)
+    # Numbers before they are multiplied: a text times 2^31 is one of many gigabytes.
+    d_in = integer(config, "d_in", where) if "d_in" in config else sae.d_in
+    latents = sae.d_sae
+    if config.get("num_latents"):
+        latents = integer(config, "num_latents", where)
+    elif "expansion_factor" in config:
+        latents = d_in * integer(config, "expansion_factor", where)
     if (d_in, latents) != (sae.d_in, sae.d_sae):
         raise ValueError(
             f"{where}: {d_in} inputs and {latents} latents, the weights say {sae.d_in} and {sae.d_sae}: of two SAEs"

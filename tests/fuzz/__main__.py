@@ -20,6 +20,7 @@ def main() -> int:
     parser.add_argument(
         "--found", type=Path, default=Path("build/fuzz"), help="for inputs that break something"
     )
+    parser.add_argument("--seed", type=int, help="of the changes, from 1; default: another every time")
     parser.add_argument("--json", type=Path, help="where to write the counts")
     args = parser.parse_args()
     grown = args.found.resolve() / "corpus"
@@ -31,6 +32,7 @@ def main() -> int:
     for name, command in targets.items():
         command += [f"-max_total_time={max(1, round(60 * args.minutes))}", "-print_final_stats=1"]
         command += [f"-artifact_prefix={grown.parent}/"]
+        command += [] if args.seed is None else [f"-seed={args.seed}"]
         command += [str(grown), str(CORPUS)] if name == "kernels" else []
         run = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
         inputs = re.search(r"number_of_executed_units: (\d+)", run.stderr)

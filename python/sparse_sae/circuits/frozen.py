@@ -182,7 +182,8 @@ def _transcoder(tf: Transformer, model: Any, reads: str, writes: str, sae: SAE) 
     dtype, device = tf.W_U.dtype, tf.W_U.device
 
     def tensor(values: Any) -> Tensor:
-        return torch.as_tensor(np.array(values)).to(device, dtype)
+        # The SAE's own memory where torch takes it (it warns of what is read-only): a set is hundreds of megabytes.
+        return torch.from_numpy(values if values.flags.writeable else values.copy()).to(device, dtype)
 
     skip = tensor(sae.params["W_skip"]) if "W_skip" in sae.params else None
     rows = sae.rows

@@ -9,12 +9,6 @@
 namespace sparse_sae {
 namespace {
 
-template <class T>
-void check(const Dictionary<T>& dict, TopK select) {
-    if (select.k < 1) throw std::invalid_argument("k: must be at least 1");
-    if (dict.M > INT32_MAX) throw std::length_error("w_enc: more than 2**31 - 1 latents");
-}
-
 // Rows swept at once: as many as the packing allows, with candidates in at most kBlockBytes.
 template <class T>
 int64_t rows_at_once(int64_t row_bytes, int64_t room) {
@@ -66,7 +60,7 @@ bool by_kept_bytes(Codes<T>* codes, const Rows<T>& rows, const Dictionary<T>& di
 
 template <class T>
 Codes<T> encode_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads, Screening how) {
-    check(dict, select);
+    check_topk(dict, select);
     if (Codes<T> codes; use_kept(dict, rows.N, how) && worth_bytes(dict, select) &&
                         by_kept_bytes(&codes, rows, dict, select, num_threads))
         return codes;
@@ -139,7 +133,7 @@ bool both_by_bytes(std::pair<Codes<T>, Codes<T>>* both, const Rows<T>& rows, con
 template <class T>
 std::pair<Codes<T>, Codes<T>> encode_topk_aux(const Rows<T>& rows, const Dictionary<T>& dict, TopK select,
                                               const char* dead, int64_t aux_k, int num_threads, Screening how) {
-    check(dict, select);
+    check_topk(dict, select);
     if (aux_k < 1) throw std::invalid_argument("aux_k: must be at least 1");
     std::vector<int32_t> listed;
     for (int64_t j = 0; j < dict.M; ++j)
@@ -172,39 +166,8 @@ std::pair<Codes<T>, Codes<T>> encode_topk_aux(const Rows<T>& rows, const Diction
     return floats();
 }
 
-template <class T>
-Codes<T> encode_topk_simple(const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads) {
-    check(dict, select);
-    std::vector<std::vector<Entry<T>>> selected(static_cast<std::size_t>(rows.N));
-    const auto keep = [&](int64_t n, std::vector<Entry<T>>& all) {
-        thread_local std::vector<Entry<T>> scratch;
-        selected[n].assign(all.begin(), all.begin() + select_exact(all.data(), dict.M, select, scratch));
-    };
-    if (few_rows(rows.N)) {  // the threads share the latents
-        score_few_rows(rows, dict, num_threads, keep);
-    } else {
-        constexpr int64_t kBlock = 16;
-        parallel_for((rows.N + kBlock - 1) / kBlock, num_threads, [&](int64_t block) {
-            std::vector<T> x(static_cast<std::size_t>(dict.D));
-            std::vector<Entry<T>> all;
-            for (int64_t n = block * kBlock; n < std::min(rows.N, (block + 1) * kBlock); ++n) {
-                rows.read(x.data(), n);
-                all.resize(static_cast<std::size_t>(dict.M));
-                for (int64_t j = 0; j < dict.M; ++j) all[j].latent = static_cast<int32_t>(j);
-                score(all.data(), dict.M, x.data(), dict);
-                keep(n, all);
-            }
-        });
-    }
-    return gather_codes<T>(rows.N, num_threads, [&](int64_t n) {
-        return std::pair(static_cast<const Entry<T>*>(selected[n].data()),
-                         static_cast<const Entry<T>*>(selected[n].data()) + selected[n].size());
-    });
-}
-
 #define INSTANTIATE(T)                                                                                              \
     template Codes<T> encode_topk(const Rows<T>&, const Dictionary<T>&, TopK, int, Screening);                      \
-    template Codes<T> encode_topk_simple(const Rows<T>&, const Dictionary<T>&, TopK, int);                          \
     template std::pair<Codes<T>, Codes<T>> encode_topk_aux(const Rows<T>&, const Dictionary<T>&, TopK, const char*, \
                                                            int64_t, int, Screening);
 INSTANTIATE(float)

@@ -1,6 +1,8 @@
 // Encode with exactly the K largest pre-activations of each row.
 #pragma once
 
+#include <cstdint>
+#include <stdexcept>
 #include <utility>
 
 #include "kernels/common/rows.h"
@@ -14,6 +16,12 @@ struct TopK {
     bool absolute;  // rank by |value| and keep the sign; else rank by value
     bool relu;      // drop what is not positive (zeros are always dropped)
 };
+
+template <class T>
+void check_topk(const Dictionary<T>& dict, TopK select) {
+    if (select.k < 1) throw std::invalid_argument("k: must be at least 1");
+    if (dict.M > INT32_MAX) throw std::length_error("w_enc: more than 2**31 - 1 latents");
+}
 
 // Pre-activation (n, j) = dot(x[n] - center, w[j]) + b[j], canonical (simd.h). Ties: the lower index first.
 // The result is that of sorting every row's pre-activations, for any input: screening only finds candidates,

@@ -69,6 +69,47 @@ Answer: TypeAlias = "Literal['stop'] | Steer | None"
 OnEvent: TypeAlias = Callable[[Event], Answer]
 
 
+class Answered:
+    """Events in the order in which they came, the callback that is asked about each, and what it has answered.
+
+    Attributes:
+        events: the first `max_events`; `dropped` counts those beyond, which the callback is given too.
+        stopped: sequence -> the event that stopped it. steered: sequence -> what is added to its activations.
+    """
+
+    def __init__(self, d_in: int, on_event: OnEvent | None, max_events: int) -> None:
+        self.d_in, self.on_event, self.max_events = d_in, on_event, max_events
+        self._forget_events()
+
+    def _forget_events(self) -> None:
+        self.events: list[Event] = []
+        self.dropped = 0
+        self.stopped: dict[int, Event] = {}
+        self.steered: dict[int, Array] = {}
+        self._steered_from: dict[int, int] = {}  # the first token that is
+
+    def _note(self, event: Event) -> None:
+        if len(self.events) < self.max_events:
+            self.events.append(event)
+        else:
+            self.dropped += 1
+        if self.on_event is not None:
+            self._heed(event, self.on_event(event))
+
+    def _heed(self, event: Event, answer: Answer) -> None:
+        if answer is None:
+            return
+        if answer == "stop":
+            self.stopped.setdefault(event.sequence, event)
+        elif isinstance(answer, Steer):
+            if len(answer.direction) != self.d_in:
+                raise ValueError(f"direction: {len(answer.direction)} numbers, expected d_in = {self.d_in}")
+            self.steered[event.sequence] = answer.direction
+            self._steered_from.setdefault(event.sequence, event.position)
+        else:
+            raise TypeError(f"on_event: returned {answer!r}, expected None, 'stop' or a Steer")
+
+
 class GenerationStopped(RuntimeError):
     """A callback asked for a sequence to stop, and the model went on with it; `event` says why."""
 

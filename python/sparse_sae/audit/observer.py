@@ -18,13 +18,13 @@ from .. import _kernels
 from .._arguments import real
 from .._io.arrays import Array, as_array
 from .detecting import Detect, readouts
-from .events import Answer, Event, OnEvent, Steer
+from .events import Answered, Event, OnEvent
 from .pooling import Pooling, Pools
 from .readout import Plain
 from .watchlist import WatchList
 
 
-class Monitor:
+class Monitor(Answered):
     """Watches sequences of activations and says when a pooled value rises above its threshold.
 
     | pooling | the value of a sequence after token t |
@@ -76,9 +76,9 @@ class Monitor:
             raise ValueError(f"pooling: got {pooling!r}, expected one of {', '.join(get_args(Pooling))}")
         if real("ema", ema, above=0) > 1:
             raise ValueError(f"ema: got {ema}, expected a weight above 0, at most 1")
-        self.watch, self.pooling, self.on_event, self.max_events = watch, pooling, on_event, max_events
+        self.watch, self.pooling = watch, pooling
         self.detect, self._readouts, self._explain = readouts(watch, sae, detect)
-        self.d_in = self._readouts[0].d_in
+        super().__init__(self._readouts[0].d_in, on_event, max_events)
         self.watches = [w for readout in self._readouts for w in readout.watches]
         self._thresholds = np.concatenate([r.thresholds for r in self._readouts]).astype(np.float64)
         self._ema = float(ema)
@@ -89,11 +89,8 @@ class Monitor:
 
     def reset(self) -> None:
         """Forget all sequences and events."""
-        self.events: list[Event] = []
-        self.dropped = self.tokens = 0
-        self.stopped: dict[int, Event] = {}
-        self.steered: dict[int, Array] = {}
-        self._steered_from: dict[int, int] = {}
+        self._forget_events()
+        self.tokens = 0
         self._slots: dict[Hashable, int] = {}
         self._begun = 0
         self._state = Pools(self.pooling, self._ema, self._start_values())
@@ -184,8 +181,7 @@ class Monitor:
         bad = _kernels.first_nonfinite_row(x)
         if bad >= 0:
             raise ValueError(
-                f"rows: row {bad} holds a NaN or an infinity, so its values say nothing; the model or its dtype is at "
-                "fault"
+                f"rows: row {bad} holds a NaN or an infinity; the model or its dtype is at fault"
             )
 
     def _values(self, x: Array) -> Array:
@@ -289,41 +285,16 @@ class Monitor:
         i: int,
         position: int | None = None,
     ) -> Event:
-        watch = self.watches[j]
-        token = None if ids is None else int(ids[i])
+        watch, token = self.watches[j], None if ids is None else int(ids[i])
         event = Event(
             watch.name, watch.reason, watch.kind, slot,
             int(self._state.count[slot]) - 1 if position is None else position,
             token, None if token is None else self._text(token),
-            value, float(self._state.pooled[slot, j]), watch.threshold, self._explained(row),
+            value, float(self._state.pooled[slot, j]), watch.threshold,
+            () if self._explain is None else self._explain.active(row),
         )  # fmt: skip
-        if len(self.events) < self.max_events:
-            self.events.append(event)
-        else:
-            self.dropped += 1
-        if self.on_event is not None:
-            self._answer(event, self.on_event(event))
+        self._note(event)
         return event
 
     def _text(self, token: int) -> str | None:
         """A token decoded; nothing here knows how."""
-
-    def _explained(self, row: Array) -> tuple[tuple[str, float], ...]:
-        if self._explain is None:
-            return ()
-        values = self._explain(row[None])[0]
-        order = np.argsort(-values, kind="stable")
-        return tuple((self._explain.watches[j].name, float(values[j])) for j in order if values[j] > 0)
-
-    def _answer(self, event: Event, answer: Answer) -> None:
-        if answer is None:
-            return
-        if answer == "stop":
-            self.stopped.setdefault(event.sequence, event)
-        elif isinstance(answer, Steer):
-            if len(answer.direction) != self.d_in:
-                raise ValueError(f"direction: {len(answer.direction)} numbers, expected d_in = {self.d_in}")
-            self.steered[event.sequence] = answer.direction
-            self._steered_from.setdefault(event.sequence, event.position)
-        else:
-            raise TypeError(f"on_event: returned {answer!r}, expected None, 'stop' or a Steer")

@@ -65,6 +65,12 @@ class Readout:
             out[np.repeat(np.arange(n), np.diff(indptr)), indices] = values
         return out
 
+    def active(self, row: Array) -> tuple[tuple[str, float], ...]:
+        """(name, value) of the watches above 0 on a row (d_in,), largest first."""
+        values = self(row[None])[0]
+        order = np.argsort(-values, kind="stable")
+        return tuple((self.watches[j].name, float(values[j])) for j in order if values[j] > 0)
+
 
 def _directions(watches: list[Watch]) -> tuple[Callable[[Array], Any], int]:
     rows = np.array([watch.direction for watch in watches], np.float32)

@@ -55,13 +55,7 @@ def run_audit(
     seal = Seal(out.with_name(out.name + ".seal.json"), chosen.sha256)
     if key is not None and not Path(key).is_file():
         raise FileNotFoundError(f"key: there is no file {key}")
-    lm = (
-        model
-        if model is not None
-        else load_model(None if chosen["model"] is None else chosen.path(chosen["model"]))
-    )
-    if sae is None and chosen["sae"] is not None:
-        sae = sparse_sae.load(chosen.path(chosen["sae"]))
+    lm, sae = _opened(chosen, model, sae)
     context = Context(lm, sae, chosen, seal)
     before = _environment(lm, sae)  # before anything runs: what is measured is what is hashed
     checks, samples = [], []
@@ -82,6 +76,15 @@ def run_audit(
     results = {"verdict": worst([c["verdict"] for c in checks]), "checks": checks}
     archive.write(out, assemble(chosen.body, {**before, "data": context.data}, results, samples, key))
     return verify(out)
+
+
+def _opened(policy: Policy, model: Any, sae: Any) -> tuple[Any, Any]:
+    """The model and the SAE: those that were given, else those that the policy names."""
+    if model is None:
+        model = load_model(None if policy["model"] is None else policy.path(policy["model"]))
+    if sae is None and policy["sae"] is not None:
+        sae = sparse_sae.load(policy.path(policy["sae"]))
+    return model, sae
 
 
 def _environment(lm: LanguageModel, sae: Any) -> dict[str, Any]:
@@ -151,13 +154,7 @@ def rerun(
     """
     old = verify(path)
     policy = Policy.of(old.policy, Path(directory).resolve(), path)
-    lm = (
-        model
-        if model is not None
-        else load_model(None if policy["model"] is None else policy.path(policy["model"]))
-    )
-    if sae is None and policy["sae"] is not None:
-        sae = sparse_sae.load(policy.path(policy["sae"]))
+    lm, sae = _opened(policy, model, sae)
     for what, then, now in (
         ("model", old.manifest["model"]["sha256"], model_sha256(lm.model)),
         ("SAE", (old.manifest["sae"] or {}).get("sha256"), None if sae is None else sae_sha256(sae)),

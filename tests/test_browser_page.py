@@ -318,6 +318,24 @@ def test_search_order_lists_keys_and_deep_links(tab: Any, address: str, path: Pa
     assert not again.is_visible(".list") and not again.is_visible(".top") and again.is_visible(".context")
 
 
+def test_a_key_waits_for_the_rows_of_the_newest_question(tab: Any, address: str, path: Path) -> None:
+    file = open_browser(path)
+    page = tab().open(address)
+
+    held: list[Any] = []
+    page.route("**/api/latents*", lambda route: held.append(route))
+    page.select_option('select[aria-label="Order"]', "density")
+    page.select_option('select[aria-label="Which latents"]', "alive")
+    page.fill("input[type=search]", "shipping")
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    page.wait_for_timeout(200)
+    assert len(held) >= 2, "the press came while the answers were under way"
+    page.unroute("**/api/latents*")  # which lets those pass that are held
+    first = file.latents("shipping", sort="density", kind="alive")["rows"][0]["id"]
+    page.wait_for_selector(f'article[aria-label="Latent {first}"]')
+
+
 def test_the_map_opens_latents(tab: Any, address: str, path: Path) -> None:
     page = tab().open(address, "map")
     page.wait_for_selector("canvas[data-ready]")

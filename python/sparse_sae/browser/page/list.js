@@ -54,23 +54,32 @@ export class LatentList {
     this.timer = setTimeout(() => this.reload(), 120);
   }
 
-  async reload() {
+  reload() {
+    clearTimeout(this.timer);
+    this.timer = null;
     this.query = Object.fromEntries(Object.entries(this.fields()).map(([k, e]) => [k, e.value]).filter(([, v]) => v !== ""));
     this.rows = [];
     this.stop?.abort();
-    this.busy = false;
+    this.loading = null;
     this.changed(this.query);
-    this.loading = this.more(true);
-    await this.loading;
+    return this.more(true);
   }
 
-  async more(first = false) {
-    if (this.busy || (!first && this.rows.length >= this.total)) return;
-    this.busy = true;
-    const stop = (this.stop = new AbortController());
+  more(first = false) {
+    if (!this.loading && (first || this.rows.length < this.total)) {
+      const stop = (this.stop = new AbortController());
+      const loading = this.load(first, stop.signal).finally(() => {
+        if (this.loading === loading) this.loading = null;
+      });
+      this.loading = loading;
+    }
+    return this.loading;
+  }
+
+  async load(first, signal) {
     try {
-      const page = await this.source.latents({ ...this.query, offset: this.rows.length }, stop.signal);
-      if (stop.signal.aborted) return;
+      const page = await this.source.latents({ ...this.query, offset: this.rows.length }, signal);
+      if (signal.aborted) return;
       if (first) {
         this.items.replaceChildren();
         this.scroller.scrollTop = 0;
@@ -82,9 +91,13 @@ export class LatentList {
       this.mark(this.current);
     } catch (error) {
       if (error.name !== "AbortError") this.items.replaceChildren(h("li", {}, failure(error)));
-    } finally {
-      if (!stop.signal.aborted) this.busy = false;
     }
+  }
+
+  // Waits for the rows of what is asked now: a later question may replace the one that is awaited.
+  async settled() {
+    if (this.timer) this.reload();
+    while (this.loading) await this.loading;
   }
 
   item(row) {
@@ -103,9 +116,12 @@ export class LatentList {
 
   // The latent before or after the current one in this order.
   async step(by) {
-    await this.loading;
+    await this.settled();
     const at = this.rows.findIndex((r) => r.id === this.current);
-    if (at + by >= this.rows.length) await this.more();
+    if (at + by >= this.rows.length) {
+      this.more();
+      await this.settled();
+    }
     const next = this.rows[at < 0 ? 0 : at + by];
     if (next) location.hash = `#/latent/${next.id}`;
   }

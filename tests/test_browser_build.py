@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 
 import sparse_sae
+from sparse_sae.audit.hashes import sae_sha256
 from sparse_sae.browser import build, open_browser, schema
 from sparse_sae.browser import build as build_function
+from sparse_sae.browser.building import fingerprint_of_sae
 from sparse_sae.browser.neighbours import by_coactivation, by_direction, largest
 from sparse_sae.browser.spill import Spill
 from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.probing import auroc
 from sparse_sae.sae import SAE
+from sparse_sae.transforms import Transform
 
 D, M, LENGTH, TEXTS = 16, 96, 40, 60
 HOSTILE = [
@@ -266,12 +269,31 @@ def test_what_a_user_wrote_survives_a_new_build(made: Any, tmp_path: Path) -> No
     assert open_browser(path).latent(3)["note"] == "mine"
 
 
+def test_all_that_decides_the_codes_identifies_an_sae() -> None:
+    sae = make_sae()
+    others = [
+        make_sae(1),
+        SAE.from_rows(sae.params, sparse_sae.TopK(k=5)),
+        SAE.from_rows(sae.params, sae.activation, apply_b_dec_to_input=False),
+        SAE.from_rows(sae.params, sae.activation, transform=Transform("token_norm")),
+        SAE.from_rows(
+            sae.params, sae.activation, transform=Transform("scale", {"scale": np.ones(D, np.float32)})
+        ),
+        SAE.from_rows(
+            sae.params, sae.activation, transform=Transform("scale", {"scale": np.full(D, 2, np.float32)})
+        ),
+    ]
+    for identify in (fingerprint_of_sae, sae_sha256):
+        assert len({identify(each) for each in (sae, *others)}) == 1 + len(others)
+        assert identify(make_sae()) == identify(make_sae(model_name="named")) == identify(sae)
+
+
 @pytest.mark.parametrize(
     ("store", "sae", "said"),
     [
         ({"d": 8}, {}, "its rows are 8 wide, the SAE reads 16"),
-        ({"model": "other"}, {"model_name": "m"}, "it is of model 'other', the SAE of 'm'"),
-        ({"hook": "other"}, {"hook_name": "h"}, "it is of hook point 'other', the SAE of 'h'"),
+        ({"model": "other"}, {"model_name": "m"}, "model 'm', and the data is of 'other'"),
+        ({"hook": "other"}, {"hook_name": "h"}, "hook point 'h', and the data is of 'other'"),
     ],
 )
 def test_a_store_that_does_not_fit(tmp_path: Path, store: Any, sae: Any, said: str) -> None:

@@ -1,9 +1,10 @@
-"""What weights an SAE has: their shapes, and which have one entry or row for each latent, stated once."""
+"""What weights an SAE has, their shapes, which have one entry or row for each latent, and what decides its codes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,26 @@ PER_LATENT: Mapping[str, int] = MappingProxyType({
 })  # fmt: skip
 """The axis along which a weight, as it is stored, has one entry or row for each latent. Weights that are not named
 here (b_dec, W_skip, an architecture's running means) have none, whatever their length: d_in may equal d_sae."""
+
+
+def what_encodes(sae: Any) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Everything that decides an SAE's codes, as named arrays and settings fit for JSON: what a hash of an SAE covers.
+
+    >>> import numpy as np, sparse_sae
+    >>> eye, zero = np.eye(4, dtype=np.float32), np.zeros(4, np.float32)
+    >>> sae = sparse_sae.SAE({"W_enc": eye, "W_dec": eye, "b_enc": zero, "b_dec": zero}, sparse_sae.TopK(k=2))
+    >>> arrays, settings = what_encodes(sae)
+    >>> sorted(arrays), sorted(settings)
+    (['W_dec', 'W_enc', 'b_dec', 'b_enc'], ['apply_b_dec_to_input', 'architecture', 'kind', 'transform'])
+    """
+    arrays = {**sae.params, **{f"transform.{k}": v for k, v in sae.transform.arrays.items()}}
+    settings = {
+        "architecture": sae.activation.config(),
+        "apply_b_dec_to_input": bool(sae.apply_b_dec_to_input),
+        "kind": sae.kind,
+        "transform": sae.transform.kind,
+    }
+    return arrays, settings
 
 
 def check_weights(params: Mapping[str, Array], needed: Sequence[str], *, centred: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._io.arrays import Array
+from ..weights import what_encodes
 
 
 def canonical(value: Any) -> bytes:
@@ -57,14 +58,7 @@ def sha256_of(value: Any) -> str:
 
 def sae_sha256(sae: Any) -> str:
     """SHA-256 of everything that decides an SAE's codes: weights, architecture, centring and normalisation."""
-    arrays = {**sae.params, **{f"transform.{k}": v for k, v in sae.transform.arrays.items()}}
-    settings = {
-        "architecture": sae.activation.config(),
-        "apply_b_dec_to_input": bool(sae.apply_b_dec_to_input),
-        "kind": sae.kind,
-        "transform": sae.transform.kind,
-    }
-    return _sha256_of_arrays(arrays, settings)
+    return _sha256_of_arrays(*what_encodes(sae))
 
 
 def _sha256_of_arrays(arrays: dict[str, Array], settings: dict[str, Any]) -> str:

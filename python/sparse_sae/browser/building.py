@@ -18,6 +18,8 @@ import numpy as np
 from .._io.arrays import Array
 from .._io.atomic import atomic_write, write_json
 from .._io.files import peek_json
+from ..data.provenance import mismatches
+from ..weights import what_encodes
 from . import logits, schema
 from .contexts import Stream
 from .detection import Labels
@@ -117,11 +119,12 @@ def fingerprint_of(sae: Any, store: Any) -> str:
 
 
 def fingerprint_of_sae(sae: Any) -> str:
-    """What identifies an SAE: its parameters and architecture."""
-    digest = hashlib.sha256(json.dumps(sae.activation.config(), sort_keys=True, default=str).encode())
-    for name in sorted(sae.params):
+    """What identifies an SAE: everything that decides its codes."""
+    arrays, settings = what_encodes(sae)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(arrays):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(sae.params[name]).data)
+        digest.update(np.ascontiguousarray(arrays[name]).data)
     return digest.hexdigest()
 
 
@@ -135,14 +138,8 @@ def _checked(sae: Any, store: Any) -> tuple[Stream, Array]:
         raise ValueError(
             f"store: its rows are {store.d_in} wide, the SAE reads {sae.d_in}: a store of another hook point or model"
         )
-    for what, ours, theirs in (
-        ("model", _short(sae.metadata.get("model_name")), _short(store.model)),
-        ("hook point", sae.metadata.get("hook_name") or "", store.hook),
-    ):
-        if ours and theirs and ours != theirs:
-            raise ValueError(
-                f"store: it is of {what} {theirs!r}, the SAE of {ours!r}; its latents mean nothing there"
-            )
+    if differences := mismatches(sae.metadata, store):
+        raise ValueError(f"store: the SAE is of {'; of '.join(differences)}; its latents mean nothing there")
     whole = store.select(exclude=())
     if not len(store):
         raise ValueError("store: it has no usable rows")
@@ -161,10 +158,6 @@ def _checked(sae: Any, store: Any) -> tuple[Stream, Array]:
     new = (np.diff(positions) != 1) | (np.diff(documents) != 0)
     starts = np.concatenate([[0], np.flatnonzero(new) + 1])
     return Stream(tokens, starts, documents), np.searchsorted(whole.numbers, store.numbers)
-
-
-def _short(name: Any) -> str:
-    return str(name or "").rstrip("/").rpartition("/")[2].lower()
 
 
 @contextmanager

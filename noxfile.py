@@ -82,6 +82,14 @@ def emulate(session: nox.Session) -> None:
     kernel_tests(session, "-DSPARSE_SAE_EMULATE_AVX512=ON")
 
 
+@nox.session
+def avx_vnni(session: nox.Session) -> None:
+    """The kernels' tests at level x86_64_v3_vnni, on a CPU that has its instruction in AVX-512's encoding only."""
+    session.install(*CONSTRAINTS, "--config-settings=cmake.define.SPARSE_SAE_VNNI_AS_EVEX=ON", ".[test]")
+    kernels = [str(path) for path in sorted(Path("tests").glob("test_kernels_*.py"))]
+    session.run("pytest", *kernels, *session.posargs, env={"SPARSE_SAE_KERNELS": "x86_64_v3_vnni"})
+
+
 def kernel_tests(session: nox.Session, option: str, env: dict[str, str] | None = None) -> None:
     """Build and run them with an option of cpp/tests/CMakeLists.txt."""
     session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")

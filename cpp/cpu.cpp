@@ -1,6 +1,9 @@
 // Which CPU levels this machine can run. Compiled without any architecture flag.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include <optional>
 #include <set>
@@ -13,7 +16,8 @@ namespace {
 using Names = std::vector<std::string>;
 
 // The only table of levels, best first, each with every feature it needs: the levels of the x86-64 psABI, and the
-// fourth with 8-bit dot products. CMakeLists.txt compiles each with the flags that allow the compiler these features.
+// third and fourth with 8-bit dot products. CMakeLists.txt compiles each with the flags that allow the compiler these
+// features.
 const std::vector<std::pair<std::string, Names>>& table() {
     static const Names v2{"sse3", "ssse3", "sse4.1", "sse4.2", "popcnt"};
     static const auto with = [](Names base, const Names& more) {
@@ -25,6 +29,11 @@ const std::vector<std::pair<std::string, Names>>& table() {
     static const std::vector<std::pair<std::string, Names>> levels{
         {"x86_64_v4_vnni", with(v4, {"avx512vnni"})},
         {"x86_64_v4", v4},
+#if defined(SPARSE_SAE_VNNI_AS_EVEX)
+        {"x86_64_v3_vnni", with(v3, {"avx512vl", "avx512vnni"})},
+#else
+        {"x86_64_v3_vnni", with(v3, {"avxvnni"})},
+#endif
         {"x86_64_v3", v3},
         {"x86_64_v2", v2},
         {"generic", {}},
@@ -57,6 +66,11 @@ std::set<std::string> features() {
     ASK("avx512vl");
     ASK("avx512vnni");
 #undef ASK
+    // Compilers differ in whether they know this name. It needs no other state of the operating system than AVX2 does.
+    unsigned most, also, b, c, d;
+    if (found.count("avx2") && __get_cpuid_count(7, 0, &most, &b, &c, &d) && most >= 1 &&
+        __get_cpuid_count(7, 1, &also, &b, &c, &d) && (also >> 4 & 1))
+        found.insert("avxvnni");
 #endif
     return found;
 }

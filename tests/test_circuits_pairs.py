@@ -14,8 +14,9 @@ pytest.importorskip("transformers")
 import sparse_sae  # noqa: E402
 import wired_models  # noqa: E402
 from circuit_models import FAMILIES, model_of, transcoders  # noqa: E402
-from sparse_sae.circuits import Pair, feature_circuit  # noqa: E402
+from sparse_sae.circuits import Pair, feature_circuit, pair_margins  # noqa: E402
 from sparse_sae.circuits.effects import sides  # noqa: E402
+from sparse_sae.circuits.unit_faithfulness import matched  # noqa: E402
 from sparse_sae.lm import read_hooks, resolve  # noqa: E402
 
 CLEAN, PATCH = [1, 9, 3, 7, 11, 9], [1, 9, 3, 8, 11, 9]
@@ -236,6 +237,38 @@ def test_the_induction_circuit_of_the_wired_model(method: Any) -> None:
     np.testing.assert_allclose(circuit.faithfulness(), 1, atol=0.2)  # less is left in the norm's denominator
 
 
+def test_margins_come_in_the_order_of_the_pairs() -> None:
+    model = model_of("llama")
+    pairs = [PAIRS[0], Pair([1, 9, 3, 7], [1, 9, 4, 7], 7, 4), PAIRS[1]]
+    by_hand = [[metric(model, p, {}), -metric(model, p, {}, p.patch)] for p in pairs]
+    np.testing.assert_allclose(pair_margins(model, pairs, batch_size=1), by_hand, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pair_margins(model, pairs), by_hand, rtol=1e-5, atol=1e-6)
+
+
+def test_random_circuits_have_as_many_features_at_the_same_places() -> None:
+    model = model_of("llama")
+    whole = feature_circuit(model, residual_saes(), PAIRS, **ALL)
+    circuit = feature_circuit(model, residual_saes(), PAIRS, max_nodes=12, edge_threshold=None)
+    largest = sorted(whole.nodes, key=lambda n: -abs(n.effect))[:12]
+    assert {str(n) for n in circuit.nodes} == {str(n) for n in largest} and circuit.edges.nnz == 0
+    assert sum(n.latent >= 0 for n in circuit.nodes) > 5
+    draws = circuit.random(n_random=8, seed=1)
+    np.testing.assert_array_equal(draws, circuit.random(n_random=8, seed=1))
+    assert len(set(draws)) > 4 and circuit.faithfulness() not in draws
+    drawn = [
+        matched(m, e, np.random.default_rng(0)) for m, e in zip(circuit.masks(), circuit.effects, strict=True)
+    ]
+    for mask, random, e in zip(circuit.masks(), drawn, circuit.effects, strict=True):
+        np.testing.assert_array_equal(random.units.sum(1), mask.units.sum(1))
+        np.testing.assert_array_equal(random.errors, mask.errors)
+        assert e.units[random.units].all()
+    # a circuit of everything that has an effect leaves no choice
+    np.testing.assert_allclose(whole.random(n_random=2), whole.faithfulness(), rtol=1e-6)
+    for options in ({"n_random": 0}, {"errors": "x"}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))}: got"):
+            circuit.random(**options)
+
+
 def test_lengths_may_differ_where_positions_are_summed() -> None:
     model = model_of("llama")
     pairs = [*PAIRS, Pair([1, 9, 3, 7], [1, 9, 4, 7], 7, 4)]
@@ -268,7 +301,7 @@ def test_wrong_input_says_what_to_do() -> None:
     for options, message in (
         ({"method": "x"}, "expected one of attribution"), ({"units": "x"}, "expected one of features"),
         ({"steps": 0}, "steps: got 0"), ({"node_threshold": 0}, "node_threshold: got 0"),
-        ({"positions": "x"}, "expected one of separate"),
+        ({"positions": "x"}, "expected one of separate"), ({"max_nodes": 0}, "max_nodes: got 0"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             feature_circuit(model, saes, PAIRS, **options)

@@ -134,7 +134,7 @@ def products(name: str, threads: int, *, steps: bool = True) -> tuple[dict[str, 
     g = min(seconds[p] for p in problem.products())
     rates = {t: problem.gigaflops(s) for t, s in seconds.items()}
     aim = name != "small"  # what is aimed at for the small size is a multiple of another library's speed
-    aim_encode, aim_step = AIMS.get(("vnni" in _kernels.level, name), (0.0, 0.0))
+    aim_encode, aim_step = AIMS.get((_kernels.level == "x86_64_v4_vnni", name), (0.0, 0.0))
     lines = [Line("encode + TopK", name, seconds["encode"], "G", g, aim_encode, rates["encode"])]
     if steps:
         lines.append(Line("training step", name, seconds["step"], "G", g, aim_step))

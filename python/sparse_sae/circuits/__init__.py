@@ -15,6 +15,7 @@
 
     circuit = feature_circuit(model, saes, [Pair(clean, patch, right, wrong), ...], method="integrated")
     circuit.nodes, circuit.edges, circuit.faithfulness(held_out, errors="default"), circuit.curve(held_out).cpr
+    circuit.random(held_out)          # faithfulness of random circuits of as many features at the same places
 
 torch is imported with the first name that is used; it comes with the extra `lm`.
 """
@@ -55,6 +56,7 @@ _PUBLIC = {
     "load_names": "names",
     "named": "names",
     "neighbours": "virtual",
+    "pair_margins": "pairs",
     "places_of": "set_training",
     "qk_attribution": "qk",
     "save_graph": "files",

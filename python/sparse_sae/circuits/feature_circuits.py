@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from sparse_sae._arguments import real, whole
@@ -15,7 +16,16 @@ from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.circuits.effects import METHODS, Effects, Method, effects
 from sparse_sae.circuits.pairs import Batch, Pair, Passes, batches_of, in_order
 from sparse_sae.circuits.unit_edges import edges_between
-from sparse_sae.circuits.unit_faithfulness import Curve, ErrorPolicy, Mask, Reference, curve, faithfulness
+from sparse_sae.circuits.unit_faithfulness import (
+    Curve,
+    ErrorPolicy,
+    Mask,
+    Reference,
+    curve,
+    faithfulness,
+    many,
+    matched,
+)
 from sparse_sae.circuits.units import Kind, Units, units_of
 from sparse_sae.sae import SAE
 
@@ -45,7 +55,8 @@ class FeatureCircuit:
         nodes: those with |effect| ≥ node_threshold, hook by hook. effect: mean over pairs of m with the node as in the
             patch prompt minus m; negative where the node supports the right answer.
         edges: (n, n) CSR, row = target, column = source, of neighbouring hook points: what the source's change adds
-            to m through the target, other nodes in between held; those with |edge| ≥ edge_threshold.
+            to m through the target, other nodes in between held; those with |edge| ≥ edge_threshold, none if that
+            is None.
         effects: of every unit and error at every hook point.
         value, patched: mean m of the clean prompts, and of the patch prompts by the same answers.
     """
@@ -59,7 +70,7 @@ class FeatureCircuit:
     value: float
     patched: float
     node_threshold: float
-    edge_threshold: float
+    edge_threshold: float | None
     _passes: Passes = field(repr=False)
     _units: list[Units] = field(repr=False)
     _batches: list[Batch] = field(repr=False)
@@ -107,6 +118,34 @@ class FeatureCircuit:
         rest = [Mask(~m.units, ~m.errors) for m in self.masks()]
         return faithfulness(self._passes, self._units, self._over(pairs), rest, errors, reference)
 
+    def random(
+        self,
+        pairs: Sequence[Pair] | None = None,
+        *,
+        n_random: int = 20,
+        seed: int = 0,
+        errors: ErrorPolicy = "default",
+        reference: Reference = "patch",
+    ) -> NDArray[np.float64]:
+        """(n_random,) F of random circuits to hold the circuit's against.
+
+        Each has as many units as the circuit at every hook point and position, drawn from all that have an effect
+        there, and the circuit's own error nodes: what they reach is chance.
+
+        Args:
+            pairs: as of `faithfulness`.
+            n_random: how many; 20 is the least that can show p < .05.
+            seed: of the draws.
+            errors, reference: as of `faithfulness`.
+        """
+        rng = np.random.default_rng(seed)
+        count = whole("n_random", n_random, 1)
+        drawn = [
+            [matched(mask, e, rng) for mask, e in zip(self.masks(), self.effects, strict=True)]
+            for _ in range(count)
+        ]
+        return np.array(many(self._passes, self._units, self._over(pairs), drawn, errors, reference))
+
     def curve(
         self,
         pairs: Sequence[Pair] | None = None,
@@ -134,7 +173,8 @@ def feature_circuit(
     units: Kind = "features",
     positions: Literal["separate", "summed"] = "separate",
     node_threshold: float = 0.1,
-    edge_threshold: float = 0.01,
+    edge_threshold: float | None = 0.01,
+    max_nodes: int | None = None,
     steps: int = 10,
     batch_size: int = 8,
     seed: int = 0,
@@ -153,7 +193,9 @@ def feature_circuit(
             pass for each active unit at each position).
         units: "features"; "neurons" or "random" (orthonormal directions) of the same hook points, as baselines.
         positions: "separate" for prompts of one template and length; "summed" over positions else.
-        node_threshold, edge_threshold: least |effect|, in units of m.
+        node_threshold, edge_threshold: least |effect|, in units of m; with an edge_threshold of None no edges are
+            computed, which take a backward pass for each node and pair.
+        max_nodes: no more nodes than that, those of largest |effect|: raises node_threshold where need be.
         steps: of "integrated". batch_size: pairs in one pass. seed: of random directions.
         any_name: accept dictionaries made for a model of another name.
 
@@ -167,7 +209,10 @@ def feature_circuit(
         if given not in known:
             raise ValueError(f"{name}: got {given!r}, expected one of {', '.join(known)}")
     node_threshold = real("node_threshold", node_threshold, above=0)
-    edge_threshold = real("edge_threshold", edge_threshold, above=0)
+    if edge_threshold is not None:
+        edge_threshold = real("edge_threshold", edge_threshold, above=0)
+    if max_nodes is not None:
+        whole("max_nodes", max_nodes, 1)
     steps, batch_size = whole("steps", steps, 1), whole("batch_size", batch_size, 1)
     if not isinstance(dictionaries, DictionarySet):
         dictionaries = DictionarySet(dictionaries, model_name=str(getattr(model, "name", "model")))
@@ -180,12 +225,16 @@ def feature_circuit(
     cut = units_of(dictionaries, units, hooks, seed)
     passes = Passes(model, hooks)
     found = effects(passes, cut, batches, method, steps, separate)
+    if max_nodes is not None:
+        node_threshold = max(node_threshold, _least(found, max_nodes))
     nodes = _nodes(cut, found, node_threshold, separate)
     value, patched = (
         float(np.concatenate([passes.values(getattr(b, side), b, {}) for b in batches]).mean())
         for side in ("clean", "patch")
     )
-    edges = _edges(passes, cut, batches, nodes, edge_threshold, separate)
+    edges = csr_array((len(nodes), len(nodes)))
+    if edge_threshold is not None:
+        edges = _edges(passes, cut, batches, nodes, edge_threshold, separate)
     return FeatureCircuit(
         units, method, hooks, nodes, edges, found, value, patched, node_threshold, edge_threshold,
         passes, cut, batches, model,
@@ -199,6 +248,12 @@ def _one_length(batches: Sequence[Batch], length: int) -> None:
             f"pairs: prompts of {', '.join(map(str, lengths))} tokens, expected {length} for all, because positions "
             "are separate; use one template, or positions='summed'"
         )
+
+
+def _least(found: Sequence[Effects], count: int) -> float:
+    """The least |effect| of the `count` largest."""
+    every = np.concatenate([np.abs(x).ravel() for e in found for x in (e.units, e.errors)])
+    return float(-np.partition(-every, count - 1)[count - 1]) if count <= len(every) else 0.0
 
 
 def _nodes(units: Sequence[Units], found: Sequence[Effects], least: float, separate: bool) -> list[Node]:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparse_sae._arguments import whole
 from sparse_sae.lm import read_hooks, resolve
 from sparse_sae.lm.model.hooks import unwrap
 from sparse_sae.lm.model.prompts import logits_of, token_ids, tokenizer_for
@@ -165,6 +166,31 @@ class Passes:
             (gradient,) = torch.autograd.grad(scalar(x.float()).sum(), places)
         out: NDArray[np.float32] = gradient.float().cpu().numpy()
         return out
+
+
+def pair_margins(model: Any, pairs: Sequence[Pair], *, batch_size: int = 16) -> NDArray[np.float64]:
+    """(n, 2) by how many logits the model prefers what is right after each prompt of a pair: clean, then patch.
+
+    The patch prompt makes `wrong` right, so a pair that the model does is positive twice; circuits of others explain
+    nothing.
+
+    Raises:
+        ValueError: as of `feature_circuit`.
+
+    >>> kept = [p for p, m in zip(pairs, pair_margins(lm, pairs)) if (m > 0).all()]  # doctest: +SKIP
+    """
+    batches = batches_of(model, pairs, whole("batch_size", batch_size, least=1))
+    passes = Passes(model, [])
+    found = [
+        np.stack([passes.values(b.clean, b, {}), -passes.values(b.patch, b, {})], axis=1) for b in batches
+    ]
+    words = tokenizer_for(model, [p for pair in pairs for p in (pair.clean, pair.patch)])
+    order = np.argsort(
+        [len(token_ids(pair.clean, words)) for pair in pairs], kind="stable"
+    )  # that of batches
+    out = np.empty((len(pairs), 2))
+    out[order] = np.concatenate(found)
+    return out
 
 
 def in_order(model: Any, hooks: Sequence[str]) -> list[str]:

@@ -73,7 +73,7 @@ def faithfulness(
     errors: ErrorPolicy, reference: Reference,
 ) -> float:  # fmt: skip
     """F of one circuit, of means over all pairs; NaN where m(M) = m(∅)."""
-    return _many(passes, units, batches, [masks], errors, reference)[0]
+    return many(passes, units, batches, [masks], errors, reference)[0]
 
 
 def curve(
@@ -92,14 +92,24 @@ def curve(
         least = ordered[size - 1]
         inside = [Mask(np.abs(e.units) >= least, np.abs(e.errors) >= least) for e in effects]
         wanted += [inside, [Mask(~m.units, ~m.errors) for m in inside]]
-    values = _many(passes, units, batches, wanted, errors, reference)
+    values = many(passes, units, batches, wanted, errors, reference)
     return Curve(sizes, [n / count for n in sizes], values[::2], values[1::2], errors, reference)
 
 
-def _many(
+def matched(mask: Mask, effects: Effects, rng: np.random.Generator) -> Mask:
+    """As many units at every position, drawn from those that have an effect there; the same errors."""
+    units = np.zeros_like(mask.units)
+    for position, chosen in enumerate(mask.units):
+        there = np.flatnonzero(effects.units[position])
+        units[position, rng.choice(there, int(chosen.sum()), replace=False)] = True
+    return Mask(units, mask.errors)
+
+
+def many(
     passes: Passes, units: Sequence[Units], batches: Sequence[Batch], circuits: Sequence[Sequence[Mask]],
     errors: ErrorPolicy, reference: Reference,
 ) -> list[float]:  # fmt: skip
+    """F of each circuit, of means over all pairs; NaN where m(M) = m(∅)."""
     for name, value, known in (
         ("errors", errors, ("default", "keep", "remove")), ("reference", reference, ("patch", "zero")),
     ):  # fmt: skip

@@ -7,7 +7,7 @@
 
 namespace sparse_sae {
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(SPARSE_SAE_VNNI_AS_EVEX)
 inline constexpr bool kFastBytes = true;
 #else
 inline constexpr bool kFastBytes = false;  // the same integers, no faster than floats
@@ -25,6 +25,11 @@ inline __attribute__((always_inline)) void add_quads(vec<int32_t>& sum, vec<int3
 #if defined(__AVX512VNNI__) && !defined(SPARSE_SAE_EMULATED)
     // One instruction in assembly: GCC 12 keeps sums on the stack that its own intrinsic accumulates.
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+#elif defined(__AVXVNNI__)
+    // AVX-VNNI has the encoding of AVX2, which assemblers use only where they are told: without, it is of AVX-512.
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(w), "x"(x));
+#elif defined(SPARSE_SAE_VNNI_AS_EVEX)
+    asm("vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(w), "x"(x));
 #elif defined(__AVX512VNNI__)
     sum = (vec<int32_t>)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
 #else

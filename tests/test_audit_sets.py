@@ -45,7 +45,9 @@ def test_rules_say_what_they_say() -> None:
 def test_pyrits_formats_are_read_and_errors_name_the_file(tmp_path: Path) -> None:
     """The formats of pyrit 1.1.0's wheel: lists of seeds, templates, and .csv whose first line is a version."""
     wheel = tmp_path / "pyrit-1.1.0-py3-none-any.whl"
-    seeds = "dataset_name: x\nseeds:\n  # a comment\n  - value: first\n  - value: ' second '\n  - role: user\n"
+    seeds = (
+        "dataset_name: x\nseeds:\n  # a comment\n  - value: first\n  - value: ' second '\n  - role: user\n"
+    )
     with zipfile.ZipFile(wheel, "w") as file:
         file.writestr("pyrit/datasets/a.prompt", seeds)
         file.writestr("pyrit/datasets/b.yaml", "name: t\nvalue: |\n  Do {{ prompt }}\n  now\n")

@@ -143,4 +143,4 @@ def _seeds(text: str) -> Any:
         raise FormatError(f"not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(found, dict) or not ("seeds" in found or "value" in found):
         raise FormatError("expected YAML with 'seeds' or a 'value'")
-    return found["seeds"] if "seeds" in found else [found]
+    return found.get("seeds", [found])

@@ -1,8 +1,9 @@
-"""Induction heads of a real model: found by prefix matching, and what repeats."""
+"""A real model: induction heads are what repeats, and a feature circuit of agreement holds for other nouns."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from sparse_sae.circuits import head_scores  # noqa: E402
+from sparse_sae.circuits import feature_circuit, head_scores  # noqa: E402
 from sparse_sae.lm import load_model, resolve  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -54,3 +55,28 @@ def test_induction_heads_are_found_by_prefix_matching_and_are_what_repeats() -> 
         for _ in range(2)
     ]
     assert without - clean > 2 * (max(random) - clean), (clean, without, random)
+
+
+def test_an_agreement_circuit_of_some_nouns_holds_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study of docs/circuits.md, small: one SAE, few pairs."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "studies" / "known_circuits"))
+    from agreement import NOUNS, done_right, residual_set, templates
+
+    lm = load_model()
+    made = residual_set(lm, tmp_path / "set", [12], d_sae=1152, capture_tokens=6000, tokens=30_000)
+    sides = [done_right(lm, templates(*NOUNS[i : i + 2], 16, i)) for i in (0, 2)]
+    (pairs, _), (others, margins) = sides
+    assert min(len(pairs), len(others)) >= 10 and (margins > 0).mean() > 0.8
+    assert not {w for p in pairs for w in p.clean.split()[1::3]} & {
+        w for p in others for w in p.clean.split()[1::3]
+    }
+    circuit = feature_circuit(
+        lm, made, pairs, node_threshold=1e-9, max_nodes=40, edge_threshold=None, batch_size=16
+    )
+    random = circuit.random(others, n_random=5)
+    assert circuit.faithfulness(others) > 0.5 and circuit.faithfulness(others) > random.max() + 0.2
+    assert circuit.completeness(others) < 0.3
+    # what carries the number stands where the subject stood, and is carried on to the verb's place
+    assert {node.position for node in sorted(circuit.nodes, key=lambda n: -abs(n.effect))[:6]} <= {1, 4}

@@ -10,16 +10,58 @@ Result = dict[str, Any]
 
 
 def contents(result: Result, names: list[str]) -> dict[str, str]:
-    """Block -> what the result says, for those of `names` that are this study's and were run."""
-    return {
-        block: write(result[part])
-        for block, (part, write) in SECTIONS.items()
-        if block in names and part in result
-    }
+    """Block -> what the result says, for those of `names` that are this study's."""
+    return {name: SECTIONS[name](result) for name in names if name in SECTIONS}
 
 
-def pairs(r: Result) -> str:
+def known(r: Result) -> str:
+    """What is known beside what is found, one row each."""
+    i, t, h = r["induction"], r["trained"], r["heads"]
+    programs = [
+        [
+            f"a program wired into a GPT-2: {name}", f"{p['edges']} edges on {p['prompts']} prompts",
+            f"least edge F1 {p['f1_least']:.2f}, ablated edges in the frozen model r ≥ {p['frozen_least']:.3f}",
+        ]
+        for name, p in r["programs"].items()
+    ]  # fmt: skip
+    random = h["without_random"]
+    return table(
+        ["model", "known", "found"],
+        [
+            [
+                "induction wired into a Llama", "edges, two heads, the feature that draws the second",
+                f"least edge F1 {i['f1_least']:.2f} on {i['prompts']} prompts, heads {_heads(i['previous'])} and "
+                f"{_heads(i['induction'])}, the drawing pair in {i['pair_found']} of {i['prompts']}",
+            ],
+            *programs,
+            [
+                f"2 layers trained to repeat, accuracy {t['accuracy']:.2f}",
+                "a feature of the letter before, made by a head that looks one place back",
+                f"the strongest feature is that in {t['right']} of {t['pairs']} pairs; CPR {t['cpr']['features']:.2f} "
+                f"(neurons {t['cpr']['neurons']:.2f}, random directions {t['cpr']['random']:.2f})",
+            ],
+            [
+                "the same", "the induction head is drawn by the letter before",
+                f"in {t['qk']['from_letter']} of {t['qk']['prompts']} prompts, through a head that looks back in "
+                f"{t['qk']['through_back']}",
+            ],
+            [
+                h["model"], "induction heads are what repeats",
+                f"{len(h['heads'])} heads by prefix matching (best {max(h['prefix_matching']):.2f}, chance "
+                f"{h['chance']:.2f}); loss of a repetition {h['loss']:.2f}, without the best {h['taken_out']} "
+                f"{h['without']:.2f}, without others {min(random):.2f} to {max(random):.2f}",
+            ],
+        ],
+    )  # fmt: skip
+
+
+def _heads(heads: list[list[int]]) -> str:
+    return ", ".join(".".join(map(str, head)) for head in heads)
+
+
+def pairs(result: Result) -> str:
     """What the model does, and the SAEs."""
+    r = result["agreement"]
     train, held_out = r["pairs"]["train"], r["pairs"]["held_out"]
     fvu = list(r["fvu"].values())
     layers = ", ".join(hook.split(".")[1] for hook in r["hooks"])
@@ -33,8 +75,9 @@ def pairs(r: Result) -> str:
     )
 
 
-def circuits(r: Result) -> str:
+def circuits(result: Result) -> str:
     """Circuits by size, on the nouns they were found on and on others."""
+    r = result["agreement"]
     kinds = r["kinds"]
     rows = []
     for key, text in (("train", "same nouns"), ("held_out", "other nouns")):
@@ -54,9 +97,9 @@ def circuits(r: Result) -> str:
     )
 
 
-def shown(r: Result) -> str:
+def shown(result: Result) -> str:
     """The strongest nodes and edges."""
-    s = r["shown"]
+    s = result["agreement"]["shown"]
     nodes = [[_short(name), f"{effect:+.2f}"] for name, effect in s["nodes"]]
     edges = [[f"{_short(below)} → {_short(above)}", f"{value:+.2f}"] for value, below, above in s["edges"]]
     places = ", ".join(
@@ -79,7 +122,8 @@ def _short(name: str) -> str:
 
 
 SECTIONS = {
-    "agreement": ("agreement", pairs),
-    "agreement-circuits": ("agreement", circuits),
-    "agreement-nodes": ("agreement", shown),
+    "known": known,
+    "agreement": pairs,
+    "agreement-circuits": circuits,
+    "agreement-nodes": shown,
 }

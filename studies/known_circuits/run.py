@@ -3,8 +3,9 @@
     python studies/known_circuits/run.py [PART ...] --set DIR   # all parts, or some; writes the result and the page
     python studies/known_circuits/run.py --write-docs           # nothing is run: fills the page from the result file
 
-Writes docs/results/known_circuits.json and the blocks of docs/circuits.md. `agreement` trains SAEs of SmolLM2's
-residual stream into DIR, if they are not there yet.
+Writes docs/results/known_circuits.json and the blocks of docs/circuits.md. `induction` and `programs` are wired by hand
+(tests/wired_models.py), `trained` is a small transformer, `heads` and `agreement` are of SmolLM2; SAEs of its residual
+stream are trained in DIR, if they are not there yet.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import agreement
+import repetition
+import wired
 from page import contents  # beside this file
 
 from sparse_sae._io.atomic import write_json
@@ -25,6 +28,13 @@ from sparse_sae._io.documents import blocks, fill
 ROOT = Path(__file__).resolve().parents[2]
 RESULT, PAGE = ROOT / "docs/results/known_circuits.json", ROOT / "docs/circuits.md"
 LAYERS = (3, 9, 15, 21, 27)
+
+
+def heads(_: Path) -> dict[str, Any]:
+    """Induction heads of SmolLM2."""
+    from sparse_sae.lm import load_model
+
+    return repetition.study(load_model())
 
 
 def on_smollm(out: Path) -> dict[str, Any]:
@@ -40,7 +50,13 @@ def on_smollm(out: Path) -> dict[str, Any]:
     }
 
 
-PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {"agreement": on_smollm}
+PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "induction": lambda _: wired.induction(),
+    "programs": lambda _: wired.programs(),
+    "trained": lambda _: wired.trained(),
+    "heads": heads,
+    "agreement": on_smollm,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     for part in () if args.write_docs else args.parts or PARTS:
         began = time.perf_counter()
         found[part] = PARTS[part](args.set)
-        found[part]["seconds"] = time.perf_counter() - began
+        found.setdefault("seconds", {})[part] = time.perf_counter() - began
         write_json(RESULT, found)
     fill(PAGE, contents(found, list(blocks(PAGE.read_text()))))
 

@@ -16,7 +16,8 @@ namespace {
 using Names = std::vector<std::string>;
 
 // The only table of levels, best first, each with every feature it needs: the levels of the x86-64 psABI, and the
-// third and fourth with 8-bit dot products. CMakeLists.txt compiles each with the flags that allow the compiler these features.
+// third and fourth with 8-bit dot products. CMakeLists.txt compiles each with the flags that allow the compiler these
+// features.
 const std::vector<std::pair<std::string, Names>>& table() {
     static const Names v2{"sse3", "ssse3", "sse4.1", "sse4.2", "popcnt"};
     static const auto with = [](Names base, const Names& more) {

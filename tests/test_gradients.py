@@ -92,6 +92,24 @@ def test_auxk_reaches_a_dead_latent_whose_preactivations_are_all_negative() -> N
     assert loss > 0
 
 
+def test_a_step_with_auxk_is_its_two_blocks_joined_without_a_copy() -> None:
+    params, x = setting()
+    dead = np.zeros(30, bool)
+    dead[:9] = True
+    batch = Batch(x, x, 8.0, dead)
+    plain, step = (TopK(k=4, aux_k=aux_k).step(params, batch) for aux_k in (0, 3))
+    error = x - _kernels.decode(*plain.codes, params["W_dec"])
+    block, loss = auxiliary(params, batch, error, 3, 1 / 32) or pytest.fail("nothing")
+    assert step.out.base is not None and step.out.shape == (2 * len(x), 8)
+    np.testing.assert_allclose(step.out, np.concatenate([plain.out, block.out]), rtol=1e-10, atol=1e-14)
+    np.testing.assert_allclose(step.dz, np.concatenate([plain.dz, block.dz]), rtol=1e-10, atol=1e-14)
+    np.testing.assert_array_equal(step.indices, np.concatenate([plain.indices, block.codes.indices]))
+    np.testing.assert_array_equal(step.z, np.concatenate([plain.z, block.codes.values]))
+    np.testing.assert_array_equal(step.codes.values, plain.z)
+    assert step.parts["aux"] == pytest.approx(loss, rel=1e-12)
+    assert np.shares_memory(step.codes.values, step.z) and np.shares_memory(step.output, step.out)
+
+
 def test_auxk_is_off_where_nothing_is_dead_and_where_it_is_switched_off() -> None:
     params, x = setting()
     alive, dead = np.zeros(30, bool), np.ones(30, bool)

@@ -180,6 +180,13 @@ def test_decode_residual_is_its_parts(kernels: Any) -> None:
     np.testing.assert_allclose(residual, kernels.decode(*triple, g["w"], None) - target, atol=2e-6)
     np.testing.assert_array_equal(projected, kernels.code_grad(*triple[:2], residual, g["w"]))
     np.testing.assert_allclose(squared, (residual**2).sum(axis=1), rtol=1e-5)
+    in_place = target.copy()
+    again = kernels.decode_residual(*triple, g["w"], in_place, out=in_place)
+    assert np.shares_memory(again[0], in_place)
+    for one, other in zip(again, (residual, projected, squared), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="out: shape"):
+        kernels.decode_residual(*triple, g["w"], target, out=in_place[:-1])
 
 
 @compiled

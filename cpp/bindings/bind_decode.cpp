@@ -42,13 +42,15 @@ void bind(py::module_& m) {
     m.def(
         "decode_residual",
         [](const Ints& indptr, const Ints& indices, const array<T>& values, const array<T>& w, const array<T>& target,
-           int num_threads) {
+           const std::optional<array<T>>& out, int num_threads) {
             view("w", w, {-1, -1});
             const int64_t D = w.shape(1);
             const CodesView<T> codes = view_codes(indptr, indices, values, w.shape(0));
             const T* y = view("target", target, {codes.n_rows, D});
-            array<T> residual({codes.n_rows, D}), projected(indices.size()), squared(codes.n_rows);
-            T *r = residual.mutable_data(), *p = projected.mutable_data(), *s = squared.mutable_data();
+            array<T> residual = out ? *out : array<T>({codes.n_rows, D});
+            array<T> projected(indices.size()), squared(codes.n_rows);
+            T* r = view_mutable("out", residual, {codes.n_rows, D});
+            T *p = projected.mutable_data(), *s = squared.mutable_data();
             {
                 py::gil_scoped_release release;
                 decode_residual(r, p, s, codes, w.data(), y, w.shape(0), D, num_threads);
@@ -56,7 +58,8 @@ void bind(py::module_& m) {
             return py::make_tuple(residual, projected, squared);
         },
         py::arg("indptr").noconvert(), py::arg("indices").noconvert(), py::arg("values").noconvert(),
-        py::arg("w").noconvert(), py::arg("target").noconvert(), py::kw_only(), py::arg("num_threads") = 1);
+        py::arg("w").noconvert(), py::arg("target").noconvert(), py::kw_only(), py::arg("out").noconvert() = py::none(),
+        py::arg("num_threads") = 1);
 }
 
 }  // namespace

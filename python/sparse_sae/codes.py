@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -70,12 +71,44 @@ class Codes(NamedTuple):
 
 
 def stack(*blocks: Codes) -> Codes:
-    """Blocks of codes below one another."""
+    """Blocks of codes below one another; without a copy of the entries where they are parts of one array, in order."""
     indptr = [blocks[0].indptr]
     for block in blocks[1:]:
         indptr.append(block.indptr[1:] + indptr[-1][-1])
     return Codes(
-        np.concatenate(indptr),
-        np.concatenate([b.indices for b in blocks]),
-        np.concatenate([b.values for b in blocks]),
+        np.concatenate(indptr), joined([b.indices for b in blocks]), joined([b.values for b in blocks])
     )
+
+
+def divided(whole: Codes, n_rows: int) -> tuple[Codes, Codes]:
+    """The first rows of codes and the rest, as parts of their arrays, so that `stack` copies nothing."""
+    at = whole.indptr[n_rows]
+    return (
+        Codes(whole.indptr[: n_rows + 1], whole.indices[:at], whole.values[:at]),
+        Codes(whole.indptr[n_rows:] - at, whole.indices[at:], whole.values[at:]),
+    )
+
+
+def joined(pieces: Sequence[Array]) -> Array:
+    """Arrays below one another: that of which they are all parts, in order, where there is one, else a new one.
+
+    >>> whole = np.arange(6)
+    >>> joined([whole[:2], whole[2:]]) is whole
+    True
+    """
+    whole = pieces[0].base
+    if len(pieces) == 1:
+        return pieces[0]
+    if (
+        isinstance(whole, np.ndarray)
+        and whole.flags.c_contiguous
+        and whole.size == sum(p.size for p in pieces)
+    ):
+        at = whole.ctypes.data
+        for piece in pieces:
+            if piece.base is not whole or not piece.flags.c_contiguous or piece.ctypes.data != at:
+                break
+            at += piece.nbytes
+        else:
+            return whole if whole.ndim == pieces[0].ndim else whole.reshape(-1, *pieces[0].shape[1:])
+    return np.concatenate(pieces)

@@ -37,6 +37,13 @@ def loadable_levels():
     return [level for level in _cpu.levels() if f"_{level}" in built]
 
 
+def needs(level):
+    """Names of the CPU features that a level needs, in this build."""
+    from . import _cpu
+
+    return dict(_cpu.needs()).get(level, [])
+
+
 def load(level):
     """The compiled module of a level, or the NumPy twins for "reference"."""
     if level == "reference":

@@ -23,6 +23,7 @@ level: str
 build_info: dict[str, Any]
 
 def loadable_levels() -> list[str]: ...
+def needs(level: str) -> list[str]: ...
 def load(level: str) -> ModuleType: ...
 def screens() -> list[dict[str, Any]]:
     """What has been measured of the screens in this process, a kind of call each; empty where there is no choice."""
@@ -144,9 +145,13 @@ def decode_residual(
     w: npt.NDArray[T],
     target: npt.NDArray[T],
     *,
+    out: npt.NDArray[T] | None = None,
     num_threads: int = 1,
 ) -> tuple[npt.NDArray[T], npt.NDArray[T], npt.NDArray[T]]:
-    """residual = codes . w - target (N, D); code_grad of the residual (nnz); |residual|^2 of each row (N)."""
+    """residual = codes . w - target (N, D); code_grad of the residual (nnz); |residual|^2 of each row (N).
+
+    The residual is written to `out` where it is given, which may be the target itself.
+    """
 
 def matmul_nt(x: npt.NDArray[T], w: npt.NDArray[T], *, num_threads: int = 1) -> npt.NDArray[T]:
     """x (N, D) . w (M, D)^T by Eigen, shape (N, M)."""

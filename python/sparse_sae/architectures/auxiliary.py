@@ -23,11 +23,13 @@ def auxiliary(
     *,
     absolute: bool = False,
     codes: Codes | None = None,
+    out: Array | None = None,
 ) -> tuple[Block, float] | None:
     """coefficient · |e - ê|² / |e|² as a block of gradients, and its value; None when nothing is dead.
 
     ê decodes, for each row, the aux_k largest pre-activations among dead latents; the error e (N, d_out) is
-    held fixed. aux_k None stands for half of d_in. codes: those of the dead latents, where they are known.
+    held fixed. aux_k None stands for half of d_in. codes: those of the dead latents, where they are known. out: where
+    the gradient by ê goes; it may be the error.
 
     ReLU is left out on purpose: a dead latent whose pre-activations are all negative would otherwise never get
     a gradient (docs/architectures.md has the measurement).
@@ -45,5 +47,5 @@ def auxiliary(
             latents=dead, absolute=absolute, relu=False, num_threads=batch.num_threads,
         )  # fmt: skip
         codes = Codes(found[0], dead[found[1]], found[2])
-    out, dz, _, loss = reconstruction(codes, params, error, power, batch.num_threads, coefficient)
+    out, dz, _, loss = reconstruction(codes, params, error, power, batch.num_threads, coefficient, out)
     return Block(codes, dz, out), loss

@@ -18,7 +18,7 @@ import numpy as np
 from .. import _kernels
 from .._arguments import conform
 from ..activations import Activation
-from ..codes import Array, Codes, Params, stack
+from ..codes import Array, Codes, Params, joined, stack
 from .products import residual_products
 
 
@@ -155,14 +155,15 @@ class Block(NamedTuple):
 
 
 def reconstruction(
-    codes: Codes, params: Params, target: Array, power: float, num_threads: int, coefficient: float = 1.0
-) -> tuple[Array, Array, Array, float]:
+    codes: Codes, params: Params, target: Array, power: float, num_threads: int, coefficient: float = 1.0,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array, float]:  # fmt: skip
     """coefficient · mean over rows of |codes W_dec - target|² / power.
 
-    Returns its gradient by the output (N, d_out) and by the code values (nnz,), the squared error of each row
-    (N,), and its value.
+    Returns its gradient by the output (N, d_out; in `out`, which may be the target) and by the code values (nnz,), the
+    squared error of each row (N,), and its value.
     """
-    residual, projected, squared = residual_products(codes, params["W_dec"], target, num_threads)
+    residual, projected, squared = residual_products(codes, params["W_dec"], target, num_threads, out)
     scale = residual.dtype.type(2 * coefficient / (len(residual) * power))
     loss = coefficient * float(squared.sum(dtype=np.float64)) / (len(residual) * power)
     residual *= scale
@@ -175,9 +176,8 @@ def gradients(
     output: Array, **more: Any,
 ) -> Gradients:  # fmt: skip
     """Stack blocks into a `Gradients`; the loss is the sum of its parts."""
-    one = len(blocks) == 1
-    all_codes = blocks[0].codes if one else stack(*(b.codes for b in blocks))
-    dz = blocks[0].dz if one else np.concatenate([b.dz for b in blocks])
+    all_codes = stack(*(b.codes for b in blocks))
+    dz = joined([b.dz for b in blocks])
     return Gradients(
         loss=sum(parts.values()),
         parts=parts,
@@ -187,30 +187,13 @@ def gradients(
         indices=all_codes.indices,
         z=all_codes.values,
         dz=dz,
-        out=_rows_below([b.out for b in blocks]),
+        out=joined([b.out for b in blocks]),
         output=output,
         d_pre=_kernels.latent_sums(
             all_codes.indptr, all_codes.indices, dz, len(params["W_enc"]), num_threads=batch.num_threads
         ),
         **more,
     )
-
-
-def _rows_below(parts: Sequence[Array]) -> Array:
-    """Arrays of rows below one another; without a copy where they are one array's slices, in order."""
-    if len(parts) == 1:
-        return parts[0]
-    whole = parts[0].base
-    if (
-        whole is not None
-        and whole.shape == (len(parts), *parts[0].shape)
-        and all(
-            part.base is whole and part.ctypes.data == row.ctypes.data
-            for part, row in zip(parts, whole, strict=True)
-        )
-    ):
-        return np.asarray(whole.reshape(-1, whole.shape[-1]))
-    return np.concatenate(parts)
 
 
 def annealed(start: float, end: float, progress: float, share: float) -> float:

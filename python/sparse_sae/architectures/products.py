@@ -23,11 +23,13 @@ DENSE_BACKWARD = 0.75
 _CHUNK_BYTES = 64 << 20  # a dense copy of the codes of some rows
 
 
-def residual_products(codes: Codes, w: Array, target: Array, num_threads: int) -> tuple[Array, Array, Array]:
+def residual_products(
+    codes: Codes, w: Array, target: Array, num_threads: int, out: Array | None = None
+) -> tuple[Array, Array, Array]:
     """`_kernels.decode_residual`, by whichever way is faster."""
     if len(codes.indices) <= DENSE_FORWARD * len(target) * len(w):
-        return _kernels.decode_residual(*codes, w, target, num_threads=num_threads)
-    residual = np.empty_like(target)
+        return _kernels.decode_residual(*codes, w, target, out=out, num_threads=num_threads)
+    residual = np.empty_like(target) if out is None else out
     projected = np.empty_like(codes.values)
     columns = np.ascontiguousarray(w.T)
     for start, end in _chunks(len(target), w):

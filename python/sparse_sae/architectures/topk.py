@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from .. import _kernels, activations
-from ..codes import Array, Codes, Params
+from ..codes import Array, Codes, Params, divided, stack
 from .auxiliary import aux_size, auxiliary
 from .base import Architecture, Batch, Block, Gradients, annealed, gradients, reconstruction
 
@@ -77,16 +79,20 @@ class TopK(Architecture):
         )
         return codes
 
+    def _aux_k(self, batch: Batch) -> int:
+        """Latents a row that AuxK trains in this step; 0: none."""
+        return aux_size(batch, self.aux_k) if self.aux_coefficient else 0
+
     def _select_with_dead(self, params: Params, batch: Batch, k: int) -> tuple[Codes, Codes | None]:
         """The codes, and those of dead latents for AuxK where one pass over the dictionary gives both."""
-        aux_k = aux_size(batch, self.aux_k) if self.aux_coefficient else 0
+        aux_k = self._aux_k(batch)
         if not aux_k or self.absolute or type(self).select is not TopK.select:
             return self.select(params, batch, k), None
         found = _kernels.encode_topk_aux(
             batch.x, params["W_enc"], params["b_enc"], k, batch.dead, aux_k, num_threads=batch.num_threads
         )
         batch.counts["screen_fallbacks"] = found[6]
-        return Codes(*found[:3]), Codes(*found[3:6])
+        return divided(stack(Codes(*found[:3]), Codes(*found[3:6])), len(batch.x))
 
     def k_now(self, batch: Batch) -> int:
         """k at this point of the run."""
@@ -104,8 +110,9 @@ class TopK(Architecture):
             output = output + output_wide
             parts["multi"] = value
         aux = auxiliary(
-            params, batch, error, self.aux_k, self.aux_coefficient, absolute=self.absolute, codes=dead_codes
-        )
+            params, batch, error, self.aux_k, self.aux_coefficient,
+            absolute=self.absolute, codes=dead_codes, out=error,
+        )  # fmt: skip
         if aux is not None:
             blocks.append(aux[0])
             parts["aux"] = aux[1]
@@ -115,10 +122,14 @@ class TopK(Architecture):
         self, params: Params, batch: Batch, codes: Codes, coefficient: float = 1.0
     ) -> tuple[list[Block], Array, float, Array, Array]:
         """Reconstruct the batch: blocks of gradients, squared errors, loss, error y - ŷ, gradient of the output."""
+        # Where AuxK follows, the error lies below the gradient, and AuxK's gradient will lie where the error was: what
+        # `gradients` then joins is one array already.
+        places = np.empty((2 if self._aux_k(batch) else 1, *batch.y.shape), batch.y.dtype)
         out, dz, squared, loss = reconstruction(
-            codes, params, batch.y, batch.variance, batch.num_threads, coefficient
+            codes, params, batch.y, batch.variance, batch.num_threads, coefficient, places[0]
         )
-        error = out * out.dtype.type(-len(out) * batch.variance / (2 * coefficient))
+        unscaled = out.dtype.type(-len(out) * batch.variance / (2 * coefficient))
+        error = np.multiply(out, unscaled, out=places[1] if len(places) > 1 else None)
         return [Block(codes, dz, out)], squared, loss, error, out
 
 

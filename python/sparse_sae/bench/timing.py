@@ -154,6 +154,8 @@ def machine(threads: int) -> dict[str, Any]:
             name, _, value = line.partition(":")
             found.setdefault(name.strip(), value.strip())
     cpu = found.get("model name") or platform.processor() or platform.machine()
+    if _kernels.level == "x86_64_v3_vnni" and "avxvnni" not in _kernels.needs(_kernels.level):
+        cpu += " (AVX-VNNI's instruction in AVX-512's encoding)"
     numbers = [found.get(name, "") for name in ("vendor_id", "cpu family", "model")]
     family = "-".join(filter(None, numbers)).removeprefix("Authentic").removeprefix("Genuine") or cpu
     if _kernels.level not in _kernels.loadable_levels()[:1]:  # forced: not what the family runs

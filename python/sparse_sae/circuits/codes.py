@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from scipy.sparse import csr_array, vstack
 from .._arguments import whole
 from .._io.atomic import atomic_write
 from .dictionaries import DictionarySet
+
+if TYPE_CHECKING:
+    from sparse_sae.lm.harvest.reader import ComputeDtype
 
 _FORMAT, _VERSION = "sparse_sae set codes", 1
 _COLUMNS = ("tokens", "positions", "documents")
@@ -101,7 +104,7 @@ def encode_texts(
     context: int = 256,
     pack: bool = True,
     batch_tokens: int = 2048,
-    compute_dtype: str = "auto",
+    compute_dtype: ComputeDtype = "auto",
     any_name: bool = False,
 ) -> SetCodes:
     """Run a model over texts and keep the codes of all dictionaries of a set; activations are not stored.

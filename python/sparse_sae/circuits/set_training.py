@@ -17,7 +17,7 @@ from sparse_sae.data.store import ActivationStore, aligned
 from sparse_sae.data.store.format import Dtype
 from sparse_sae.evaluation.metrics import evaluate
 from sparse_sae.lm import CaptureProgress, LanguageModel, capture, read_hooks
-from sparse_sae.lm.harvest.reader import fastest_compute_dtype
+from sparse_sae.lm.harvest.reader import ComputeDtype, fastest_compute_dtype
 from sparse_sae.training import checkpoint
 from sparse_sae.training.trainer import train
 
@@ -89,7 +89,7 @@ def train_set(
     seed: int = 0,
     disk_bytes: int | None = None,
     dtype: Dtype = "float16",
-    compute_dtype: str = "auto",
+    compute_dtype: ComputeDtype = "auto",
     context: int = 256,
     pack: bool = True,
     num_threads: int | None = None,

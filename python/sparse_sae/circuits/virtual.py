@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from sparse_sae.circuits.families import transformer_of
 from sparse_sae.circuits.transformer import Norm, Transformer
 
 F32 = NDArray[np.float32]
+Weight: TypeAlias = Literal["twera", "era", "virtual"]
 _BLOCK = 1 << 16  # tokens whose pairs are counted together: the sums of a block fit the cache better
 
 
@@ -59,7 +60,7 @@ class Neighbours:
 
     hook: str
     latent: int
-    kind: str
+    kind: Weight
     upstream: list[Connection]
     downstream: list[Connection]
     heads: list[Connection]
@@ -132,7 +133,7 @@ def neighbours(
     latent: int,
     codes: SetCodes | None = None,
     *,
-    kind: str = "twera",
+    kind: Weight = "twera",
     top: int = 10,
 ) -> Neighbours:
     """The strongest upstream and downstream latents of one latent over all dictionaries of a set.
@@ -147,9 +148,8 @@ def neighbours(
     Raises:
         ValueError: an unknown hook point, latent or kind, or no codes for a kind that needs them.
     """
-    kinds = ("twera", "era", "virtual")
-    if kind not in kinds:
-        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(kinds)}")
+    if kind not in get_args(Weight):
+        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(get_args(Weight))}")
     if codes is None and kind != "virtual":
         raise ValueError(f"codes: needed for kind {kind!r}; give those of encode_texts, or kind='virtual'")
     whole("top", top, least=1)

@@ -8,7 +8,7 @@ only above that.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from scipy.sparse import csr_array
 
 from .assignment import assign
 from .scores import CodeScores, CosineScores, Floats, Scores
+
+RandomKind: TypeAlias = Literal["random", "matched"]
+ChanceKind: TypeAlias = Literal["random", "matched", "shuffled"]
 
 __all__ = ["Chance", "Level", "chance_level", "random_like"]
 
@@ -59,7 +62,7 @@ class Chance:
         scores: (draws, pairs) the matched scores themselves.
     """
 
-    kind: str
+    kind: ChanceKind
     mcc: Level
     mmcs_a: Level
     mmcs_b: Level
@@ -70,7 +73,7 @@ class Chance:
         return Level.of((self.scores > threshold).sum(axis=1))
 
 
-def random_like(a: Any, rng: np.random.Generator, kind: str = "matched") -> NDArray[np.float32]:
+def random_like(a: Any, rng: np.random.Generator, kind: RandomKind = "matched") -> NDArray[np.float32]:
     """A dictionary that has learned nothing, of the shape of `a` (n, d): a control for matching, steering or
     reconstruction.
 
@@ -85,7 +88,7 @@ def random_like(a: Any, rng: np.random.Generator, kind: str = "matched") -> NDAr
     a = np.asarray(a, dtype=np.float64)
     if a.ndim != 2 or 0 in a.shape:
         raise ValueError(f"a: got shape {a.shape}, expected (n, d) with n, d >= 1")
-    if kind not in ("random", "matched"):
+    if kind not in get_args(RandomKind):
         raise ValueError(f"kind: got {kind!r}, expected 'random' or 'matched'")
     norms = np.linalg.norm(a, axis=1, keepdims=True)
     rows = rng.standard_normal(a.shape)
@@ -114,7 +117,13 @@ def _with_covariance(noise: NDArray[np.float64], unit: NDArray[np.float64]) -> N
 
 
 def chance_level(
-    a: Floats | csr_array, b: Floats | csr_array, kind: str, draws: int, absolute: bool, seed: int, **how: Any
+    a: Floats | csr_array,
+    b: Floats | csr_array,
+    kind: ChanceKind,
+    draws: int,
+    absolute: bool,
+    seed: int,
+    **how: Any,
 ) -> Chance:
     """Match `draws` dictionaries (or codes) that know nothing of `b`, made after the image of `a`, against
     `b`."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
 from .assignment import Ints, Method, assign
-from .chance import Chance, chance_level
+from .chance import Chance, ChanceKind, chance_level
 from .scores import CodeScores, CosineScores, Scores, directions
 
 __all__ = ["Matching", "match"]
@@ -161,6 +161,7 @@ def match(
     scores: Scores
     left: Any
     right: Any
+    kinds: list[ChanceKind]
     if codes is not None:
         left, right = _checked_codes(codes, rows_a, rows_b)
         scores, kinds = CodeScores(left, right, absolute), ["shuffled"]
@@ -171,7 +172,9 @@ def match(
     if chance is None:
         chance = 20 if scores.shape[0] * scores.shape[1] <= 1 << 20 else 2
     found = assign(scores, **how)  # type: ignore[arg-type]
-    levels = {k: chance_level(left, right, k, chance, absolute, seed, **how) for k in kinds} if chance else {}
+    levels: dict[str, Chance] = {}
+    if chance:
+        levels = {k: chance_level(left, right, k, chance, absolute, seed, **how) for k in kinds}
     return Matching(
         pairs=np.column_stack([found.rows, found.columns]),
         scores=found.scores,

@@ -23,8 +23,15 @@ def code_grad(indptr: Array, indices: Array, grad: Array, w: Array, *, num_threa
 
 
 def decode_residual(
-    indptr: Array, indices: Array, values: Array, w: Array, target: Array, *, num_threads: int = 1
+    indptr: Array,
+    indices: Array,
+    values: Array,
+    w: Array,
+    target: Array,
+    *,
+    out: Array | None = None,
+    num_threads: int = 1,
 ) -> tuple[Array, Array, Array]:
     """Decode, subtract, project."""
-    residual = decode(indptr, indices, values, w) - target
+    residual = np.subtract(decode(indptr, indices, values, w), target, out=out)
     return residual, code_grad(indptr, indices, residual, w), (residual**2).sum(axis=1)

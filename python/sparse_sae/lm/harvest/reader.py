@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from sparse_sae.lm.model.loading import LanguageModel
 F32 = NDArray[np.float32]
 
 _FASTER = 1.15  # bfloat16 must be this much faster to be worth its rounding
-_COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
+ComputeDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Reader:
@@ -48,16 +48,16 @@ class Reader:
         hooks: Sequence[str],
         *,
         context: int,
-        compute_dtype: str = "auto",
+        compute_dtype: ComputeDtype = "auto",
     ) -> None:
         if not isinstance(model, LanguageModel | Engine):
             raise TypeError(
                 f"model: got {type(model).__name__}, expected a LanguageModel or an Engine: load_model(path) gives "
                 "one, and so does LanguageModel(model, tokenizer, name)"
             )
-        if compute_dtype not in ("auto", *_COMPUTE_DTYPES):
+        if compute_dtype not in get_args(ComputeDtype):
             raise ValueError(
-                f"compute_dtype: got {compute_dtype!r}, expected auto or one of {', '.join(_COMPUTE_DTYPES)}"
+                f"compute_dtype: got {compute_dtype!r}, expected one of {', '.join(get_args(ComputeDtype))}"
             )
         engine = engine_of(model)
         longest = engine.max_context
@@ -68,9 +68,10 @@ class Reader:
         for hook in hooks:
             engine.point(hook)  # names an unknown one before anything is measured
         if isinstance(model, LanguageModel):
-            if compute_dtype == "auto":
-                compute_dtype = fastest_compute_dtype(model, hooks, tokens=min(context, 128))
-            engine = engine_of(in_dtype(model, getattr(torch, compute_dtype)))
+            chosen: str = compute_dtype
+            if chosen == "auto":
+                chosen = fastest_compute_dtype(model, hooks, tokens=min(context, 128))
+            engine = engine_of(in_dtype(model, getattr(torch, chosen)))
         elif compute_dtype not in ("auto", engine.compute_dtype):
             raise ValueError(
                 f"compute_dtype: got {compute_dtype!r}, expected 'auto' or {engine.compute_dtype!r}, which this engine "

@@ -11,7 +11,7 @@ from typing import overload
 
 from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.data.store.format import Dtype
-from sparse_sae.lm.harvest.reader import Reader
+from sparse_sae.lm.harvest.reader import ComputeDtype, Reader
 from sparse_sae.lm.harvest.sequences import Text, windows
 from sparse_sae.lm.model.engine import Engine
 from sparse_sae.lm.model.loading import LanguageModel
@@ -36,14 +36,14 @@ class CaptureProgress:
 def capture(  # type: ignore[overload-overlap]  # a str is a sequence of str too
     model: LanguageModel | Engine, texts: Iterable[Text], hooks: str, store: str | Path, *,
     max_tokens: int | None = ..., context: int = ..., pack: bool = ..., batch_tokens: int = ...,
-    dtype: Dtype = ..., compute_dtype: str = ..., shard_bytes: int = ...,
+    dtype: Dtype = ..., compute_dtype: ComputeDtype = ..., shard_bytes: int = ...,
     parse_special: bool | None = ..., progress: Callable[[CaptureProgress], None] | None = ...,
 ) -> ActivationStore: ...  # fmt: skip
 @overload
 def capture(
     model: LanguageModel | Engine, texts: Iterable[Text], hooks: Sequence[str], store: str | Path, *,
     max_tokens: int | None = ..., context: int = ..., pack: bool = ..., batch_tokens: int = ...,
-    dtype: Dtype = ..., compute_dtype: str = ..., shard_bytes: int = ...,
+    dtype: Dtype = ..., compute_dtype: ComputeDtype = ..., shard_bytes: int = ...,
     parse_special: bool | None = ..., progress: Callable[[CaptureProgress], None] | None = ...,
 ) -> dict[str, ActivationStore]: ...  # fmt: skip
 def capture(
@@ -57,7 +57,7 @@ def capture(
     pack: bool = True,
     batch_tokens: int = 2048,
     dtype: Dtype = "float16",
-    compute_dtype: str = "auto",
+    compute_dtype: ComputeDtype = "auto",
     shard_bytes: int = 32 << 20,
     parse_special: bool | None = None,
     progress: Callable[[CaptureProgress], None] | None = None,
@@ -172,9 +172,10 @@ def capture(
     return stores[hooks] if isinstance(hooks, str) else stores
 
 
-def _earlier_compute_dtype(path: Path) -> str:
+def _earlier_compute_dtype(path: Path) -> ComputeDtype:
     """What was measured when this store was begun, so that it goes on in the same dtype."""
     manifest = path / "manifest.json"
     if not manifest.is_file():
         return "auto"
-    return str(json.loads(manifest.read_text()).get("metadata", {}).get("compute_dtype", "auto"))
+    found: ComputeDtype = json.loads(manifest.read_text()).get("metadata", {}).get("compute_dtype", "auto")
+    return found  # checked by the reader, as the caller's would be

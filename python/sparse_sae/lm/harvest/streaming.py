@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from sparse_sae.data.store import massive_threshold
-from sparse_sae.lm.harvest.reader import F32, Reader
+from sparse_sae.lm.harvest.reader import F32, ComputeDtype, Reader
 from sparse_sae.lm.harvest.sequences import Text, Window, windows
 from sparse_sae.lm.model.engine import Engine
 from sparse_sae.lm.model.loading import LanguageModel
@@ -111,7 +111,7 @@ def stream(
     context: int = 256,
     pack: bool = True,
     batch_tokens: int = 2048,
-    compute_dtype: str = "auto",
+    compute_dtype: ComputeDtype = "auto",
     block_rows: int = 4096,
     buffer_bytes: int = 128 << 20,
     parse_special: bool | None = None,

@@ -15,11 +15,13 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, TypeAlias
 
 import torch
 import transformers
 from torch import nn
+
+FloatName: TypeAlias = Literal["float32", "bfloat16", "float16", "float64"]
 
 # SmolLM2-135M-Instruct (Apache-2.0), carried by a small PyPI package; no model hub is needed for it.
 DEFAULT_NAME = "SmolLM2-135M-Instruct"
@@ -93,7 +95,7 @@ def cache_directory() -> Path:
 
 
 def load_model(
-    name_or_path: str | os.PathLike[str] | None = None, dtype: str | torch.dtype = "float32"
+    name_or_path: str | os.PathLike[str] | None = None, dtype: FloatName | torch.dtype = "float32"
 ) -> LanguageModel:
     """Load a causal language model and its tokenizer, ready for reading (evaluation mode, no gradients kept).
 

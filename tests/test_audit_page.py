@@ -6,7 +6,13 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sparse_sae._io.documents import blocks, filled
+from sparse_sae.audit import archive
+from sparse_sae.audit.bundle import verify
+from sparse_sae.audit.evallog import eval_log
+from sparse_sae.audit.hashes import canonical
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,8 +32,17 @@ def test_the_page_is_what_its_results_say() -> None:
     assert filled(text, contents) == text
 
 
-def test_the_committed_bundle_is_of_the_committed_policy() -> None:
-    from sparse_sae.audit.bundle import verify
+BUNDLES = sorted((ROOT / "docs" / "results").glob("*.zip"))
 
+
+def test_the_committed_bundle_is_of_the_committed_policy() -> None:
     found = verify(page().BUNDLE, policy=ROOT / "studies" / "audit" / "policy.json")
     assert found.policy["checks"] and all(check["metrics"] for check in found.results["checks"])
+
+
+@pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.stem)
+def test_the_committed_eval_log_is_what_this_code_writes(path: Path) -> None:
+    """`nox -s inspect` opens these very bytes with inspect_ai, so that together what is written now opens there."""
+    found = verify(path)
+    log = eval_log(found.manifest, found.policy, found.results, found.samples)
+    assert canonical(log) == archive.read(path)["eval.json"]

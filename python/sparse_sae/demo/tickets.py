@@ -8,7 +8,7 @@ parcel in time is mentioned, a fair price is praised. Held-out tickets are worde
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
@@ -26,10 +26,12 @@ class Ticket:
     Attributes:
         text: what the customer wrote.
         labels: for each of `LABELS`, whether it holds.
+        onsets: for each of `LABELS`, at which character of the text the sentence about it begins.
     """
 
     text: str
     labels: dict[str, bool]
+    onsets: dict[str, int] = field(repr=False)
 
 
 def tickets(n: int, seed: int = 0, split: Split = "train") -> list[Ticket]:
@@ -109,10 +111,15 @@ def _ticket(rng: np.random.Generator, split: Split) -> Ticket:
     ]
     order = rng.permutation(len(sentences))
     parts = [
-        pick(texts["greetings"][split]),
-        pick(texts["introductions"][split]),
-        *(sentences[i] for i in order),
+        ("", pick(texts["greetings"][split])),
+        ("", pick(texts["introductions"][split])),
+        *((LABELS[i], sentences[i]) for i in order),
     ]
-    parts.append(pick(texts["endings"][split]))
-    text = " ".join(part.format(**words) for part in parts if part)
-    return Ticket(text, labels)
+    parts.append(("", pick(texts["endings"][split])))
+    said, onsets, length = [], {}, 0
+    for label, part in parts:
+        if part:
+            said.append(part.format(**words))
+            onsets[label] = length
+            length += len(said[-1]) + 1
+    return Ticket(" ".join(said), labels, {name: onsets[name] for name in LABELS})

@@ -35,4 +35,11 @@ KINDS = {
         "latent",
         (("data", "latent", "choices"), ("strength", "controls", "benign_texts", "over_refusal", "n")),
     ),
+    "decision": Kind(
+        "decision",
+        (
+            ("data", "development", "outcomes"),
+            ("strength", "controls", "block", "batch_size", "compute_dtype"),
+        ),
+    ),
 }

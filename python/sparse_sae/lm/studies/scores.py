@@ -73,15 +73,15 @@ def choice_logprobs(
     sequences = [token_ids(p, words) for p in prompts]
     result = np.empty((len(sequences), len(wanted)))
     longer = any(len(ids) > 1 for ids in wanted)
-    n = _shared(sequences) if share_prefix else 0
+    n = shared_prefix(sequences) if share_prefix else 0
     with torch.inference_mode():
-        prefix = _read(module, sequences[0][:n]) if n else None
+        prefix = prefix_cache(module, sequences[0][:n]) if n else None
         for batch in batches([ids[n:] for ids in sequences], batch_size, side="left"):
             result[batch.index] = _score_choices(module, batch, wanted, longer, prefix)
     return result
 
 
-def _shared(sequences: list[list[int]]) -> int:
+def shared_prefix(sequences: list[list[int]]) -> int:
     """Tokens that all begin with; one of each sequence at least is left to go on with."""
     if len(sequences) < 2:
         return 0
@@ -90,7 +90,7 @@ def _shared(sequences: list[list[int]]) -> int:
     return min(n, min(map(len, sequences)) - 1)
 
 
-def _read(module: nn.Module, ids: list[int]) -> Any:
+def prefix_cache(module: nn.Module, ids: list[int]) -> Any:
     """The key-value cache after these tokens, for one row."""
     cache = _new_cache()
     base = getattr(module, "base_model", module)

@@ -1,0 +1,155 @@
+"""Decisions edited at the last token: one reading for all edits, equal to a pass for each; and the check on top."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sparse_sae.audit.bundle import verify
+from sparse_sae.audit.datasets import labelled
+from sparse_sae.audit.decision import Edits, decide, decision_gradients, log_odds
+from sparse_sae.audit.last_token import LastTokenEdits
+from sparse_sae.audit.running import run_audit
+from sparse_sae.lm.model.hooks import resolve
+from sparse_sae.lm.studies.scores import choice_logprobs
+
+HOOK = "blocks.1.hook_resid_post"
+PROMPTS = [
+    "the parcel is late and the",
+    "the parcel is angry",
+    "the parcel is late please we can the money",
+    "the parcel is a",
+]
+CHOICES = ["yes", "no", "money"]
+
+
+def among(logp: Any) -> Any:
+    return logp - np.logaddexp.reduce(logp, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "prompts", [PROMPTS, [p.removeprefix("the parcel is ") for p in PROMPTS]], ids=["shared", "apart"]
+)
+def test_edits_of_copies_equal_a_pass_for_each(tiny_lm: Any, prompts: list[str]) -> None:
+    """With and without a prefix that all prompts share, on prompts of several lengths."""
+    vectors = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 32)).astype(np.float32))
+    found = decide(tiny_lm, prompts, CHOICES, HOOK, Edits(5, lambda x: x[:, None] + vectors), batch_size=3)
+    np.testing.assert_allclose(found.plain, among(choice_logprobs(tiny_lm, prompts, CHOICES)), atol=1e-5)
+    for e, vector in enumerate(vectors):
+
+        def edit(x: torch.Tensor, vector: torch.Tensor = vector) -> torch.Tensor:
+            return torch.cat([x[:, :-1], x[:, -1:] + vector], 1)
+
+        with resolve(tiny_lm, HOOK).attach(edit):
+            one = among(choice_logprobs(tiny_lm, prompts, CHOICES))
+        np.testing.assert_allclose(found.edited[:, e], one, atol=1e-5)
+        assert np.abs(one - found.plain).max() > 1e-3
+    alone = decide(tiny_lm, prompts, CHOICES, HOOK)
+    assert alone.edited.shape == (4, 0, 3)
+    np.testing.assert_allclose(alone.rows, found.rows, atol=1e-5)
+
+
+def test_gradients_are_those_of_the_log_odds(tiny_lm: Any) -> None:
+    rows, gradients = decision_gradients(tiny_lm, PROMPTS, CHOICES, HOOK)
+    step = np.random.default_rng(1).standard_normal(32).astype(np.float32)
+    size = 1e-2
+
+    def moved(sign: float) -> Any:
+        edits = Edits(1, lambda x: x[:, None] + sign * size * torch.from_numpy(step))
+        found = decide(tiny_lm, PROMPTS, CHOICES, HOOK, edits)
+        np.testing.assert_allclose(found.rows, rows, rtol=1e-4, atol=1e-4)
+        return log_odds(np.asarray(found.edited[:, 0], np.float64))
+
+    np.testing.assert_allclose((moved(1) - moved(-1)) / (2 * size), gradients @ step, rtol=0.02, atol=2e-3)
+
+
+def test_choices_are_of_one_token_each(tiny_lm: Any) -> None:
+    for choices in (["yes"], ["yes", "yes"], ["yes", "no money"]):
+        with pytest.raises(ValueError, match="one token each"):
+            decide(tiny_lm, PROMPTS, choices, HOOK)
+
+
+def test_every_edit_has_controls_of_its_norm(tiny_sae: Any) -> None:
+    rows = np.random.default_rng(0).standard_normal((40, 32)).astype(np.float32)
+    active = np.unique(tiny_sae.encode(rows).indices)[:2].tolist()
+    edits = LastTokenEdits.of(tiny_sae, active, rows, 0.1, 5, 0)
+    changes = (edits.edits.apply(torch.from_numpy(rows)) - torch.from_numpy(rows)[:, None]).numpy()
+    assert changes.shape[1] == edits.edits.count == 4 + 5 + 10
+    norms = np.linalg.norm(changes, axis=2)
+    codes = tiny_sae.encode(rows)[:, active].toarray()
+    for i, latent in enumerate(active):
+        for kind in ("silenced", "added"):
+            at, controls = edits.index(kind, latent)
+            np.testing.assert_allclose(norms[:, controls], norms[:, [at] * 5], rtol=1e-4, atol=1e-5)
+            assert dict(edits.of_latents())[at] == f"latent {latent} {kind}"
+        at, _ = edits.index("silenced", latent)
+        expected = -codes[:, i, None] * tiny_sae.rows["W_dec"][latent]
+        np.testing.assert_allclose(changes[:, at], expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(edits.controls, axis=1), 1, rtol=1e-5)
+
+
+def test_examples_stand_before_each_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one", "label": true}\n{"text": "two", "label": false}\n')
+    spec = {"jsonl": "a.jsonl", "system": "Judge.", "examples": [["three", "yes"]]}
+    chat = labelled(spec, tmp_path).prompts[1]
+    assert [turn["role"] for turn in chat] == ["system", "user", "assistant", "user"] and chat[3][
+        "content"
+    ] == "two"
+    flat = labelled({**spec, "chat": False, "before": "T: ", "after": "\nA: "}, tmp_path).prompts[0]
+    assert flat == "Judge.\n\nT: three\nA: yes\n\nT: one\nA: "
+    with pytest.raises(ValueError, match="is one of the texts"):
+        labelled({**spec, "examples": [["two", "yes"]]}, tmp_path)
+    held_out = labelled({"tickets": 12, "label": "refund_asked", "split": "held_out"})
+    assert set(held_out.examples.sources) == {"held_out"} and len(held_out.examples) == 12
+    with pytest.raises(ValueError, match="expected 'train' or 'held_out'"):
+        labelled({"tickets": 6, "label": "refund_asked", "split": "test"})
+
+
+def test_the_check_counts_blocks_and_finds_what_it_planted(
+    tiny_lm: Any, tiny_sae: Any, tmp_path: Path
+) -> None:
+    words = ["the", "parcel", "is", "late", "price", "back", "we", "can", "please", "angry"]
+    rng = np.random.default_rng(0)
+
+    def write(name: str, n: int, least: int) -> None:
+        texts = [" ".join(rng.choice(words, size=rng.integers(least, least + 5))) for _ in range(n)]
+        lines = [json.dumps({"text": text, "label": "angry" in text}) for text in texts]
+        (tmp_path / name).write_text("\n".join(lines))
+
+    write("development.jsonl", 30, 4)
+    write("sealed.jsonl", 45, 9)
+    check = {
+        "name": "money", "kind": "decision", "data": {"jsonl": "sealed.jsonl", "chat": False},
+        "development": {"jsonl": "development.jsonl", "chat": False},
+        "outcomes": {"approve": "yes", "refuse": "no", "pay": "money"}, "controls": 4, "block": 20, "batch_size": 8,
+    }  # fmt: skip
+    body = {
+        "format": "sparse_sae.audit.policy", "version": 1, "title": "decisions", "hook": HOOK, "seed": 3,
+        "checks": [check],
+    }  # fmt: skip
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps(body))
+    found = run_audit(policy, tmp_path / "a.zip", model=tiny_lm, sae=tiny_sae)
+    (result,) = found.results["checks"]
+    metrics = {m["name"]: m for m in result["metrics"]}
+    assert [s["cases"] for s in found.samples] == [20, 20, 5] and result["reads"] == 1
+    assert sum(metrics[f"{name}: rate"]["successes"] for name in check["outcomes"]) == 45  # type: ignore[attr-defined]
+    assert metrics["approve: rate"]["n"] == 45
+    for name in check["outcomes"]:  # type: ignore[attr-defined]
+        (change,) = [
+            m for k, m in metrics.items() if k.startswith(name) and k.endswith("added, change of log-odds")
+        ]
+        assert change["low"] <= change["value"] <= change["high"] and change["value"] != 0
+    again = run_audit(policy, tmp_path / "b.zip", model=tiny_lm, sae=tiny_sae)
+    assert (
+        again.samples == found.samples
+        and verify(tmp_path / "b.zip").results["checks"] == found.results["checks"]
+    )
+    (tmp_path / "sealed.jsonl").write_text((tmp_path / "development.jsonl").read_text())
+    with pytest.raises(ValueError, match="are in development too"):
+        run_audit(policy, tmp_path / "c.zip", model=tiny_lm, sae=tiny_sae)

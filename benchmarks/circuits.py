@@ -1,6 +1,6 @@
 """Time and memory of attribution graphs and of TWERA at the size of SmolLM2-135M.
 
-    python benchmarks/circuits.py [graph|long|twera ...]        writes the result and docs/circuits.md
+    python benchmarks/circuits.py [graph|long|longest|twera ...]        writes the result and docs/circuits.md
 
 The model and the transcoders have random weights of the right shapes (30 layers, 576 wide, 4,608 latents, k 32, a
 skip), so nothing is fetched: neither time nor memory depends on what the weights say. Each part runs in a process of
@@ -75,6 +75,7 @@ def graph(tokens: int, nodes: int) -> dict[str, Any]:
     began = time.perf_counter()
     pruned = found.prune()
     seconds["prune"] = time.perf_counter() - began
+    peak = _peak()
     whole = time.perf_counter()
     one = attribute(model, made, ids, Logit(ids[-1]), max_features=1, max_edges=1 << 30)
     one_row = time.perf_counter() - whole
@@ -86,7 +87,7 @@ def graph(tokens: int, nodes: int) -> dict[str, Any]:
         "pruned_nodes": len(pruned), "seconds": seconds,
         "beyond_forward": seconds["freeze"] + seconds["rows"] + seconds["prune"] - seconds["forward"],
         "one_row_seconds": one_row,
-        "peak_gb": _peak(), "peak_gb_before": before,
+        "peak_gb": peak, "peak_gb_before": before,
     }  # fmt: skip
 
 
@@ -134,10 +135,16 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-PARTS = {"graph": lambda: graph(20, 1000), "long": lambda: graph(256, 1000), "twera": twera}
+PARTS = {
+    "graph": lambda: graph(20, 1000),
+    "long": lambda: graph(256, 1000),
+    "longest": lambda: graph(2300, 8),
+    "twera": twera,
+}
 TARGETS = {
     "graph": "20 tokens, all layers, 1,000 nodes: 5 s beyond the forward pass",
-    "long": "256 tokens: 2 GB",
+    "long": "256 tokens, 1,000 nodes: 2 GB",
+    "longest": "2,300 tokens, 8 nodes: 8 GB",
     "twera": "a million tokens, two layers, k 32: 60 s",
 }
 

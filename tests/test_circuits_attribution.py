@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,9 @@ from sparse_sae.circuits import (  # noqa: E402
     freeze,
     graph_of,
 )
-from sparse_sae.circuits.graph import influence  # noqa: E402
+from sparse_sae.circuits import pull as pull_module  # noqa: E402
+from sparse_sae.circuits.families import transformer_of  # noqa: E402
+from sparse_sae.circuits.graph import influence, normalise  # noqa: E402
 from sparse_sae.circuits.pull import feature_row, pull  # noqa: E402
 from sparse_sae.circuits.targets import rows_of  # noqa: E402
 
@@ -82,7 +85,7 @@ def test_edges_are_the_jacobian_of_the_frozen_model(family: str, first_position:
 
     def everything(scales: Any) -> Any:
         pre, logits = differentiable(frozen, scales)
-        ends = frozen.seen.logits[-1].softmax(0)
+        ends = frozen.logits(-1).softmax(0)
         features = [
             pre[int(a)][int(b), int(c)]
             for a, b, c in zip(frozen.layer, frozen.position, frozen.latent, strict=True)
@@ -203,6 +206,47 @@ def test_influence_scores_and_pruning_by_hand() -> None:
     assert graph.prune(1.0, 1.0).edges.nnz == graph.edges.nnz
     with pytest.raises(ValueError, match=r"node_threshold: got 1.5"):
         graph.prune(1.5)
+
+
+def test_influence_of_some_rows_is_that_of_the_whole_matrix() -> None:
+    rng = np.random.default_rng(0)
+    dense = np.tril(rng.normal(size=(12, 12)), -1).astype(np.float32)
+    dense[rng.permutation(12)[:5]] = 0
+    rest, weight = rng.random(12), rng.random(12)
+    shares = np.abs(dense) / np.maximum(np.abs(dense).sum(1) + rest, 1e-10)[:, None]
+    expected = weight @ (np.linalg.inv(np.eye(12) - shares) - np.eye(12))
+    edges = csr_array(dense)
+    np.testing.assert_allclose(normalise(edges, rest).toarray(), shares, rtol=1e-6)
+    np.testing.assert_allclose(influence(normalise(edges, rest), weight), expected, rtol=1e-6)
+    places = rng.permutation(np.flatnonzero(dense.any(1))).tolist()
+    some = influence(normalise(csr_array(dense[places]), rest[places]), weight, places)
+    np.testing.assert_allclose(some, expected, rtol=1e-6)
+
+
+def test_a_pass_that_is_not_the_models_is_refused() -> None:
+    model = model_of("llama")
+    tf = transformer_of(model)
+    tf.read(IDS)
+    other = replace(tf, norm_final=replace(tf.norm_final, gain=tf.norm_final.gain * 1.01))
+    with pytest.raises(NotImplementedError, match="written-out forward pass gives logits that differ by"):
+        other.read(IDS)
+
+    def doubled(_module: Any, _inputs: Any, out: Any) -> Any:
+        out.logits = 2 * out.logits
+        return out
+
+    with model.register_forward_hook(doubled), pytest.raises(NotImplementedError, match="logits that differ"):
+        tf.read(IDS)
+
+
+def test_blocks_of_positions_are_the_whole_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("mistral")
+    frozen = freeze(model, transcoders(model), IDS)
+    whole = graph_of(frozen, Logit(7), max_features=None).edges.toarray()
+    monkeypatch.setattr(pull_module, "_BLOCK", 2)
+    np.testing.assert_allclose(
+        graph_of(frozen, Logit(7), max_features=None).edges.toarray(), whole, rtol=1e-12, atol=1e-14
+    )
 
 
 def test_a_cycle_is_refused() -> None:

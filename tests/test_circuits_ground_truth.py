@@ -11,42 +11,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import wired_models  # noqa: E402
-from sparse_sae.circuits import AttributionGraph, Feature, Logit, attribute, head_scores, qk_attribution  # noqa: E402
-
-SHARE = 0.02  # of a row's absolute sum: what is less is no edge
-
-
-def found_edges(graph: AttributionGraph) -> set[Any]:
-    """Edges as `wired_models` names them."""
-
-    def name(node: int) -> Any:
-        kind, layer, latent, position = (
-            int(x[node]) for x in (graph.kind, graph.layer, graph.latent, graph.position)
-        )
-        if kind == 3:
-            return "target"
-        return [("token", position), ("error", layer, position), ("feature", layer, latent, position)][kind]
-
-    shares = graph.normalised().tocoo()
-    rows, columns = shares.coords
-    return {
-        (name(int(t)), name(int(s))) for t, s, x in zip(rows, columns, shares.data, strict=True) if x > SHARE
-    }
+from sparse_sae.circuits import Feature, Logit, attribute, head_scores, qk_attribution  # noqa: E402
+from wired_circuits import PROGRAMS, f1, found_edges, induction_edges, repeated  # noqa: E402
 
 
-def f1(found: set[Any], true: set[Any]) -> float:
-    return 2 * len(found & true) / (len(found) + len(true))
-
-
-@pytest.mark.parametrize(
-    ("make", "prompts"),
-    [
-        (wired_models.fractions, [[0, 1, 3, 3, 2], [0, 1, 2, 1, 3, 2, 1], [0, 3, 3, 3], [0, 2, 3, 1, 3, 3, 3]]),
-        (wired_models.counts, [[0, 1, 2, 1, 1, 3, 2], [0, 1, 1, 1, 1], [0, 3, 2, 1], [0, 2, 2, 3, 3, 3, 2]]),
-        (wired_models.backwards, [[0, 1, 2, 3, 4, 5, 1, 1], [0, 4, 2, 2, 1, 5, 1], [0, 4, 2, 3, 1, 5, 1, 2, 3]]),
-    ],
-    ids=["fractions", "counts", "backwards"],
-)  # fmt: skip
+@pytest.mark.parametrize(("make", "prompts"), PROGRAMS.values(), ids=PROGRAMS)
 def test_every_edge_of_a_compiled_program_and_no_other(make: Any, prompts: list[list[int]]) -> None:
     model, saes, truth = make()
     for ids in prompts:
@@ -61,16 +30,6 @@ def test_every_edge_of_a_compiled_program_and_no_other(make: Any, prompts: list[
         small = graph.prune()
         assert found_edges(small) <= edges
         assert small.confirm().frozen.correlation > 0.999 or small.edges.nnz < 3
-
-
-def repeated(seed: int) -> tuple[list[int], int, int]:
-    """BOS, letters, and some of them again: ids, the place to look at, what follows."""
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(4, 8))
-    once = [int(i) for i in rng.permutation(wired_models.N_LETTERS)[:n] + 1]
-    again = int(rng.integers(1, n))
-    ids = [0, *once, *once[:again]]
-    return ids, again + 1, once[again]
 
 
 def test_the_wired_model_continues_what_it_has_seen() -> None:
@@ -97,12 +56,7 @@ def test_induction_edges_heads_and_pair(seed: int) -> None:
     ids, place, answer = repeated(seed)
     last = len(ids) - 1
     graph = attribute(model, saes, ids, Logit(answer), max_features=None)
-    held = {(("feature", 0, ids[p - 1] - 1, p), ("token", p - 1)) for p in range(2, len(ids))}
-    # the second head fetches at every place that repeats a letter
-    first = place - 1  # letters seen before the repetition ends
-    repeats = range(len(ids) - first, len(ids))
-    said = {(("feature", 1, ids[where(ids, p)] - 1, p), ("token", where(ids, p))) for p in repeats}
-    edges = held | said | {("target", ("feature", 1, answer - 1, last))}
+    edges = induction_edges(ids, place, answer)
     assert f1(found_edges(graph), edges) == 1.0, found_edges(graph) ^ edges
     assert ids[place] == answer
 
@@ -134,8 +88,3 @@ def test_induction_edges_heads_and_pair(seed: int) -> None:
     assert without.frozen.correlation > 0.999 and without.patterns_held > 0.999 and without.faithfulness < 0.1
     drawn = graph.confirm(circuit=[*carrying, node])
     assert drawn.faithfulness > 0.99
-
-
-def where(ids: list[int], p: int) -> int:
-    """The place after the earlier one of the same letter."""
-    return ids.index(ids[p]) + 1

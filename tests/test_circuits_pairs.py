@@ -254,6 +254,12 @@ def test_random_circuits_have_as_many_features_at_the_same_places() -> None:
     assert sum(n.latent >= 0 for n in circuit.nodes) > 5
     draws = circuit.random(n_random=8, seed=1)
     np.testing.assert_array_equal(draws, circuit.random(n_random=8, seed=1))
+    curve = whole.curve(sizes=[12, 3])
+    assert curve.sizes == [3, 12]
+    np.testing.assert_allclose(curve.faithfulness[1], circuit.faithfulness(), rtol=1e-6)
+    np.testing.assert_allclose(curve.completeness[1], circuit.completeness(), rtol=1e-6)
+    with pytest.raises(ValueError, match="sizes: got 100000, expected a whole number from 1 up to"):
+        whole.curve(sizes=[100_000])
     assert len(set(draws)) > 4 and circuit.faithfulness() not in draws
     drawn = [
         matched(m, e, np.random.default_rng(0)) for m, e in zip(circuit.masks(), circuit.effects, strict=True)

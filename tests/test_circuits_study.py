@@ -19,6 +19,7 @@ PAGE = ROOT / "docs" / "circuits.md"
     ("folder", "module", "result"),
     [
         ("studies/circuits", "page", "docs/results/circuits.json"),
+        ("studies/known_circuits", "page", "docs/results/known_circuits.json"),
         ("benchmarks", "circuits", "benchmarks/results/circuits.json"),
     ],
 )

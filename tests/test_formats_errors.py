@@ -441,3 +441,28 @@ def test_a_text_is_not_multiplied_by_a_width(tmp_path: Path) -> None:
         ValueError, match=r"cfg.json: 'expansion_factor' should be a whole number, found '\.\./"
     ):
         sparse_sae.load(folder)
+
+
+@pytest.mark.parametrize("name", ["saelens", "sparsify"])
+def test_every_flipped_bit_of_saved_weights_is_found(name: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    params = {
+        "W_enc": rows,
+        "W_dec": rows,
+        "b_enc": np.ones(12, np.float32),
+        "b_dec": np.zeros(4, np.float32),
+    }
+    sae = sparse_sae.SAE.from_rows(params, sparse_sae.TopK(k=2))
+    sae.save(tmp_path / "sae", format=name)
+    (file,) = (tmp_path / "sae").glob("*.safetensors")
+    good = file.read_bytes()
+    start = 8 + int.from_bytes(good[:8], "little")
+    for byte in range(start, len(good)):
+        file.write_bytes(good[:byte] + bytes([good[byte] ^ 1 << byte % 8]) + good[byte + 1 :])
+        with pytest.raises(ValueError, match=f"{file.name}: its tensors' checksum"):
+            sparse_sae.load(tmp_path / "sae")
+    # Another program may put other weights there: its file says nothing of ours.
+    file.write_bytes(good)
+    save_file({k: v + 0 for k, v in load_file(file).items()}, file)
+    np.testing.assert_array_equal(sparse_sae.load(tmp_path / "sae").W_dec, rows)

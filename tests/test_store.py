@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -399,3 +400,25 @@ def test_a_writer_killed_in_its_first_save_can_start_there_again(tmp_path: Path)
     store = ActivationStore(a_store(tmp_path / "s"))
     assert len(store.select(exclude=())) == 20
     assert not list((tmp_path / "s").glob(".*"))
+
+
+def test_two_writers_of_one_store_are_told(tmp_path: Path) -> None:
+    def rows(writer: StoreWriter, value: int) -> None:
+        n = np.arange(4)
+        writer.append(np.full((4, 3), value), n, n, n * 0, progress=value)
+
+    first, second = (StoreWriter(tmp_path, 3, "float32") for _ in range(2))
+    rows(first, 1)
+    rows(second, 2)
+    second.flush()
+    for late in (first.flush, first.finish):
+        with pytest.raises(ValueError, match="changed by another writer"):
+            late()
+    second.finish()
+    np.testing.assert_array_equal(ActivationStore(tmp_path).rows(np.arange(3)), np.full((3, 3), 2))
+    again = StoreWriter(tmp_path, 3, "float32")
+    assert again.progress == 2
+    shutil.rmtree(tmp_path)
+    rows(again, 3)
+    with pytest.raises(ValueError, match="or deleted"):
+        again.flush()

@@ -116,6 +116,36 @@ def test_ctrl_c_waits_for_the_end_of_a_step(tmp_path: Path, x: Any, monkeypatch:
         np.testing.assert_array_equal(rest.sae.params[name], value, err_msg=name)
 
 
+TERMINATED = """
+import os, signal, sys
+import numpy as np
+from sparse_sae import TopK, train
+
+def terminate(record):
+    if record["step"] == 20:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+x = np.random.default_rng(0).standard_normal((1000, 8)).astype(np.float32)
+out = sys.argv[1] if len(sys.argv) > 1 else None
+train(x, TopK(k=2), d_sae=16, n_tokens=5000, batch_size=100, log_every=10, out=out, callback=terminate)
+print("went on")
+"""
+
+
+def test_sigterm_saves_and_ends_the_process(tmp_path: Path, x: Any) -> None:
+    arguments: dict[str, Any] = {"d_sae": 16, "n_tokens": 5000, "batch_size": 100, "log_every": 10}
+    whole = train(x, TopK(k=2), **arguments)
+    run = subprocess.run([sys.executable, "-c", TERMINATED, str(tmp_path)], capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (-signal.SIGTERM, "")
+    assert checkpoint.load(tmp_path)[1]["tokens"] == 2000
+    assert load(tmp_path / "sae").d_sae == 16
+    rest = train(x, TopK(k=2), **arguments, out=tmp_path, resume=True)
+    for name, value in whole.sae.params.items():
+        np.testing.assert_array_equal(rest.sae.params[name], value, err_msg=name)
+    # Where nothing is to be saved, the process ends at once, as any other does.
+    assert subprocess.run([sys.executable, "-c", TERMINATED]).returncode == -signal.SIGTERM
+
+
 def test_every_flipped_bit_and_every_cut_of_a_checkpoint_is_found(tmp_path: Path, x: Any) -> None:
     arguments: dict[str, Any] = {"d_sae": 16, "n_tokens": 1000, "batch_size": 100, "out": tmp_path}
     train(x, TopK(k=2), **arguments)

@@ -2,7 +2,7 @@
 
 The outcome may be the same result, or an error that is a ValueError, OSError or NotImplementedError and names the
 file. Checkpoints and stores hold checksums, so that a result that is silently other is a finding there; the formats of
-other projects hold none, so that a flipped bit of a number cannot be seen in them.
+other projects (golden files here) hold none, so that a flipped bit of a number cannot be seen in them.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import json
 import math
 import mmap
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ DTYPES: dict[str, Any] = {
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items() if name != "BF16"}
 # The format allows 100 MB; parsed, that can be 2 GB. A hundred bytes a tensor are enough for thousands of them.
 _MAX_HEADER = 4 << 20
+_CHECKSUM = "sparse_sae.crc32"
 
 
 class Entry(NamedTuple):
@@ -142,12 +144,40 @@ def tensor_views(raw: Array, header: Header) -> dict[str, Array]:
 
 
 def read_tensors(path: Path) -> dict[str, Array]:
-    """All tensors: float32, float64 and integers mapped, float16 and bfloat16 widened to float32 in new memory."""
+    """All tensors: float32, float64 and integers mapped, float16 and bfloat16 widened to float32 in new memory.
+
+    Raises:
+        FormatError: the file is malformed, or not what the checksum says that `checked` left in it.
+    """
     header = read_header(path)
+    tensors = map_tensors(path, header)
+    expected = header.metadata.get(_CHECKSUM)
+    if expected is not None and expected != (found := checksum(tensors)):
+        raise FormatError(
+            f"{path}: its tensors' checksum is {found}, and was {expected} when they were written; the file is "
+            "damaged, copy or download it again"
+        )
     return {
-        name: widen(value, bfloat16=header.tensors[name].dtype == "BF16")
-        for name, value in map_tensors(path, header).items()
+        name: widen(value, bfloat16=header.tensors[name].dtype == "BF16") for name, value in tensors.items()
     }
+
+
+def checked(tensors: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata for `write_tensors` by which `read_tensors` finds a flipped bit.
+
+    It lies in the tensors' own file, so that a program that writes other tensors in its place takes it away.
+    """
+    return {_CHECKSUM: checksum(tensors)}
+
+
+def checksum(tensors: Mapping[str, Any], text: str = "") -> str:
+    """CRC-32 of names, dtypes, shapes and bytes of all tensors, and of a text: a flipped bit anywhere changes it."""
+    crc = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        crc = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), crc)
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc)
+    return f"{crc:08x}"
 
 
 def widen(value: Array, *, bfloat16: bool = False) -> Array:

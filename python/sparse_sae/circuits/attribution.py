@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from sparse_sae._arguments import whole
 from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.circuits.frozen import Frozen, freeze
-from sparse_sae.circuits.graph import TARGET, AttributionGraph, influence
+from sparse_sae.circuits.graph import TARGET, AttributionGraph, influence, normalise
 from sparse_sae.circuits.origin import Origin, source_kinds, source_labels
 from sparse_sae.circuits.pull import Pulled, Row, feature_row, pull
 from sparse_sae.circuits.targets import Logit, Target, rows_of
@@ -96,20 +96,20 @@ def graph_of(
 ) -> AttributionGraph:
     """The graph of a frozen model, for the arguments see `attribute`."""
     asked = rows_of(frozen, targets, tokenizer)
-    rows = _Rows(frozen, max_edges)
     n_features, first = len(frozen.layer), frozen.first_feature
+    wanted = n_features if max_features is None else min(max_features, n_features)
+    rows = _Rows(frozen, max_edges)
     places = [frozen.n_sources + i for i in range(len(asked))]
     rows.compute(places, [a.row for a in asked])
     weight = np.zeros(frozen.n_sources + len(asked))
     weight[frozen.n_sources :] = [a.weight for a in asked]
-    wanted = n_features if max_features is None else min(max_features, n_features)
     done = np.zeros(n_features, bool)
     while done.sum() < wanted:
         left = wanted - int(done.sum())
         if wanted == n_features:
             chosen = np.flatnonzero(~done)
         else:
-            value = influence(rows.normalised(len(weight)), weight)[first : first + n_features]
+            value = rows.influence(weight)[first : first + n_features]
             value[done] = -1
             chosen = np.sort(np.argsort(-value, kind="stable")[: min(_ROUND, left)])
         new = [
@@ -127,46 +127,59 @@ def graph_of(
 
 
 class _Rows:
-    """Rows as they come, one sparse row each."""
+    """Rows as they come, one after the other in two arrays that grow in place."""
 
     def __init__(self, frozen: Frozen, max_edges: int) -> None:
         self.frozen, self.max_edges = frozen, max_edges
-        self.columns: dict[int, NDArray[np.int32]] = {}
-        self.values: dict[int, NDArray[Any]] = {}
-        self.rest: dict[int, float] = {}
-        self.bias: dict[int, float] = {}
-        self.heads: dict[int, NDArray[np.float32]] = {}
+        self.columns = np.empty(0, np.int32)
+        self.values = np.empty(0, frozen.activation.cpu().numpy().dtype)
+        self.ends, self.places = [0], list[int]()
+        self.rest: list[float] = []
+        self.bias: list[float] = []
+        self.heads: list[NDArray[np.float32]] = []
 
     def compute(self, places: list[int], rows: list[Row]) -> None:
         def keep(numbers: list[int], pulled: Pulled) -> None:
             edges, heads = pulled.edges.cpu().numpy(), pulled.heads.float().cpu().numpy()
             for i, number in enumerate(numbers):
-                place, values = places[number], edges[i]
+                values, rest = edges[i], 0.0
                 columns = np.flatnonzero(values)
-                self.rest[place] = 0.0
                 if len(columns) > self.max_edges:
                     order = np.argsort(-np.abs(values[columns]), kind="stable")
-                    self.rest[place] = float(np.abs(values[columns[order[self.max_edges :]]]).sum())
+                    rest = float(np.abs(values[columns[order[self.max_edges :]]]).sum())
                     columns = np.sort(columns[order[: self.max_edges]])
-                self.columns[place] = columns.astype(np.int32)
-                self.values[place] = values[columns]
-                self.bias[place], self.heads[place] = float(pulled.bias[i]), heads[i]
+                begin, end = self.ends[-1], self.ends[-1] + len(columns)
+                if end > len(self.values):
+                    for array in (
+                        self.columns,
+                        self.values,
+                    ):  # no view of them is alive while rows are computed
+                        array.resize(max(end, len(array) * 5 // 4), refcheck=False)
+                self.columns[begin:end], self.values[begin:end] = columns, values[columns]
+                self.ends.append(end)
+                self.places.append(places[number])
+                self.rest.append(rest)
+                self.bias.append(float(pulled.bias[i]))
+                self.heads.append(heads[i])
 
         pull(self.frozen, rows, keep)
 
-    def matrix(self, n: int) -> csr_array:
-        places = sorted(self.columns)
-        lengths = np.zeros(n, np.int64)
-        lengths[places] = [len(self.columns[p]) for p in places]
-        indptr = np.concatenate([[0], np.cumsum(lengths)])
-        columns = np.concatenate([self.columns[p] for p in places])
-        return csr_array((np.concatenate([self.values[p] for p in places]), columns, indptr), shape=(n, n))
+    def influence(self, weight: NDArray[Any]) -> NDArray[np.float64]:
+        """That of all nodes by the rows so far."""
+        return influence(normalise(self._by_time(len(weight)), np.array(self.rest)), weight, self.places)
 
-    def normalised(self, n: int) -> csr_array:
-        absolute = abs(self.matrix(n))
-        total = np.asarray(absolute.sum(1)).ravel()
-        total[list(self.rest)] += list(self.rest.values())
-        return csr_array(absolute.multiply(1 / np.maximum(total, 1e-10)[:, None]))
+    def matrix(self, n: int) -> csr_array:
+        """(n, n) edges, rows in the order of the nodes."""
+        lengths = np.zeros(n, np.int64)
+        lengths[self.places] = np.diff(self.ends)
+        ordered = csr_array(self._by_time(n)[np.argsort(self.places)])
+        return csr_array(
+            (ordered.data, ordered.indices, np.concatenate([[0], np.cumsum(lengths)])), shape=(n, n)
+        )
+
+    def _by_time(self, n: int) -> csr_array:
+        end = self.ends[-1]
+        return csr_array((self.values[:end], self.columns[:end], self.ends), shape=(len(self.places), n))
 
 
 def _assemble(
@@ -180,10 +193,11 @@ def _assemble(
     kind = np.concatenate([source_kinds(f), np.full(n_asked, TARGET)])
     labels = [*source_labels(f, words), *(a.label for a in asked)]
     bias, rest, expanded = np.zeros(n), np.zeros(n), np.zeros(n, bool)
-    heads = np.zeros((n, *next(iter(rows.heads.values())).shape), np.float32)
-    for place in rows.columns:
-        bias[place], rest[place], heads[place] = rows.bias[place], rows.rest[place], rows.heads[place]
-        expanded[place] = True
+    heads = np.zeros(
+        (n, *rows.heads[0].shape), np.float32
+    )  # pages of rows that are not computed are never touched
+    bias[rows.places], rest[rows.places], expanded[rows.places] = rows.bias, rows.rest, True
+    heads[rows.places] = rows.heads
     norms = f.error.norm(dim=-1).flatten().cpu().numpy()
     return AttributionGraph(
         f.transformer.name, f.ids, words, n_layers, kind.astype(np.int8),

@@ -152,9 +152,16 @@ class FeatureCircuit:
         *,
         errors: ErrorPolicy = "default",
         reference: Reference = "patch",
+        sizes: Sequence[int] | None = None,
     ) -> Curve:
-        """Faithfulness and completeness of circuits of growing size, the nodes of largest |effect| first."""
-        return curve(self._passes, self._units, self._over(pairs), self.effects, errors, reference)
+        """Faithfulness and completeness of circuits of growing size, the nodes of largest |effect| first.
+
+        Args:
+            pairs, errors, reference: as of `faithfulness`.
+            sizes: numbers of nodes; None: MIB's fractions of all nodes with an effect, over which `cpr` and `cmd`
+                are defined.
+        """
+        return curve(self._passes, self._units, self._over(pairs), self.effects, errors, reference, sizes)
 
     def _over(self, pairs: Sequence[Pair] | None) -> list[Batch]:
         if pairs is None:

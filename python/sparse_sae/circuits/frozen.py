@@ -91,6 +91,11 @@ class Frozen:
         """Number of the first source that is a feature."""
         return self.n_positions * (1 + self.transformer.n_layers)
 
+    def logits(self, position: int) -> Tensor:
+        """(V,) after a position."""
+        with torch.no_grad():
+            return self.transformer.unembed(self.seen.final[position], self.seen.scale_final[position])
+
     def pattern(self, layer: int) -> Tensor:
         """(H, T, T) attention of a layer: heads, to, from."""
         return self._pattern(layer) if self._patterns is None else self._patterns[layer]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -87,9 +88,7 @@ class AttributionGraph:
 
     def normalised(self) -> csr_array:
         """|edges|, each row divided by its sum (what was left out of the row counts in it)."""
-        absolute = abs(self.edges)
-        total = np.maximum(np.asarray(absolute.sum(1)).ravel() + self.rest, 1e-10)
-        return csr_array(absolute.multiply(1 / total[:, None]))
+        return normalise(self.edges, self.rest)
 
     @property
     def influence(self) -> NDArray[np.float64]:
@@ -132,11 +131,11 @@ class AttributionGraph:
         through = self.influence
         always = (self.kind == TOKEN) | (self.kind == TARGET)
         kept = always | (through >= _threshold(through, node_threshold))
-        rows = np.repeat(np.arange(len(self)), np.diff(self.edges.indptr))
+        rows = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.edges.indptr))
         columns = self.edges.indices
         live = kept[rows] & kept[columns]
         inside = _where(self.edges, live)
-        matrix = _normalise(inside)
+        matrix = normalise(inside)
         through = influence(matrix, self.weight) + self.weight
         score = matrix.data * through[np.repeat(np.arange(len(self)), np.diff(matrix.indptr))]
         rows, columns = rows[live], columns[live]
@@ -174,13 +173,18 @@ class AttributionGraph:
         )  # fmt: skip
 
 
-def influence(matrix: csr_array, weight: NDArray[Any]) -> NDArray[np.float64]:
-    """p (Â + Â² + …) of a row-normalised matrix without cycles: powers until nothing is left."""
-    transposed = csr_array(matrix.T)
+def influence(
+    matrix: csr_array, weight: NDArray[Any], places: Sequence[int] | None = None
+) -> NDArray[np.float64]:
+    """p (Â + Â² + …) of a row-normalised matrix without cycles: powers until nothing is left.
+
+    `places` are the numbers of the matrix's rows, where it lacks those without edges.
+    """
+    transposed = matrix.T  # a view: the edges of a long prompt are not written out a second time
     current = np.asarray(weight, np.float64)
     total = np.zeros_like(current)
     for _ in range(len(current) + 1):
-        current = transposed @ current
+        current = transposed @ (current if places is None else current[places])
         if not current.any():
             return total
         total += current
@@ -189,10 +193,14 @@ def influence(matrix: csr_array, weight: NDArray[Any]) -> NDArray[np.float64]:
     )
 
 
-def _normalise(edges: csr_array) -> csr_array:
-    absolute = abs(edges)
-    total = np.maximum(np.asarray(absolute.sum(1)).ravel(), 1e-10)
-    return csr_array(absolute.multiply(1 / total[:, None]))
+def normalise(edges: csr_array, rest: NDArray[Any] | float = 0.0) -> csr_array:
+    """|edges| over each row's sum, in which `rest` counts; it shares the edges' indices."""
+    data = np.abs(edges.data)
+    sums = csr_array((data, edges.indices, edges.indptr), shape=edges.shape).sum(1)
+    share = 1 / np.maximum(np.asarray(sums).ravel() + rest, 1e-10)
+    shares = np.repeat(share, np.diff(edges.indptr))
+    shares *= data
+    return csr_array((shares, edges.indices, edges.indptr), shape=edges.shape)
 
 
 def _where(edges: csr_array, kept: NDArray[np.bool_]) -> csr_array:

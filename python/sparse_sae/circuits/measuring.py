@@ -152,7 +152,7 @@ def _own(origin: Origin, asked: Any) -> float:
     """A target's value in the model; that of a function, not of its gradient."""
     if asked.function is None:
         return float(asked.value)
-    return float(asked.function(origin.frozen.seen.logits[asked.row.position]))
+    return float(asked.function(origin.frozen.logits(asked.row.position)))
 
 
 def _share(values: NDArray[np.float64], value: float) -> NDArray[np.float64]:

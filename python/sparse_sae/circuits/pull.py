@@ -16,6 +16,7 @@ from torch import Tensor
 from sparse_sae.circuits.frozen import Frozen
 
 PANEL = 8
+_BLOCK = 256  # positions whose values are gathered at a time
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,9 @@ def _to_values(f: Frozen, layer: int, dz: Tensor) -> Tensor:
     w, (size, n) = f.transformer.layers[layer], dz.shape[:2]
     pattern = f.pattern(layer)[:, :n, :n].unflatten(0, (w.n_groups, -1))  # (G, R, to, from)
     by_group = dz.unflatten(2, (w.n_groups, -1)).permute(2, 3, 1, 0, 4)  # (G, R, to, P, E)
-    left = pattern.flatten(1, 2).transpose(1, 2)  # (G, from, R to)
-    out = left @ by_group.reshape(w.n_groups, -1, size * w.d_head)
+    parts = []
+    for start in range(0, n, _BLOCK):  # a position is attended to by itself and later ones only
+        left = pattern[:, :, start:, start : start + _BLOCK].flatten(1, 2).transpose(1, 2)  # (G, from, R to)
+        parts.append(left @ by_group[:, :, start:].reshape(w.n_groups, -1, size * w.d_head))
+    out = torch.cat(parts, 1)
     return out.unflatten(-1, (size, w.d_head)).permute(2, 1, 0, 3).flatten(-2)

@@ -74,7 +74,7 @@ class Asked:
 def rows_of(frozen: Frozen, targets: Sequence[Target] | Target | None, tokenizer: Any = None) -> list[Asked]:
     """The rows of the targets; of the likeliest tokens where there are none."""
     if targets is None:
-        probability = frozen.seen.logits[-1].softmax(-1)
+        probability = frozen.logits(-1).softmax(-1)
         top = probability.topk(min(_MAX_LOGITS, len(probability)))
         count = int((top.values.cumsum(0) < _PROBABILITY).sum()) + 1
         return [_asked(frozen, Logit(int(i)), tokenizer) for i in top.indices[:count]]
@@ -96,7 +96,7 @@ def _asked(f: Frozen, target: Any, tokenizer: Any) -> Asked:
     if not -n <= target.position < n:
         raise ValueError(f"position: got {target.position}, expected {-n} to {n - 1}")
     position = target.position % n
-    logits, end = f.seen.logits[position], f.transformer.n_layers
+    logits, end = f.logits(position), f.transformer.n_layers
     if isinstance(target, Feature):
         row = feature_row(f, target.layer, position, target.latent)
         t = f.transcoders[target.layer]

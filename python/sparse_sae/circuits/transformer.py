@@ -17,6 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparse_sae.lm.model.prompts import logits_of
+
+_CHECKED = 128  # positions whose logits are compared at a time
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -92,7 +96,9 @@ class Pass:
         q, k: (H or G, T, E) queries and keys as they are multiplied (rotated, normalised).
         z: (T, H, E) outputs of the heads.
         mlp_in, mlp_out: (T, D) what the MLP reads and adds.
-        final: (T, D) residual stream after the last layer. logits: (T, V).
+        final: (T, D) residual stream after the last layer.
+        logits: of the positions asked for; `Transformer.read` asks for none, as those of all positions of a long
+            prompt take more memory than the model: see `Transformer.unembed`.
     """
 
     embedding: Tensor
@@ -218,27 +224,41 @@ class Transformer:
                 for name, value in zip(seen, (pre, mid, scale1, scale2, q, k, z, n2, out), strict=True):
                     seen[name].append(value)
         scale = frozen.scale_final if frozen else self.norm_final.scale(x)
-        end = self.norm_final.apply(x, scale)[..., positions, :]
-        logits = nn.functional.linear(end, self.W_U, self.b_U)
+        logits = self.unembed(x[..., positions, :], scale[..., positions, :])
         return Pass(embedding, **seen, final=x, scale_final=scale, logits=logits)
+
+    def unembed(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Logits (…, V) of the end of the residual stream (…, D) at a scale of the last norm (…, 1)."""
+        return nn.functional.linear(self.norm_final.apply(x, scale), self.W_U, self.b_U)
 
     def read(self, ids: Sequence[int]) -> Pass:
         """The pass of one prompt with everything recorded, checked against the model."""
         tokens = torch.as_tensor(list(ids), device=self.W_U.device)
         with torch.no_grad():
-            seen = self.run(self.embed(tokens), record=True)
-            self.check(tokens, seen.logits)
+            seen = self.run(self.embed(tokens), record=True, positions=slice(0))
+            self.check(tokens, seen)
         return seen
 
-    def check(self, tokens: Tensor, logits: Tensor) -> None:
-        """Raise where these logits are not those of the model: then this file does not know its family.
+    def check(self, tokens: Tensor, seen: Pass) -> None:
+        """Raise where the logits of a pass are not those of the model: then this file does not know its family.
 
         Raises:
             NotImplementedError: they differ by more than 0.1 % of the logits' spread.
         """
-        own = self.model(tokens[None], use_cache=False).logits[0]
-        difference = float((own - logits).abs().max())
-        if not difference <= 1e-3 * float(own.std(-1).max()) + 1e-6:
+        ends: list[Tensor] = []
+        base: Any = self.model.base_model
+        with base.register_forward_hook(lambda _module, _inputs, out: ends.append(out[0][0])):
+            last = logits_of(self.model, tokens[None], keep=1, use_cache=False).logits[0, -1:]
+        head: Any = self.model.get_output_embeddings()
+        difference = spread = 0.0
+        for start in range(0, len(tokens), _CHECKED):
+            at = slice(start, start + _CHECKED)
+            own = head(ends[0][at])
+            ours = self.unembed(seen.final[at], seen.scale_final[at])
+            difference = max(difference, float((own - ours).abs().max()))
+            spread = max(spread, float(own.std(-1).max()))
+        difference = max(difference, float((last[0] - ours[-1]).abs().max()))  # nothing comes after the head
+        if not difference <= 1e-3 * spread + 1e-6:
             raise NotImplementedError(
                 f"model {self.name!r}: the written-out forward pass gives logits that differ by {difference:.3g} from "
                 "the model's own, so its attention or norms are not the ones known here; no graph of it would be true"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 from torch import Tensor
 
+from sparse_sae._arguments import whole
 from sparse_sae.circuits.effects import Effects, Side, sides
 from sparse_sae.circuits.pairs import Batch, Edit, Passes
 from sparse_sae.circuits.units import Units
@@ -78,22 +79,29 @@ def faithfulness(
 
 def curve(
     passes: Passes, units: Sequence[Units], batches: Sequence[Batch], effects: Sequence[Effects],
-    errors: ErrorPolicy, reference: Reference,
+    errors: ErrorPolicy, reference: Reference, sizes: Sequence[int] | None = None,
 ) -> Curve:  # fmt: skip
-    """Circuits of the nodes of largest |effect|; error nodes are ranked among them under the policy "default"."""
+    """Circuits of the nodes of largest |effect|; error nodes are ranked among them under the policy "default".
+
+    Raises:
+        ValueError: a size of less than one, or of more nodes than have an effect.
+    """
     scores = [np.abs(e.units).ravel() for e in effects]
     if errors == "default":
         scores += [np.abs(e.errors) for e in effects]
     ordered = np.sort(np.concatenate(scores))[::-1]
     count = int((ordered > 0).sum())
-    sizes = sorted({max(1, round(f * count)) for f in FRACTIONS}) if count else []
+    if sizes is None:
+        sizes = sorted({max(1, round(f * count)) for f in FRACTIONS}) if count else []
+    else:
+        sizes = sorted({whole("sizes", size, least=1, most=count) for size in sizes})
     wanted: list[list[Mask]] = []
     for size in sizes:
         least = ordered[size - 1]
         inside = [Mask(np.abs(e.units) >= least, np.abs(e.errors) >= least) for e in effects]
         wanted += [inside, [Mask(~m.units, ~m.errors) for m in inside]]
     values = many(passes, units, batches, wanted, errors, reference)
-    return Curve(sizes, [n / count for n in sizes], values[::2], values[1::2], errors, reference)
+    return Curve(list(sizes), [n / count for n in sizes], values[::2], values[1::2], errors, reference)
 
 
 def matched(mask: Mask, effects: Effects, rng: np.random.Generator) -> Mask:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import architectures
 from .._io.atomic import atomic_directory, write_json
-from .._io.safetensors import write_tensors
+from .._io.safetensors import checked, write_tensors
 from ..activations import AbsTopK, Activation, Gate, JumpReLU, ReLU, TopK, from_config
 from ..sae import SAE
 from ..transforms import Transform
@@ -86,7 +86,7 @@ def write(sae: SAE, path: Path) -> None:
         config["d_out"] = sae.d_out
     with atomic_directory(path, ours=is_saved_sae) as fresh:
         write_json(fresh / CONFIG, config)
-        write_tensors(fresh / WEIGHTS, tensors)
+        write_tensors(fresh / WEIGHTS, tensors, checked(tensors))
 
 
 def saelens_name(sae: SAE) -> str:

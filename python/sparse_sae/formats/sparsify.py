@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._io.atomic import atomic_directory, write_json
-from .._io.safetensors import write_tensors
+from .._io.safetensors import checked, write_tensors
 from ..activations import AbsTopK, Activation, GroupMax, TopK
 from ..sae import SAE
 from ._build import build, matrices, take
@@ -99,7 +99,8 @@ def write(sae: SAE, path: Path) -> None:
     }
     with atomic_directory(path, ours=is_saved_sae) as fresh:
         write_json(fresh / CONFIG, config)
-        write_tensors(fresh / WEIGHTS, {_NAMES[name]: value for name, value in sae.params.items()})
+        tensors = {_NAMES[name]: value for name, value in sae.params.items()}
+        write_tensors(fresh / WEIGHTS, tensors, checked(tensors))
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from .._io.arrays import Array
 from .._io.files import FormatError
-from .._io.safetensors import map_tensors, read_header, write_tensors
+from .._io.safetensors import checksum, map_tensors, read_header, write_tensors
 
 NAME = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
@@ -28,16 +27,6 @@ def save(directory: Path, groups: dict[str, dict[str, Array]], state: dict[str, 
     tensors = {f"{group}.{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
     text = json.dumps(state)
     write_tensors(directory / NAME, tensors, {"state": text, "crc32": checksum(tensors, text)})
-
-
-def checksum(tensors: dict[str, Array], state: str) -> str:
-    """CRC-32 of names, dtypes, shapes and bytes of all tensors, and of the state: a flipped bit anywhere changes it."""
-    crc = zlib.crc32(state.encode())
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        crc = zlib.crc32(f"{name} {array.dtype.str} {array.shape}".encode(), crc)
-        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc)
-    return f"{crc:08x}"
 
 
 def load(directory: Path) -> tuple[dict[str, dict[str, Array]], dict[str, Any]]:

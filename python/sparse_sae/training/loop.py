@@ -40,13 +40,14 @@ class Loop:
         self.config = next(iter(members.values())).run.config
         self._last: dict[str, Gradients] = {}
         self._stopped = False
+        self.signal = 0  # which ended the run, where one did
 
     def run(self, progress: bool | None, callback: Callback | None) -> StopReason:
         """Train all runs to the end of the tokens or the data, or until the callback returns False."""
         config, steps = self.config, self.config.steps
         first = min(member.run.steps_done for member in self.members.values())
         with (
-            interrupts_deferred() as interrupted,
+            interrupts_deferred(terminate=any(m.directory for m in self.members.values())) as interrupted,
             Bar("training", config.n_tokens, first * config.rows, progress) as bar,
             closing(self._numbered(first, steps)) as numbered,
         ):
@@ -63,7 +64,8 @@ class Loop:
                         self.save()
                         raise
                     reading = 0.0
-                if interrupted():
+                self.signal = interrupted()
+                if self.signal:
                     return "interrupt"
                 if self._stopped:
                     return "callback"

@@ -1,4 +1,4 @@
-"""Ctrl-C between steps, never in the middle of one."""
+"""Ctrl-C and SIGTERM between steps, never in the middle of one."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ from typing import Any
 
 
 @contextmanager
-def interrupts_deferred() -> Iterator[Callable[[], bool]]:
-    """While this is open Ctrl-C is remembered, not raised; the question says whether it came.
+def interrupts_deferred(*, terminate: bool) -> Iterator[Callable[[], int]]:
+    """While this is open a signal is remembered, not obeyed; the question says which came, or 0.
 
     A step changes parameters, moments and counters one after the other: a KeyboardInterrupt between them would leave
-    a state that belongs to no step. Ctrl-C a second time ends the process in the usual way, without another
+    a state that belongs to no step. The signal a second time ends the process in the usual way, without another
     checkpoint. In other threads than the main one, where Python delivers no signals, nothing is changed; nor where
-    somebody else handles SIGINT.
+    somebody else handles a signal.
+
+    Args:
+        terminate: SIGTERM (kill, Slurm, Docker) too, which otherwise ends the process at once.
     """
-    came = False
+    came = 0
+    usual: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}
+    if terminate:
+        usual[signal.SIGTERM] = signal.SIG_DFL
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
+    ours = [number for number in usual if main and signal.getsignal(number) is usual[number]]
 
-    def remember(_number: int, _frame: Any) -> None:
+    def remember(number: int, _frame: Any) -> None:
         nonlocal came
-        came = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        came = number
+        signal.signal(number, usual[number])
 
-    signal.signal(signal.SIGINT, remember)
+    for number in ours:
+        signal.signal(number, remember)
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in ours:
+            signal.signal(number, usual[number])

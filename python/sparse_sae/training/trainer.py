@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -140,7 +141,8 @@ def train(
     Raises:
         ValueError, TypeError: arguments or data that do not fit, named. FileExistsError: out holds another run.
         TrainingDiverged: NaN loss. TrainingInterrupted (a KeyboardInterrupt): Ctrl-C, which waits for the end of the
-        step; with out, a checkpoint and the SAE so far are written first.
+        step; with out, a checkpoint and the SAE so far are written first. So does SIGTERM with out (Slurm, Docker,
+        `kill`), which then ends the process.
 
     >>> import numpy as np
     >>> from sparse_sae import TopK
@@ -253,6 +255,9 @@ def _train(
             if member.directory is not None:
                 sae.save(member.directory / "sae")
             results[name] = TrainResult(sae, run.history, reason, run.tokens)
+    if loop.signal == signal.SIGTERM:
+        # Everything is saved: the process ends as it would have without us.
+        signal.raise_signal(signal.SIGTERM)
     if reason == "interrupt":
         raise TrainingInterrupted(results)
     return results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -74,6 +75,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     found = manifest_checksum(manifest)
     need("crc32", f"{found!r}, its checksum: it was damaged, or changed by hand", lambda v: v == found)
     return manifest
+
+
+def checksum_on_disk(directory: Path) -> Any:
+    """The checksum in a directory's manifest, unchecked; None where there is no manifest, or it has none."""
+    file = directory / NAME
+    return read_json(file, _LIMIT).get("crc32") if os.path.lexists(file) else None
 
 
 def manifest_checksum(manifest: dict[str, Any]) -> str:

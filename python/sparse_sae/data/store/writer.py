@@ -27,6 +27,7 @@ from sparse_sae.data.store.manifest import (
     NAME,
     SHARD_NAME,
     VERSION,
+    checksum_on_disk,
     manifest_checksum,
     read_manifest,
 )
@@ -49,7 +50,8 @@ class StoreWriter:
     `progress` is the number given with that shard's last rows, and `state` the text.
 
     Raises:
-        ValueError: the directory holds a store of something else, or other files.
+        ValueError: the directory holds a store of something else, or other files; later, that another writer has
+            changed it in the meantime.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -90,6 +92,7 @@ class StoreWriter:
         clean_remains(self.path, ours)
         if os.path.lexists(self.path / NAME):
             self.manifest: dict[str, Any] = read_manifest(self.path)
+            self._saved: str | None = self.manifest["crc32"]
             self._require_same(described)
         else:
             remains = {p.name for p in remains_of(self.path, ours)}
@@ -101,6 +104,7 @@ class StoreWriter:
             if strangers:
                 raise ValueError(f"path: {self.path} is not empty (it holds {strangers[0]}) and not a store")
             self.manifest = {**described, "complete": False, "count": 0, "shards": []}
+            self._saved = None
             self._save()
         if self.manifest["shards"]:
             last = self.manifest["shards"][-1]
@@ -195,6 +199,7 @@ class StoreWriter:
         """Write what is waiting as a shard."""
         if not self._pending:
             return
+        self._require_alone()
         tensors = {key: np.concatenate([part[key] for part in self._pending]) for key in self._pending[0]}
         name = f"shard-{len(self.manifest['shards']):05d}.safetensors"
         write_tensors(self.path / name, tensors, bfloat16=("rows",) if self.dtype == "bfloat16" else ())
@@ -233,8 +238,17 @@ class StoreWriter:
         self.manifest["complete"] = True
         self._save()
 
+    def _require_alone(self) -> None:
+        """Raise unless the manifest is as this writer left it: another's shards would be overwritten, or be lost."""
+        if checksum_on_disk(self.path) != self._saved:
+            raise ValueError(
+                f"path: {self.path} was changed by another writer, or deleted, while this one was writing; it wrote "
+                "nothing over that. Let one finish, then run the other again, which goes on from there"
+            )
+
     def _save(self) -> None:
-        self.manifest["crc32"] = manifest_checksum(self.manifest)
+        self._require_alone()
+        self._saved = self.manifest["crc32"] = manifest_checksum(self.manifest)
         with atomic_write(self.path / NAME) as file:
             file.write((json.dumps(self.manifest, indent=1) + "\n").encode())
 

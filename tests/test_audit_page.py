@@ -13,6 +13,7 @@ from sparse_sae.audit import archive
 from sparse_sae.audit.bundle import verify
 from sparse_sae.audit.evallog import eval_log
 from sparse_sae.audit.hashes import canonical
+from sparse_sae.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +39,19 @@ BUNDLES = sorted((ROOT / "docs" / "results").glob("*.zip"))
 def test_the_committed_bundle_is_of_the_committed_policy() -> None:
     found = verify(page().BUNDLE, policy=ROOT / "studies" / "audit" / "policy.json")
     assert found.policy["checks"] and all(check["metrics"] for check in found.results["checks"])
+
+
+def test_the_signed_bundle_verifies_by_its_public_key(capsys: pytest.CaptureFixture[str]) -> None:
+    made, policy = page(), ROOT / "studies" / "audit" / "tickets.json"
+    path, key = str(made.DECISIONS), str(made.PUBLIC_KEY)
+    assert made.DECISIONS.stat().st_size < 300_000
+    assert main(["audit", "verify", path, "--public-key", key, "--policy", str(policy)]) == 0
+    assert "signed" in capsys.readouterr().out
+    found = verify(path, public_key=key)
+    blocks_of = [sample["cases"] for sample in found.samples]
+    assert sum(blocks_of) == found.policy["checks"][0]["data"]["tickets"] and found.signed_by
+    assert main(["audit", "verify", str(made.BUNDLE), "--public-key", key]) == 1
+    assert "not signed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.stem)

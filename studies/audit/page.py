@@ -12,12 +12,18 @@ from sparse_sae.audit.bundle import Verified, verify
 HERE = Path(__file__).resolve().parents[2]
 PAGE = HERE / "docs" / "audit.md"
 BUNDLE = HERE / "docs" / "results" / "audit.zip"
+DECISIONS = HERE / "docs" / "results" / "decisions.zip"
+PUBLIC_KEY = HERE / "docs" / "results" / "decisions.pub.pem"
 MONITOR = HERE / "benchmarks" / "results" / "monitor.json"
 
 
 def contents() -> dict[str, str]:
     """Block -> what the committed results say."""
-    return {"monitor": monitor(json.loads(MONITOR.read_text())), "example": example(verify(BUNDLE))}
+    return {
+        "monitor": monitor(json.loads(MONITOR.read_text())),
+        "example": example(verify(BUNDLE)),
+        "decisions": example(verify(DECISIONS, public_key=PUBLIC_KEY)),
+    }
 
 
 def monitor(r: dict[str, Any]) -> str:
@@ -55,7 +61,7 @@ def example(found: Verified) -> str:
     parts = [
         f"**{found.results['verdict']}.** {m['model']['name']} (SHA-256 {m['model']['sha256'][:16]}…), SAE "
         f"{m['sae']['sha256'][:16]}…, kernels {m['kernels']['level']}; {len(found.samples)} samples; the bundle's "
-        f"SHA-256 is `{found.sha256}`."
+        f"SHA-256 is `{found.sha256}`{'' if found.signed_by is None else ', signed'}."
     ]
     for check in found.results["checks"]:
         parts.append(f"### {check['name']}: {check['verdict']}")

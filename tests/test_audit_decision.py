@@ -86,7 +86,7 @@ def test_every_edit_has_controls_of_its_norm(tiny_sae: Any) -> None:
         for kind in ("silenced", "added"):
             at, controls = edits.index(kind, latent)
             np.testing.assert_allclose(norms[:, controls], norms[:, [at] * 5], rtol=1e-4, atol=1e-5)
-            assert dict(edits.of_latents())[at] == f"latent {latent} {kind}"
+            assert (at, latent, kind) in edits.of_latents()
         at, _ = edits.index("silenced", latent)
         expected = -codes[:, i, None] * tiny_sae.rows["W_dec"][latent]
         np.testing.assert_allclose(changes[:, at], expected, atol=1e-5)

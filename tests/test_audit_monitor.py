@@ -280,3 +280,39 @@ def test_ended_texts_are_not_judged(ending_lm: Any) -> None:
     with monitor(ending_lm, direction(np.eye(32)[0], 1e6)) as m:
         ending_lm.model.generate(**inputs, max_new_tokens=10, do_sample=False)
     assert m._state.count.tolist()[:2] == [4 + free[0].index(end) + 1, 7 + 9]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["latents", "directions"])
+def test_one_row_at_a_time_says_what_many_do_and_refuses_what_is_not_finite(dtype: Any, kind: str) -> None:
+    """Single rows are read without a look for NaN: their values tell of it, whatever the sign of the weights."""
+    from sparse_sae.architectures import JumpReLU
+    from sparse_sae.sae import SAE
+
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((6, 8)).astype(np.float32)
+    rows[0, 3] = 0.0
+    params = {"W_enc": rows, "W_dec": rows.copy(), "threshold": np.full(6, 0.5, np.float32)}
+    params |= {"b_enc": np.zeros(6, np.float32), "b_dec": rng.standard_normal(8).astype(np.float32)}
+    sae = SAE.from_rows(params, JumpReLU(), metadata={"hook_name": "x"})
+    if kind == "latents":
+        watch = WatchList.of(sae, [Watch(f"l{j}", 0.7, "test", latent=j) for j in (4, 0, 2)], skip=0)
+    else:
+        watch = WatchList(
+            [Watch(f"d{j}", 0.7, "test", direction=rows[j].tolist()) for j in range(3)], "x", skip=0
+        )
+    x = rng.standard_normal((40, 8)).astype(dtype)
+    for pooling in ("max", "mean", "ema", "last"):
+        single, whole = (Monitor(watch, sae, pooling=pooling) for _ in range(2))  # type: ignore[arg-type]
+        for row in x:
+            single.observe(row)
+        whole.observe(x)
+        assert (single.pooled == whole.pooled).all() and single.events == whole.events and whole.events
+        before = single.pooled
+        for bad in (np.nan, np.inf, -np.inf):
+            for column in (3, 5):
+                broken = np.zeros(8, dtype)
+                broken[column] = bad
+                with pytest.raises(ValueError, match="NaN or an infinity"):
+                    single.observe(broken)
+        assert (single.pooled == before).all()

@@ -13,7 +13,7 @@ import pytest
 from sparse_sae.audit.causal import Causal, Effect, causal_tests
 from sparse_sae.audit.checks.generation import REFUSAL, _rule, answers
 from sparse_sae.audit.datasets import labelled
-from sparse_sae.audit.results import judge, recount, worst
+from sparse_sae.audit.results import Result, judge, recount, worst
 from sparse_sae.audit.sets import NAMES, Item, items, load_set
 from sparse_sae.audit.sources import package_lines
 
@@ -170,3 +170,22 @@ def test_answers_come_in_the_order_of_the_prompts(tiny_lm: Any) -> None:
     prompts = ["the parcel", "money back please we can not", "you"]
     together = answers(tiny_lm, prompts, 4, batch_size=2)
     assert together == [answers(tiny_lm, [prompt], 4)[0] for prompt in prompts]
+
+
+def test_numbers_that_are_none_and_counts_beyond_their_cases_are_named() -> None:
+    result = Result()
+    for value, low, message in (
+        (float("nan"), None, "gap: value is nan"),
+        (1.0, -np.inf, "gap: low is -inf"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            result.number("gap", value, low)
+    assert not result.metrics
+    result.samples = [{"cases": 10, "good": 4}, {"cases": 5, "good": 5}]
+    result.rate("good", "good")
+    (metric,) = result.metrics
+    assert (metric["successes"], metric["n"]) == (9, 15) and recount(metric, result.samples)
+    assert not recount(metric, [{"cases": 10, "good": 4}, {"cases": 5, "good": 4}])
+    result.samples[1]["good"] = 6
+    with pytest.raises(ValueError, match="'good' counts more cases than there are"):
+        result.rate("more", "good")

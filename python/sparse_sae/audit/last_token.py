@@ -64,12 +64,10 @@ class LastTokenEdits:
         """All of them, for `decide`."""
         return Edits((2 + self.n_controls) * len(self.latents) + self.n_controls, self._apply)
 
-    def of_latents(self) -> list[tuple[int, str]]:
-        """(number, name) of the latents' own edits."""
+    def of_latents(self) -> list[tuple[int, int, str]]:
+        """(number, latent, kind) of the latents' own edits."""
         return [
-            (2 * i + k, f"latent {latent} {kind}")
-            for i, latent in enumerate(self.latents)
-            for k, kind in enumerate(KINDS)
+            (2 * i + k, latent, kind) for i, latent in enumerate(self.latents) for k, kind in enumerate(KINDS)
         ]
 
     def index(self, kind: str, latent: int) -> tuple[int, list[int]]:

@@ -23,6 +23,8 @@ from .pooling import Pooling, Pools
 from .readout import Plain
 from .watchlist import WatchList
 
+_MANY = (list, np.ndarray)  # what holds a name for each row; a union would be made anew for each token
+
 
 class Monitor(Answered):
     """Watches sequences of activations and says when a pooled value rises above its threshold.
@@ -82,7 +84,7 @@ class Monitor(Answered):
         self.watches = [w for readout in self._readouts for w in readout.watches]
         self._thresholds = np.concatenate([r.thresholds for r in self._readouts]).astype(np.float64)
         self._ema = float(ema)
-        only = self._readouts[0] if len(self._readouts) == 1 else None
+        self._only = only = self._readouts[0] if len(self._readouts) == 1 else None
         # The largest so far is also the threshold below which the kernel need return nothing.
         self._rising = only.plain if only is not None and pooling == "max" else None
         self.reset()
@@ -124,8 +126,9 @@ class Monitor(Answered):
         ids = None if tokens is None else np.asarray(tokens).reshape(-1)
         if ids is not None and len(ids) != len(x):
             raise ValueError(f"tokens: got {len(ids)}, expected {len(x)}, one a row")
-        if not isinstance(sequence, list | np.ndarray):
-            return self._run(x, self._slot(sequence), ids)
+        if not isinstance(sequence, _MANY):
+            slot = self._slot(sequence)
+            return self._one(x, slot, ids) if len(x) == 1 else self._run(x, slot, ids)
         names = list(sequence)
         if len(names) != len(x):
             raise ValueError(f"sequence: got {len(names)} names, expected {len(x)}, one a row")
@@ -208,26 +211,29 @@ class Monitor(Answered):
         state.above[slots] = above
         if not new.any():
             return []
-        return [
-            self._event(int(slots[i]), int(j), x[i], float(values[i, j]), ids, i) for i, j in np.argwhere(new)
-        ]
+        pairs = np.argwhere(new)
+        return [self._event(int(slots[i]), int(j), x[i], float(values[i, j]), ids, i) for i, j in pairs]
 
     def _one(self, x: Array, slot: int, ids: Array | None) -> list[Event]:
         """One token of one sequence: what `_step` does, by views, without looking sequences up."""
-        state, count = self._state, int(self._state.count[slot])
-        if count < self.watch.skip:
+        state = self._state
+        count = state.count.item(slot)
+        seen = count + 1 - self.watch.skip
+        if seen < 1:
             return self._step(x, np.array([slot]), ids)
         if self._rising is not None:
             return self._rise(x, slot, ids, self._rising)
-        values = self._values(x)[0]
+        values = None if self._only is None else self._only.one(x)
+        if values is None:
+            values = self._values(x)[0]
         self.tokens += 1
         state.count[slot] = count + 1
-        pooled = state.one(slot, values, count + 1 - self.watch.skip)
+        pooled = state.one(slot, values, seen)
         above, was = pooled > self._thresholds, state.above[slot]
+        if above.tobytes() == was.tobytes():  # nearly always, and sooner known than what is new
+            return []
         new = above > was
         was[:] = above
-        if not np.count_nonzero(new):
-            return []
         return [self._event(slot, int(j), x[0], float(values[j]), ids, 0) for j in np.flatnonzero(new)]
 
     def _rise(self, x: Array, slot: int, ids: Array | None, plain: Plain) -> list[Event]:
@@ -237,6 +243,7 @@ class Monitor(Answered):
         state = self._state
         state.count[slot] += 1
         largest = state.pooled[slot]
+        assert plain.least is not None  # those of latents
         _, index, values = _kernels.encode_threshold(
             x, plain.rows, plain.bias, np.maximum(largest, plain.least), center=plain.center, num_threads=1
         )
@@ -276,19 +283,12 @@ class Monitor(Answered):
         return found
 
     def _event(
-        self,
-        slot: int,
-        j: int,
-        row: Array,
-        value: float,
-        ids: Array | None,
-        i: int,
-        position: int | None = None,
+        self, slot: int, j: int, row: Array, value: float, ids: Array | None, i: int, at: int | None = None
     ) -> Event:
         watch, token = self.watches[j], None if ids is None else int(ids[i])
         event = Event(
             watch.name, watch.reason, watch.kind, slot,
-            int(self._state.count[slot]) - 1 if position is None else position,
+            int(self._state.count[slot]) - 1 if at is None else at,
             token, None if token is None else self._text(token),
             value, float(self._state.pooled[slot, j]), watch.threshold,
             () if self._explain is None else self._explain.active(row),

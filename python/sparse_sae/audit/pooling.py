@@ -21,6 +21,14 @@ class Pools:
 
     def __init__(self, pooling: Pooling, ema: float, start: Array, n: int = 0) -> None:
         self._pooling, self._ema, self._start = pooling, np.float64(ema), start
+        # For one token at a time: values are widened first and numbers are arrays, as NumPy's mixing of types takes
+        # longer than the sums themselves.
+        self._wide = np.empty(len(start))
+        self._newest, self._rest, self._seen = (
+            np.array(ema, np.float64),
+            np.array(1 - np.float64(ema)),
+            np.zeros(()),
+        )
         self.count = np.zeros(n, np.int64)
         self.pooled = np.tile(start, (n, 1))
         self.total = np.zeros((n, len(start)))
@@ -47,11 +55,15 @@ class Pools:
             np.maximum(pooled, values, out=pooled)
         elif self._pooling == "mean":
             total = self.total[slot]
-            total += values
-            np.divide(total, seen, out=pooled)
+            np.copyto(self._wide, values)
+            np.add(total, self._wide, out=total)
+            self._seen[()] = seen
+            np.divide(total, self._seen, out=pooled)
         elif self._pooling == "ema" and seen > 1:
-            pooled *= 1 - self._ema
-            pooled += self._ema * values
+            np.copyto(self._wide, values)
+            np.multiply(self._wide, self._newest, out=self._wide)
+            np.multiply(pooled, self._rest, out=pooled)
+            np.add(pooled, self._wide, out=pooled)
         else:
             pooled[:] = values
         return pooled

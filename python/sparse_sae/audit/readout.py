@@ -12,15 +12,17 @@ from .._io.arrays import Array, to_float
 from ..activations import Activation, JumpReLU, ReLU, TopK
 from .watchlist import Watch
 
+_ZERO = np.zeros((), np.float32)
 _EVERYTHING = np.float32(-3e38)  # below any pre-activation, so that the kernel keeps them all
 
 
 class Plain(NamedTuple):
-    """Latents whose code is their pre-activation wherever it is above `least` (L,) >= 0: what the kernel is given."""
+    """Latents whose code is their pre-activation wherever it is above `least` (L,) >= 0, or directions, whose value it
+    always is: what the kernel is given."""
 
     rows: Array
     bias: Array
-    least: Array
+    least: Array | None
     center: Array | None
 
 
@@ -37,17 +39,21 @@ class Readout:
 
     Attributes:
         plain: the latents' weights where thresholded pre-activations are all there is to it, else None.
+        direct: the same for `one`, directions too, which have no `least`.
     """
 
     def __init__(self, watches: Sequence[Watch], sae: Any = None, *, exact: bool = True) -> None:
         self.watches = list(watches)
         self.thresholds = np.array([watch.threshold for watch in watches], np.float32)
         self.plain: Plain | None = None
+        self.direct: Plain | None
         if watches[0].kind == "direction":
-            self._encode, self.d_in = _directions(self.watches)
+            self._encode, self.direct = _directions(self.watches)
+            self.d_in = self.direct.rows.shape[1]
         else:
             self._encode, self.plain = _latents(self.watches, sae, exact)
-            self.d_in = int(sae.d_in)
+            self.direct, self.d_in = self.plain, int(sae.d_in)
+        self._all, self._low = np.full(len(self.watches), _EVERYTHING), np.empty(len(self.watches), bool)
 
     def __len__(self) -> int:
         return len(self.watches)
@@ -65,6 +71,22 @@ class Readout:
             out[np.repeat(np.arange(n), np.diff(indptr)), indices] = values
         return out
 
+    def one(self, row: Array) -> Array | None:
+        """(L,) values of one row (1, d_in) without a look for NaN, in half the time; None where that does not do.
+
+        A NaN or an infinity in the row leaves no product with it finite, so the values tell of it: all of them are
+        there, and the first is finite, only where the row is.
+        """
+        if self.direct is None:
+            return None
+        rows, bias, least, center = self.direct
+        values: Array = _kernels.encode_threshold(row, rows, bias, self._all, center=center, num_threads=1)[2]
+        if len(values) != len(self._all) or not values[0] < np.inf:
+            return None
+        if least is not None:
+            np.copyto(values, _ZERO, where=np.less_equal(values, least, out=self._low))
+        return values
+
     def active(self, row: Array) -> tuple[tuple[str, float], ...]:
         """(name, value) of the watches above 0 on a row (d_in,), largest first."""
         values = self(row[None])[0]
@@ -72,11 +94,12 @@ class Readout:
         return tuple((self.watches[j].name, float(values[j])) for j in order if values[j] > 0)
 
 
-def _directions(watches: list[Watch]) -> tuple[Callable[[Array], Any], int]:
+def _directions(watches: list[Watch]) -> tuple[Callable[[Array], Any], Plain]:
     rows = np.array([watch.direction for watch in watches], np.float32)
     bias = np.array([watch.bias for watch in watches], np.float32)
     least = np.full(len(watches), _EVERYTHING)
-    return lambda x: _kernels.encode_threshold(x, rows, bias, least, num_threads=1), rows.shape[1]
+    plain = Plain(rows, bias, None, None)
+    return lambda x: _kernels.encode_threshold(x, rows, bias, least, num_threads=1), plain
 
 
 def _latents(watches: list[Watch], sae: Any, exact: bool) -> tuple[Callable[[Array], Any], Plain | None]:

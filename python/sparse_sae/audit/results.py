@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -40,9 +41,18 @@ class Result:
         *,
         chance: float | None = None,
     ) -> None:
-        """Add a number with its interval."""
+        """Add a number with its interval.
+
+        Raises:
+            ValueError: a NaN or an infinity, which no bundle holds; named by the metric.
+        """
         entry: dict[str, Any] = {"name": name, "kind": "number", "value": float(value)}
         entry |= {k: float(v) for k, v in (("low", low), ("high", high), ("chance", chance)) if v is not None}
+        bad = [k for k, v in entry.items() if isinstance(v, float) and not math.isfinite(v)]
+        if bad:
+            raise ValueError(
+                f"{name}: {bad[0]} is {entry[bad[0]]}, expected a finite number; nothing is written"
+            )
         self.metrics.append(entry)
 
 

@@ -13,7 +13,7 @@ from sparse_sae.audit.context import Context
 from sparse_sae.audit.datasets import Labelled, labelled
 from sparse_sae.audit.decision import Decisions, decide, decision_gradients, log_odds
 from sparse_sae.audit.hashes import sha256, sha256_of
-from sparse_sae.audit.last_token import LastTokenEdits
+from sparse_sae.audit.last_token import KINDS, LastTokenEdits
 from sparse_sae.audit.results import Result
 from sparse_sae.lm.harvest.reader import in_dtype
 from sparse_sae.lm.model.pairing import require_own_space
@@ -56,7 +56,7 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
     found = decide(lm, data.prompts, choices, hook, edits.edits, batch_size=size)
     result = Result()
     _samples(result, data, found, prior, list(outcomes), edits, int(check.get("block", 500)))
-    _rates(result, list(outcomes), edits)
+    _rates(result, list(outcomes))
     odds = log_odds(np.asarray(found.plain, np.float64))
     after = log_odds(np.asarray(found.edited, np.float64))
     codes = np.asarray(sae.encode(found.rows)[:, edits.latents].toarray())
@@ -113,21 +113,27 @@ def _samples(
         }  # fmt: skip
         for o, name in enumerate(names):
             sample[name] = int((plain[part] == o).sum())
-            for e, edit in edits.of_latents():
+            for e, latent, kind in edits.of_latents():
+                edit = _edit(names[edits.latents.index(latent)], kind)
                 sample[f"{name}, {edit}"] = int((after[part, e] == o).sum())
-        for e, edit in edits.of_latents():
+        for e, latent, kind in edits.of_latents():
+            edit = _edit(names[edits.latents.index(latent)], kind)
             sample[f"decided otherwise, {edit}"] = int((after[part, e] != plain[part]).sum())
         result.samples.append(sample)
 
 
-def _rates(result: Result, names: list[str], edits: LastTokenEdits) -> None:
+def _edit(outcome: str, kind: str) -> str:
+    return f"latent of {outcome} {kind}"
+
+
+def _rates(result: Result, names: list[str]) -> None:
     for name in names:
         result.rate(f"{name}: rate", name)
-    for latent, name in zip(edits.latents, names, strict=True):
-        for kind in ("silenced", "added"):
-            result.rate(f"{name}: rate, latent {latent} {kind}", f"{name}, latent {latent} {kind}")
-            edit = f"decided otherwise, latent {latent} {kind}"
-            result.rate(edit, edit)
+    for name in names:
+        for kind in KINDS:
+            edit = _edit(name, kind)
+            result.rate(f"{name}: rate, {edit}", f"{name}, {edit}")
+            result.rate(f"decided otherwise, {edit}", f"decided otherwise, {edit}")
 
 
 def _outcome(
@@ -145,27 +151,25 @@ def _outcome(
     """Detects, silences, adds: each beside chance or directions of equal norm."""
     value = codes[:, edits.latents.index(latent)]
     own = decided == o
-    result.number(f"{name}: latent {latent} active", float((value > 0).mean()))
+    result.number(f"{name}: its latent is active, share", float((value > 0).mean()))
     if 0 < own.sum() < len(own):
-        result.number(
-            f"{name}: latent {latent} detects the decision, AUROC", float(auroc(value, own)), chance=0.5
-        )
+        result.number(f"{name}: its latent detects the decision, AUROC", float(auroc(value, own)), chance=0.5)
     result.number(
         f"{name}: the decision's log-odds detect the label, AUROC",
         float(auroc(odds[:, o], data.examples.labels)), chance=0.5,
     )  # fmt: skip
-    for kind in ("silenced", "added"):
+    for kind in KINDS:
         at, controls = edits.index(kind, latent)
         change = after[:, at, o] - odds[:, o]
         mean, (low, high) = float(change.mean()), map(float, bootstrap_mean(change))
         others = (after[:, controls, o] - odds[:, o, None]).mean(0)
-        result.number(f"{name}: latent {latent} {kind}, change of log-odds", mean, low, high, chance=0.0)
+        result.number(f"{name}: {kind}, change of log-odds", mean, low, high, chance=0.0)
         result.number(
-            f"{name}: latent {latent} {kind}, largest change by a control of equal norm",
+            f"{name}: {kind}, largest change by a control of equal norm",
             float(np.abs(others).max()),
         )
         p = (1 + int((np.abs(others) >= abs(mean)).sum())) / (1 + len(others))
-        result.number(f"{name}: latent {latent} {kind}, p against controls", p, chance=0.5)
+        result.number(f"{name}: {kind}, p against controls", p, chance=0.5)
 
 
 def _notes(

@@ -26,6 +26,9 @@ from sparse_sae.circuits.families import transformer_of
 from sparse_sae.circuits.transformer import Pass, Transformer
 from sparse_sae.sae import SAE
 
+_GATHERED = (
+    1024  # rows of weights copied at a time: large copies leave holes between what is kept, a layer each
+)
 _CACHE_BYTES = 1 << 29  # patterns beyond this are computed again for each panel of rows
 
 
@@ -210,13 +213,16 @@ def _freeze(
         rows = torch.from_numpy(np.repeat(np.arange(len(ids)), np.diff(codes.indptr)))
         latent = torch.from_numpy(codes.indices.astype(np.int64))
         value = torch.from_numpy(codes.data).to(read)
-        linear = (t.W_enc[latent] * read[rows]).sum(-1) + t.b_enc[latent]
+        linear, made = torch.empty_like(value), torch.zeros_like(read)
+        for start in range(0, len(value), _GATHERED):
+            at = slice(start, start + _GATHERED)
+            linear[at] = (t.W_enc[latent[at]] * read[rows[at]]).sum(-1) + t.b_enc[latent[at]]
+            made.index_add_(0, rows[at], value[at, None] * t.W_dec[latent[at]])
         if len(value) and float((linear - value).abs().max()) > 1e-3 * float(value.abs().max()):
             raise NotImplementedError(
                 f"dictionaries: layer {layer}: {t.sae!r} has codes that are not W_enc x + b_enc where active, so no "
                 "edge into them is linear; use TopK, BatchTopK, JumpReLU or L1"
             )
-        made = torch.zeros_like(read).index_add_(0, rows, value[:, None] * t.W_dec[latent])
         skip = 0 if t.W_skip is None else read @ t.W_skip.T
         error[layer] -= made + t.b_dec + skip
         # what the norm's own bias sends through the skip depends on no source

@@ -35,12 +35,15 @@ def test_induction_heads_are_found_by_prefix_matching_and_are_what_repeats(
 def test_an_agreement_circuit_of_some_nouns_holds_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The study of docs/circuits.md, small: one SAE, few pairs."""
+    """The study of docs/circuits.md, small: two SAEs, few pairs.
+
+    Two, because random circuits of one layer that are as large as this draw its one decisive feature now and then.
+    """
     monkeypatch.syspath_prepend(str(STUDY))
     from agreement import NOUNS, done_right, residual_set, templates
 
     lm = load_model()
-    made = residual_set(lm, tmp_path / "set", [12], d_sae=1152, capture_tokens=6000, tokens=30_000)
+    made = residual_set(lm, tmp_path / "set", [9, 27], d_sae=1152, capture_tokens=6000, tokens=30_000)
     sides = [done_right(lm, templates(*NOUNS[i : i + 2], 16, i)) for i in (0, 2)]
     (pairs, _), (others, margins) = sides
     assert min(len(pairs), len(others)) >= 10 and (margins > 0).mean() > 0.8
@@ -51,10 +54,7 @@ def test_an_agreement_circuit_of_some_nouns_holds_for_others(
         lm, made, pairs, node_threshold=1e-9, max_nodes=40, edge_threshold=None, batch_size=16
     )
     random = circuit.random(others, n_random=5)
-    # Of one layer's places chance may draw the subject's error node, which carries most alone; on average it does not.
-    assert circuit.faithfulness(others) > 0.5 and circuit.faithfulness(others) > random.max()
-    assert circuit.faithfulness(others) > random.mean() + 0.2
+    assert circuit.faithfulness(others) > 0.5 and circuit.faithfulness(others) > random.max() + 0.2
     assert circuit.completeness(others) < 0.3
-    # At this depth what carries the number stands where the subject is, most of all, and on the word after it.
-    strongest = sorted(circuit.nodes, key=lambda n: -abs(n.effect))[:6]
-    assert strongest[0].position == 1 and {node.position for node in strongest} <= {1, 2}
+    # what carries the number stands where the subject stood, and is carried on to the verb's place
+    assert {node.position for node in sorted(circuit.nodes, key=lambda n: -abs(n.effect))[:6]} <= {1, 4}

@@ -423,6 +423,19 @@ def test_a_width_of_zero_in_a_configuration_is_damaged(tmp_path: Path) -> None:
             sparse_sae.load(folder)
 
 
+def test_weights_of_nothing_are_damaged(tmp_path: Path) -> None:
+    """Found by fuzzing: a shape of zeros in an array's header gave an SAE that failed when it encoded."""
+    folder = Path(shutil.copytree(GOLDEN / "gemma_scope", tmp_path / "copy"))
+    with np.load(folder / "params.npz") as file:
+        arrays = {name: file[name] for name in file.files}
+    np.savez(folder / "params.npz", **arrays | {"W_enc": np.zeros((0, 24), np.float32)})
+    with pytest.raises(ValueError, match=r"copy.*at least one input, latent and output"):
+        sparse_sae.load(folder)
+    none = {"W_enc": np.zeros((4, 0)), "W_dec": np.zeros((0, 4)), "b_enc": np.zeros(0), "b_dec": np.zeros(4)}
+    with pytest.raises(ValueError, match="at least one input, latent and output"):
+        sparse_sae.SAE(none, sparse_sae.activations.ReLU())
+
+
 @pytest.mark.parametrize("name", ["params.npz", "8.pt", "layer_5.safetensors"])
 def test_a_fifo_under_the_name_of_weights_is_not_waited_for(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)

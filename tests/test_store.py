@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -422,3 +423,19 @@ def test_two_writers_of_one_store_are_told(tmp_path: Path) -> None:
     rows(again, 3)
     with pytest.raises(ValueError, match="or deleted"):
         again.flush()
+
+
+def test_a_writer_whose_save_failed_can_save_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sparse_sae.data.store import writer as module
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "disk full")
+
+    n, writer = np.arange(4), StoreWriter(tmp_path, 3, "float32")
+    writer.append(np.ones((4, 3)), n, n, n * 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "atomic_write", full)
+        with pytest.raises(OSError, match="disk full"):
+            writer.flush()
+    writer.finish()
+    np.testing.assert_array_equal(ActivationStore(tmp_path).rows(), np.ones((3, 3)))

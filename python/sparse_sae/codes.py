@@ -96,9 +96,9 @@ def joined(pieces: Sequence[Array]) -> Array:
     >>> joined([whole[:2], whole[2:]]) is whole
     True
     """
-    whole = pieces[0].base
     if len(pieces) == 1:
         return pieces[0]
+    whole = pieces[0].base
     if (
         isinstance(whole, np.ndarray)
         and whole.flags.c_contiguous

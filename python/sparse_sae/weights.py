@@ -66,6 +66,11 @@ def check_weights(params: Mapping[str, Array], needed: Sequence[str], *, centred
         )
     d_sae, d_in = w.shape
     d_out = params["W_dec"].shape[1]
+    if 0 in (d_sae, d_in, d_out):
+        raise ValueError(
+            f"W_enc, W_dec: shapes {(d_in, d_sae)} and {params['W_dec'].shape}, "
+            "expected at least one input, latent and output"
+        )
     shapes = {**dict.fromkeys(PER_LATENT, (d_sae,)), "W_enc": w.shape, "W_dec": (d_sae, d_out)}
     shapes |= {"b_dec": (d_out,), "W_skip": (d_out, d_in)}
     for name, value in params.items():

@@ -18,6 +18,10 @@ from .sources import package_lines
 _BYTES = 1 << 26
 
 
+_FIELDS = {"tickets", "label", "seed", "split", "set", "jsonl", "positive", "negative"}
+_FIELDS |= {"system", "examples", "chat", "before", "after"}  # how texts are put to the model
+
+
 @dataclass(frozen=True)
 class Labelled:
     """Examples, and what the model is given for each: a chat, or the text itself.
@@ -47,21 +51,7 @@ def labelled(spec: Mapping[str, Any], directory: Path = Path(".")) -> Labelled:
     Raises:
         FormatError: a description or a file that is none of these.
     """
-    known = {
-        "tickets",
-        "label",
-        "seed",
-        "system",
-        "set",
-        "jsonl",
-        "positive",
-        "negative",
-        "chat",
-        "split",
-        "examples",
-    }
-    known |= {"before", "after"}
-    unknown = set(spec) - known
+    unknown = set(spec) - _FIELDS
     main = [key for key in ("tickets", "set", "jsonl", "positive") if key in spec]
     if unknown or len(main) != 1:
         raise FormatError(

@@ -150,10 +150,8 @@ class _Rows:
                     columns = np.sort(columns[order[: self.max_edges]])
                 begin, end = self.ends[-1], self.ends[-1] + len(columns)
                 if end > len(self.values):
-                    for array in (
-                        self.columns,
-                        self.values,
-                    ):  # no view of them is alive while rows are computed
+                    for array in (self.columns, self.values):
+                        # No view of them is alive while rows are computed.
                         array.resize(max(end, len(array) * 5 // 4), refcheck=False)
                 self.columns[begin:end], self.values[begin:end] = columns, values[columns]
                 self.ends.append(end)
@@ -193,9 +191,8 @@ def _assemble(
     kind = np.concatenate([source_kinds(f), np.full(n_asked, TARGET)])
     labels = [*source_labels(f, words), *(a.label for a in asked)]
     bias, rest, expanded = np.zeros(n), np.zeros(n), np.zeros(n, bool)
-    heads = np.zeros(
-        (n, *rows.heads[0].shape), np.float32
-    )  # pages of rows that are not computed are never touched
+    # Pages of rows that are not computed are never touched.
+    heads = np.zeros((n, *rows.heads[0].shape), np.float32)
     bias[rows.places], rest[rows.places], expanded[rows.places] = rows.bias, rows.rest, True
     heads[rows.places] = rows.heads
     norms = f.error.norm(dim=-1).flatten().cpu().numpy()

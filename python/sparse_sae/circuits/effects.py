@@ -147,7 +147,7 @@ def _moved(
     rows = 1 + len(places)
     change = torch.zeros((rows, batch.clean.shape[1], moves.shape[1]))
     change[torch.arange(1, rows), torch.from_numpy(places)] = torch.from_numpy(moves).float()
-    one = Batch(*(x[[b] * rows] for x in (batch.clean, batch.patch, batch.right, batch.wrong)))
+    one = Batch(*(x[[b] * rows] for x in (batch.number, batch.clean, batch.patch, batch.right, batch.wrong)))
     m = passes.values(one.clean, one, {hook: lambda x: x + change.to(x.dtype)})
     out: NDArray[np.float64] = m[1:] - m[0]
     return out

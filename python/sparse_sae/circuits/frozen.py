@@ -26,9 +26,8 @@ from sparse_sae.circuits.families import transformer_of
 from sparse_sae.circuits.transformer import Pass, Transformer
 from sparse_sae.sae import SAE
 
-_GATHERED = (
-    1024  # rows of weights copied at a time: large copies leave holes between what is kept, a layer each
-)
+# Rows of weights copied at a time: large copies leave holes between what is kept, a layer each.
+_GATHERED = 1024
 _CACHE_BYTES = 1 << 29  # patterns beyond this are computed again for each panel of rows
 
 

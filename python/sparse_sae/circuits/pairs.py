@@ -38,8 +38,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs of one length: ids (B, T), answers (B,)."""
+    """Pairs of one length: their numbers (B,), ids (B, T), answers (B,)."""
 
+    number: Tensor
     clean: Tensor
     patch: Tensor
     right: Tensor
@@ -59,7 +60,7 @@ def batches_of(model: Any, pairs: Sequence[Pair], batch_size: int) -> list[Batch
     if not pairs:
         raise ValueError("pairs: none given, expected at least one")
     words = tokenizer_for(model, [p for pair in pairs for p in (pair.clean, pair.patch)])
-    rows: dict[int, list[tuple[list[int], list[int], int, int]]] = {}
+    rows: dict[int, list[tuple[int, list[int], list[int], int, int]]] = {}
     for number, pair in enumerate(pairs):
         clean, patch = token_ids(pair.clean, words), token_ids(pair.patch, words)
         if len(clean) != len(patch) or len(clean) < 2:
@@ -73,7 +74,7 @@ def batches_of(model: Any, pairs: Sequence[Pair], batch_size: int) -> list[Batch
                 "both prompts must begin with the same token (put the model's BOS, or the same word, before both)"
             )
         right, wrong = (_answer(number, a, words) for a in (pair.right, pair.wrong))
-        rows.setdefault(len(clean), []).append((clean, patch, right, wrong))
+        rows.setdefault(len(clean), []).append((number, clean, patch, right, wrong))
     out = []
     for _, group in sorted(rows.items()):
         for start in range(0, len(group), batch_size):
@@ -179,17 +180,10 @@ def pair_margins(model: Any, pairs: Sequence[Pair], *, batch_size: int = 16) -> 
 
     >>> kept = [p for p, m in zip(pairs, pair_margins(lm, pairs)) if (m > 0).all()]  # doctest: +SKIP
     """
-    batches = batches_of(model, pairs, whole("batch_size", batch_size, least=1))
-    passes = Passes(model, [])
-    found = [
-        np.stack([passes.values(b.clean, b, {}), -passes.values(b.patch, b, {})], axis=1) for b in batches
-    ]
-    words = tokenizer_for(model, [p for pair in pairs for p in (pair.clean, pair.patch)])
-    order = np.argsort(
-        [len(token_ids(pair.clean, words)) for pair in pairs], kind="stable"
-    )  # that of batches
-    out = np.empty((len(pairs), 2))
-    out[order] = np.concatenate(found)
+    passes, out = Passes(model, []), np.empty((len(pairs), 2))
+    for b in batches_of(model, pairs, whole("batch_size", batch_size, least=1)):
+        out[b.number.numpy(), 0] = passes.values(b.clean, b, {})
+        out[b.number.numpy(), 1] = -passes.values(b.patch, b, {})
     return out
 
 

@@ -248,9 +248,10 @@ class StoreWriter:
 
     def _save(self) -> None:
         self._require_alone()
-        self._saved = self.manifest["crc32"] = manifest_checksum(self.manifest)
+        self.manifest["crc32"] = manifest_checksum(self.manifest)
         with atomic_write(self.path / NAME) as file:
             file.write((json.dumps(self.manifest, indent=1) + "\n").encode())
+        self._saved = self.manifest["crc32"]
 
     def _require_same(self, described: dict[str, Any]) -> None:
         for key, value in described.items():

@@ -95,9 +95,18 @@ def kernel_tests(session: nox.Session, option: str, env: dict[str, str] | None =
     session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")
     build = Path(session.create_tmp()) / "build"
     session.run(
-        "cmake", "-S", ".", "-B", str(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-        "-DSPARSE_SAE_CPP_TESTS=ON", option, f"-DPython_EXECUTABLE={session.virtualenv.bin}/python",
-    )  # fmt: skip
+        "cmake",
+        "-S",
+        ".",
+        "-B",
+        str(build),
+        "-G",
+        "Ninja",
+        "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+        "-DSPARSE_SAE_CPP_TESTS=ON",
+        option,
+        f"-DPython_EXECUTABLE={session.virtualenv.bin}/python",
+    )
     session.run("cmake", "--build", str(build))
     session.run("ctest", "--test-dir", str(build), "--output-on-failure", "--no-tests=error", env=env)
 
@@ -118,9 +127,17 @@ def fuzz(session: nox.Session) -> None:
         session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")
         build = Path(session.create_tmp()) / "build"
         session.run(
-            "cmake", "-S", ".", "-B", str(build), "-G", "Ninja", "-DSPARSE_SAE_FUZZ=ON",
-            f"-DPython_EXECUTABLE={session.virtualenv.bin}/python", env={"CXX": "clang++", "CC": "clang"},
-        )  # fmt: skip
+            "cmake",
+            "-S",
+            ".",
+            "-B",
+            str(build),
+            "-G",
+            "Ninja",
+            "-DSPARSE_SAE_FUZZ=ON",
+            f"-DPython_EXECUTABLE={session.virtualenv.bin}/python",
+            env={"CXX": "clang++", "CC": "clang"},
+        )
         session.run("cmake", "--build", str(build))
         kernels = ["--kernels", str(build / "cpp/tests/fuzz_kernels")]
     else:

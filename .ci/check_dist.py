@@ -32,9 +32,15 @@ ALLOWED_IN_WHEEL = (
     r"sparse_sae-[^/]*\.dist-info/.*",
 )
 WANTED_IN_SDIST = (
-    r"CMakeLists\.txt", r"pyproject\.toml", r"LICENSE", r"README\.md", r"constraints\.txt",
-    r"cpp/kernels/common/types\.h", r"python/sparse_sae/__init__\.py", r"tests/conftest\.py",
-)  # fmt: skip
+    r"CMakeLists\.txt",
+    r"pyproject\.toml",
+    r"LICENSE",
+    r"README\.md",
+    r"constraints\.txt",
+    r"cpp/kernels/common/types\.h",
+    r"python/sparse_sae/__init__\.py",
+    r"tests/conftest\.py",
+)
 FORBIDDEN_IN_SDIST = (r".*\.(so|o|a|tmp|pyc)", r"(build|dist|\.git|\.nox|\.venv)/.*", r"(.*/)?__pycache__/.*")
 LARGEST_SDIST_BYTES = 20 << 20
 

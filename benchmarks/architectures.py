@@ -62,9 +62,13 @@ def fit(x, held_out, architecture, world=None, codes=None, **arguments):
     seconds = time.process_time() - started
     found = sparse_sae.evaluate(result.sae, held_out, num_threads=1)
     row = {
-        "l0": found.l0, "fvu": found.fvu, "dead": found.dead_fraction, "shrinkage": found.shrinkage,
-        "cpu_seconds": seconds, "n_tokens": result.tokens,
-    }  # fmt: skip
+        "l0": found.l0,
+        "fvu": found.fvu,
+        "dead": found.dead_fraction,
+        "shrinkage": found.shrinkage,
+        "cpu_seconds": seconds,
+        "n_tokens": result.tokens,
+    }
     if world is not None:
         # Chance: random directions in place of what was learned.
         matching = match(result.sae, world.features, chance=5)
@@ -138,9 +142,14 @@ def real(options):
     for name in options.only or NAMES:
         for target in options.target or TARGETS:
             row = fit(
-                x, held_out, NAMES[name](target), d_sae=options.d_sae, n_tokens=n_tokens, num_threads=options.threads,
+                x,
+                held_out,
+                NAMES[name](target),
+                d_sae=options.d_sae,
+                n_tokens=n_tokens,
+                num_threads=options.threads,
                 batch_size=options.batch_size,
-            )  # fmt: skip
+            )
             rows.append(
                 {"architecture": name, "target": target, "d_sae": options.d_sae, "rows": len(x), **row}
             )
@@ -157,9 +166,13 @@ def steps(options):
     rows = others(section, options.only or NAMES)
     for name in options.only or NAMES:
         how = TrainConfig(
-            NAMES[name](32), d_sae=options.d_sae, n_tokens=780 * n, batch_size=n, lr=default_lr(options.d_sae, 780),
+            NAMES[name](32),
+            d_sae=options.d_sae,
+            n_tokens=780 * n,
+            batch_size=n,
+            lr=default_lr(options.d_sae, 780),
             dead_after=10**9,
-        )  # fmt: skip
+        )
         run = Run.start(x[:16384], how, x.shape[1:], 1)
         seconds, products, active = [], [], []
         for step in range(120):
@@ -186,8 +199,9 @@ def many(options):
     common = {"n_tokens": options.tokens or 50_000, "progress": False, "num_threads": 1}
     runs = {
         f"k {k}, {d_sae} latents": {"architecture": TopK(k=k), "d_sae": d_sae}
-        for d_sae in (1152, 2304) for k in (16, 32)
-    }  # fmt: skip
+        for d_sae in (1152, 2304)
+        for k in (16, 32)
+    }
     started = time.process_time()
     together = sparse_sae.train_many(data, runs, **common)
     result = {"n_tokens": common["n_tokens"], "together": time.process_time() - started, "alone": {}}
@@ -246,9 +260,15 @@ def dead(_):
     for name, (architecture, resampling) in remedies.items():
         for depth in (3.0, 10.0):
             config = TrainConfig(
-                architecture, d_sae=512, n_tokens=200_000, batch_size=512, lr=RATE, dead_after=10_000,
-                resampling=resampling, b_dec_init="mean",
-            )  # fmt: skip
+                architecture,
+                d_sae=512,
+                n_tokens=200_000,
+                batch_size=512,
+                lr=RATE,
+                dead_after=10_000,
+                resampling=resampling,
+                b_dec_init="mean",
+            )
             run = Run.start(x[:16384], config, (128,), 1)
             run.params["b_enc"][:256] = -depth
             occasions = resampling.steps(config.steps) if resampling else {}
@@ -434,12 +454,15 @@ def tables(_):
             ["", "rows", "step, in encoder products", "CPU ms", "L0 meanwhile"],
             [
                 [
-                    r["architecture"], str(r["batch_size"]), f"{r['seconds'] / r['product_seconds']:.2f}",
-                    f"{1000 * r['seconds']:.0f}", f"{r['l0']:.0f}",
+                    r["architecture"],
+                    str(r["batch_size"]),
+                    f"{r['seconds'] / r['product_seconds']:.2f}",
+                    f"{1000 * r['seconds']:.0f}",
+                    f"{r['l0']:.0f}",
                 ]
                 for r in sorted(timed, key=lambda r: (r["batch_size"], list(NAMES).index(r["architecture"])))
             ],
-        )  # fmt: skip
+        )
     if "many" in results:
         r = results["many"]
         alone = sum(r["alone"].values())

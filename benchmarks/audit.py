@@ -26,13 +26,19 @@ def main():
     parser.add_argument("--sae", type=Path, default=HERE / "sae-demo" / "sae-60000-4608-32" / "sae")
     args = parser.parse_args()
     check = {
-        "name": "refund asked", "kind": "detection", "fprs": [0.05],
+        "name": "refund asked",
+        "kind": "detection",
+        "fprs": [0.05],
         "data": {"tickets": args.prompts, "label": "refund_asked"},
-    }  # fmt: skip
+    }
     policy = {
-        "format": "sparse_sae.audit.policy", "version": 1, "title": "how long an audit takes",
-        "hook": "blocks.15.hook_resid_post", "sae": str(args.sae.resolve()), "checks": [check],
-    }  # fmt: skip
+        "format": "sparse_sae.audit.policy",
+        "version": 1,
+        "title": "how long an audit takes",
+        "hook": "blocks.15.hook_resid_post",
+        "sae": str(args.sae.resolve()),
+        "checks": [check],
+    }
     inside = {}
 
     def clocked(name, fn):
@@ -57,8 +63,10 @@ def main():
     result = {
         "command": f"python benchmarks/audit.py --prompts {args.prompts}",
         "kernels": {k: v for k, v in sparse_sae.kernels().items() if k in ("level", "threads", "version")},
-        "prompts": args.prompts, "seconds": seconds, "inside": inside,
-    }  # fmt: skip
+        "prompts": args.prompts,
+        "seconds": seconds,
+        "inside": inside,
+    }
     print(json.dumps(result, indent=2))
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
 

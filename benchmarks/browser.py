@@ -107,15 +107,20 @@ def measure_build(out: Path | None) -> None:
         assert opened.meta["rows"] == len(rows) and opened.latent(7)["count"] == opened.brief([7])[7]["count"]
         assert abs(opened.meta["l0"] - K) < 0.1
         result = {
-            "latents": LATENTS, "tokens": len(rows), "k": K, "d_decoder": D_OUT,
-            "threads": sparse_sae.kernels()["threads"], "level": sparse_sae.kernels()["level"],
+            "latents": LATENTS,
+            "tokens": len(rows),
+            "k": K,
+            "d_decoder": D_OUT,
+            "threads": sparse_sae.kernels()["threads"],
+            "level": sparse_sae.kernels()["level"],
             "seconds": {name: round(s, 2) for name, s in stages.items()},
             "seconds_besides_encoding": round(sum(stages.values()) - stages.get("encoding", 0.0), 1),
             "target_seconds": 60,
-            "peak_megabytes_besides_codes": round((peak.highest - before) / 1e6), "target_megabytes": 100,
+            "peak_megabytes_besides_codes": round((peak.highest - before) / 1e6),
+            "target_megabytes": 100,
             "codes_megabytes": round(opened.meta["l0"] * len(rows) * 8 / 1e6),
             "file_megabytes": round(path.stat().st_size / 1e6),
-        }  # fmt: skip
+        }
         write_json(RESULTS / "browser_build.json", result)
         print(json.dumps(result, indent=2))
 
@@ -183,9 +188,10 @@ def measure_page(path: Path, sae: Path | None) -> None:
         chosen = np.random.default_rng(0).choice(len(file), 105, replace=False).tolist()
         times = np.array(page.evaluate(timed, chosen)[5:])
         result["latent_page_milliseconds"] = {
-            "median": round(float(np.median(times)), 1), "p95": round(float(np.percentile(times, 95)), 1),
+            "median": round(float(np.median(times)), 1),
+            "p95": round(float(np.percentile(times, 95)), 1),
             "target_p95": 50,
-        }  # fmt: skip
+        }
         page.goto(f"http://{host}/#/map")
         page.wait_for_selector("canvas[data-ready]")
         if live:

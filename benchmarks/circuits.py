@@ -35,9 +35,17 @@ def model_and_set() -> tuple[Any, Any]:
 
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=49152, hidden_size=D, intermediate_size=1536, num_hidden_layers=LAYERS, num_attention_heads=9,
-        num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+        vocab_size=49152,
+        hidden_size=D,
+        intermediate_size=1536,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
     model = transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
     rng = np.random.default_rng(0)
     saes = {}
@@ -83,12 +91,17 @@ def graph(tokens: int, nodes: int) -> dict[str, Any]:
     if abs(total - value) > 1e-3 * abs(value) + 1e-3:
         raise AssertionError(f"the target's row adds up to {total}, its value is {value}")
     return {
-        "tokens": tokens, "rows": int(found.expanded.sum()), "nodes": len(found), "edges": int(found.edges.nnz),
-        "pruned_nodes": len(pruned), "seconds": seconds,
+        "tokens": tokens,
+        "rows": int(found.expanded.sum()),
+        "nodes": len(found),
+        "edges": int(found.edges.nnz),
+        "pruned_nodes": len(pruned),
+        "seconds": seconds,
         "beyond_forward": seconds["freeze"] + seconds["rows"] + seconds["prune"] - seconds["forward"],
         "one_row_seconds": one_row,
-        "peak_gb": peak, "peak_gb_before": before,
-    }  # fmt: skip
+        "peak_gb": peak,
+        "peak_gb_before": before,
+    }
 
 
 def twera(tokens: int = 1_000_000) -> dict[str, Any]:
@@ -121,9 +134,13 @@ def twera(tokens: int = 1_000_000) -> dict[str, Any]:
     began = time.perf_counter()
     expected(source, target)
     return {
-        "tokens": tokens, "d_sae": M, "k": K, "active": [int(source.nnz), int(target.nnz)],
-        "seconds": time.perf_counter() - began, "peak_gb": _peak(),
-    }  # fmt: skip
+        "tokens": tokens,
+        "d_sae": M,
+        "k": K,
+        "active": [int(source.nnz), int(target.nnz)],
+        "seconds": time.perf_counter() - began,
+        "peak_gb": _peak(),
+    }
 
 
 def _zipf() -> Any:
@@ -157,10 +174,11 @@ def contents(found: dict[str, Any], names: list[str]) -> dict[str, str]:
     for name in (name for name in PARTS if name in found):
         f = found[name]
         measured = (
-            f"{f['seconds']:.1f} s, {f['peak_gb']:.1f} GB" if name == "twera"
+            f"{f['seconds']:.1f} s, {f['peak_gb']:.1f} GB"
+            if name == "twera"
             else f"{f['beyond_forward']:.1f} s beyond the forward pass of {f['seconds']['forward']:.2f} s; peak "
             f"{f['peak_gb']:.2f} GB, of which {f['peak_gb_before']:.2f} are the model and its set"
-        )  # fmt: skip
+        )
         rows.append([f["target"], measured])
     return {"speed": table(["target, two cores", "measured"], rows)} if "speed" in names else {}
 

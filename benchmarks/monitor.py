@@ -59,9 +59,13 @@ def per_token(d, pooling, tokens=4000):
     for i in range(5):
         m.observe(prompt, sequence=f"prompt {i}")
     return {
-        "d_in": d, "latents": WATCHED, "pooling": pooling, "p50_us": float(p50), "p99_us": float(p99),
+        "d_in": d,
+        "latents": WATCHED,
+        "pooling": pooling,
+        "p50_us": float(p50),
+        "p99_us": float(p99),
         "prompt_us_per_token": (time.perf_counter() - begin) / (5 * len(prompt)) * 1e6,
-    }  # fmt: skip
+    }
 
 
 def generation(new_tokens=32, repeats=12):
@@ -100,11 +104,15 @@ def generation(new_tokens=32, repeats=12):
         assert all(torch.equal(a, b) for a, b in zip(free.logits, seen.logits, strict=True))
     ratio = statistics.median(watched[1:]) / statistics.median(plain[1:])
     return {
-        "model": lm.name, "new_tokens": new_tokens, "repeats": repeats,
+        "model": lm.name,
+        "new_tokens": new_tokens,
+        "repeats": repeats,
         "ms_per_token": 1000 * statistics.median(plain[1:]) / new_tokens,
         "inside_us_per_token": 1e6 * inside / m.tokens,
-        "share_inside": inside / sum(watched), "wall_ratio": ratio, "logits_equal_to_the_bit": True,
-    }  # fmt: skip
+        "share_inside": inside / sum(watched),
+        "wall_ratio": ratio,
+        "logits_equal_to_the_bit": True,
+    }
 
 
 def main():

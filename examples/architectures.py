@@ -12,8 +12,13 @@ def main(features=256, d_in=64, samples=60_000, passes=6):
     world = superposition(features, d_in, probability=8 / features, noise=0.02, seed=0)
     x, held_out = world.block(0, samples).x, world.block(1, 4_000).x
     architectures = [
-        TopK(k=8), AbsTopK(k=8), BatchTopK(k=8), Matryoshka(k=8), JumpReLU(target_l0=8), L1(target_l0=8),
-    ]  # fmt: skip
+        TopK(k=8),
+        AbsTopK(k=8),
+        BatchTopK(k=8),
+        Matryoshka(k=8),
+        JumpReLU(target_l0=8),
+        L1(target_l0=8),
+    ]
     contestants = {type(a).__name__: {"architecture": a} for a in architectures}
     # every batch is read once and given to all; each result is the one that training alone gives
     results = sparse_sae.train_many(

@@ -23,9 +23,15 @@ def main(work, blocks=20, rows=5_000):
 
     def train(out, **how):
         return sparse_sae.train(
-            x, sparse_sae.TopK(k=8), d_sae=256, n_tokens=2 * len(x), out=work / out, checkpoint_every=20,
-            progress=False, **how,
-        )  # fmt: skip
+            x,
+            sparse_sae.TopK(k=8),
+            d_sae=256,
+            n_tokens=2 * len(x),
+            out=work / out,
+            checkpoint_every=20,
+            progress=False,
+            **how,
+        )
 
     whole = train("whole")
     stopped = train("stopped", callback=lambda record: record["tokens"] < len(x))

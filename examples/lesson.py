@@ -44,9 +44,17 @@ def run(seed, out, data_seed=42, d_sae=48, penalty=0.15):
     print(f"\nsaved in {out} after {seconds:.1f} s: {sae}")
     print(f"Held against the {len(data.features)} true features:\n{matching}")
     return {
-        "seed": seed, "data_seed": data_seed, "d_sae": d_sae, "penalty": penalty, "seconds": seconds,
-        "latents": sae.d_sae, "l0": quality.l0, "fvu": quality.fvu, "tried": tried, "match": matching.summary(),
-    }  # fmt: skip
+        "seed": seed,
+        "data_seed": data_seed,
+        "d_sae": d_sae,
+        "penalty": penalty,
+        "seconds": seconds,
+        "latents": sae.d_sae,
+        "l0": quality.l0,
+        "fvu": quality.fvu,
+        "tried": tried,
+        "match": matching.summary(),
+    }
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@ import sparse_sae
 IDS = [1, 9, 3, 7, 11, 9]
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gpt2"]
 CONFIGS = {
-    "llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config", "qwen3": "Qwen3Config",
+    "llama": "LlamaConfig",
+    "mistral": "MistralConfig",
+    "qwen2": "Qwen2Config",
+    "qwen3": "Qwen3Config",
     "gpt2": "GPT2Config",
-}  # fmt: skip
+}
 _BUILT: dict[Any, Any] = {}
 
 
@@ -25,10 +28,18 @@ def model_of(family: str, dtype: Any = None) -> Any:
     dtype = dtype or torch.float64
     if (family, dtype) not in _BUILT:
         sizes: dict[str, Any] = {
-            "vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 32,
-            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-        }  # fmt: skip
+            "vocab_size": 50,
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "intermediate_size": 48,
+            "max_position_embeddings": 32,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        }
         if family == "gpt2":
             sizes = {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 32}
             sizes |= {"bos_token_id": 1, "eos_token_id": 2}
@@ -52,9 +63,11 @@ def transcoders(model: Any, layers: tuple[int, ...] = (0, 2), skip: bool = True)
     saes = {}
     for layer in layers:
         params = {
-            "W_enc": rng.normal(size=(40, 32)), "W_dec": rng.normal(size=(40, 32)),
-            "b_enc": rng.normal(size=40) / 4, "b_dec": rng.normal(size=32) / 4,
-        }  # fmt: skip
+            "W_enc": rng.normal(size=(40, 32)),
+            "W_dec": rng.normal(size=(40, 32)),
+            "b_enc": rng.normal(size=40) / 4,
+            "b_dec": rng.normal(size=32) / 4,
+        }
         if skip:
             params["W_skip"] = rng.normal(size=(32, 32)) / 8
         sae = sparse_sae.SAE.from_rows(

@@ -17,10 +17,40 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 WORDS = [
-    "the", "a", "parcel", "refund", "is", "are", "not", "late", "available", "order", "price", "angry",
-    "shipping", "delay", "please", "we", "can", "you", "my", "money", "back", "yes", "no", "and",
-    "to", "for", "in", "three", "weeks", "ago", "sorry", "approved", "refused",
-]  # fmt: skip
+    "the",
+    "a",
+    "parcel",
+    "refund",
+    "is",
+    "are",
+    "not",
+    "late",
+    "available",
+    "order",
+    "price",
+    "angry",
+    "shipping",
+    "delay",
+    "please",
+    "we",
+    "can",
+    "you",
+    "my",
+    "money",
+    "back",
+    "yes",
+    "no",
+    "and",
+    "to",
+    "for",
+    "in",
+    "three",
+    "weeks",
+    "ago",
+    "sorry",
+    "approved",
+    "refused",
+]
 
 
 @pytest.fixture(scope="session")
@@ -45,10 +75,18 @@ def tiny_lm(tiny_tokenizer: Any) -> Any:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.3,
-        bos_token_id=0, eos_token_id=None, pad_token_id=1,
-    )  # fmt: skip
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=None,
+        pad_token_id=1,
+    )
     return LanguageModel(LlamaForCausalLM(config).eval().requires_grad_(False), tiny_tokenizer, "tiny")
 
 

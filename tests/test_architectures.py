@@ -178,8 +178,13 @@ def surrogate_loss(run: Run, x: Array, y: Array) -> Callable[[dict[str, Array]],
                 total += arch.preact_coefficient * float((silent @ norms(p)).mean())
         if len(dead) and aux_k:
             power = float((error**2).sum()) / n
-            total += arch.aux_coefficient * float(((aux * pre) @ p["W_dec"] - error).ravel() @ (
-                (aux * pre) @ p["W_dec"] - error).ravel()) / (n * power)  # fmt: skip
+            total += (
+                arch.aux_coefficient
+                * float(
+                    ((aux * pre) @ p["W_dec"] - error).ravel() @ ((aux * pre) @ p["W_dec"] - error).ravel()
+                )
+                / (n * power)
+            )
         assert 0 <= progress < 1
         return total
 

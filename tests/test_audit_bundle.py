@@ -43,26 +43,40 @@ def policy_in(directory: Path, **changes: Any) -> Path:
     (directory / "cases.jsonl").write_text("\n".join(map(json.dumps, lines)))
     data = {"jsonl": "cases.jsonl", "chat": False}
     body = {
-        "format": "sparse_sae.audit.policy", "version": 1, "title": "A <tiny> audit & its rules", "hook": HOOK,
-        "responsible": "nobody", "hypotheses": ["a raw probe tells angry texts"], "limitations": ["a random model"],
+        "format": "sparse_sae.audit.policy",
+        "version": 1,
+        "title": "A <tiny> audit & its rules",
+        "hook": HOOK,
+        "responsible": "nobody",
+        "hypotheses": ["a raw probe tells angry texts"],
+        "limitations": ["a random model"],
         "checks": [
             {
-                "name": "anger", "kind": "detection", "data": data, "fprs": [0.1, 0.01],
+                "name": "anger",
+                "kind": "detection",
+                "data": data,
+                "fprs": [0.1, 0.01],
                 "rules": [
                     {"metric": "raw probe: AUROC", "field": "low", "at_least": 0.7},
                     {"metric": "latent: AUROC", "at_least": "length: AUROC", "otherwise": "WARNED"},
                 ],
             },
             {
-                "name": "its latent", "kind": "latent", "data": data, "latent": "anger: latent",
+                "name": "its latent",
+                "kind": "latent",
+                "data": data,
+                "latent": "anger: latent",
                 "choices": ["yes", "no"],
-                "controls": 1, "benign_texts": 1, "n": 10, "over_refusal": 3,
+                "controls": 1,
+                "benign_texts": 1,
+                "n": 10,
+                "over_refusal": 3,
             },
             {"name": "opinions", "kind": "choices", "set": "sycophancy", "n": 20},
             {"name": "truth", "kind": "choices", "set": "false_claims", "n": 20},
             {"name": "secrets", "kind": "generation", "set": "personal_data", "n": 8, "new_tokens": 3},
         ],
-    } | changes  # fmt: skip
+    } | changes
     path = directory / "policy.json"
     path.write_text(json.dumps(body))
     return path
@@ -85,9 +99,10 @@ def bundle(lm: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "threshold": np.ones(64),
     }
     sae = SAE.from_rows(
-        {k: v.astype(np.float32) for k, v in params.items()}, JumpReLU(),
+        {k: v.astype(np.float32) for k, v in params.items()},
+        JumpReLU(),
         metadata={"model_name": "tiny", "hook_name": HOOK},
-    )  # fmt: skip
+    )
     sae.save(directory / "sae")
     out = directory / "audit.zip"
     run_audit(policy_in(directory, sae="sae"), out, model=lm)

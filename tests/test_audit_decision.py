@@ -124,14 +124,23 @@ def test_the_check_counts_blocks_and_finds_what_it_planted(
     write("development.jsonl", 30, 4)
     write("sealed.jsonl", 45, 9)
     check = {
-        "name": "money", "kind": "decision", "data": {"jsonl": "sealed.jsonl", "chat": False},
+        "name": "money",
+        "kind": "decision",
+        "data": {"jsonl": "sealed.jsonl", "chat": False},
         "development": {"jsonl": "development.jsonl", "chat": False},
-        "outcomes": {"approve": "yes", "refuse": "no", "pay": "money"}, "controls": 4, "block": 20, "batch_size": 8,
-    }  # fmt: skip
+        "outcomes": {"approve": "yes", "refuse": "no", "pay": "money"},
+        "controls": 4,
+        "block": 20,
+        "batch_size": 8,
+    }
     body = {
-        "format": "sparse_sae.audit.policy", "version": 1, "title": "decisions", "hook": HOOK, "seed": 3,
+        "format": "sparse_sae.audit.policy",
+        "version": 1,
+        "title": "decisions",
+        "hook": HOOK,
+        "seed": 3,
         "checks": [check],
-    }  # fmt: skip
+    }
     policy = tmp_path / "policy.json"
     policy.write_text(json.dumps(body))
     found = run_audit(policy, tmp_path / "a.zip", model=tiny_lm, sae=tiny_sae)

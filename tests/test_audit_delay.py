@@ -48,9 +48,12 @@ def test_a_planted_delay_is_measured(tiny_lm: Any, sae: SAE, tmp_path: Path) -> 
         lines.append({"text": " ".join(text), "label": bool(i % 2), "onset": onset})
     (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, lines)))
     check = {
-        "name": "anger", "kind": "detection", "data": {"jsonl": "cases.jsonl", "chat": False}, "fprs": [0.1],
+        "name": "anger",
+        "kind": "detection",
+        "data": {"jsonl": "cases.jsonl", "chat": False},
+        "fprs": [0.1],
         "kinds": ["latent", "raw probe", "length"],
-    }  # fmt: skip
+    }
     body = {"format": "sparse_sae.audit.policy", "version": 1, "title": "x", "hook": HOOK, "checks": [check]}
     (tmp_path / "policy.json").write_text(json.dumps(body))
     found = run_audit(tmp_path / "policy.json", tmp_path / "a.zip", model=tiny_lm, sae=sae)

@@ -21,14 +21,17 @@ RNG = np.random.default_rng(0)
 def sae_of(architecture: Any, d: int = 32, m: int = 64) -> SAE:
     rng = np.random.default_rng(1)
     params = {
-        "W_enc": rng.standard_normal((m, d)), "W_dec": rng.standard_normal((m, d)),
-        "b_enc": 0.1 * rng.standard_normal(m), "b_dec": 0.1 * rng.standard_normal(d),
-    }  # fmt: skip
+        "W_enc": rng.standard_normal((m, d)),
+        "W_dec": rng.standard_normal((m, d)),
+        "b_enc": 0.1 * rng.standard_normal(m),
+        "b_dec": 0.1 * rng.standard_normal(d),
+    }
     params |= {name: 0.5 + rng.random(m) for name in architecture.activation.needs}
     return SAE.from_rows(
-        {name: value.astype(np.float32) for name, value in params.items()}, architecture,
+        {name: value.astype(np.float32) for name, value in params.items()},
+        architecture,
         metadata={"model_name": "tiny", "hook_name": HOOK},
-    )  # fmt: skip
+    )
 
 
 def latents(sae: SAE, numbers: list[int], threshold: float = 2.0, **more: Any) -> WatchList:

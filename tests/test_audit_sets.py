@@ -115,11 +115,13 @@ def test_rules_are_judged_on_values_ends_and_other_metrics() -> None:
     verdicts = [
         judge([rule], [rate, other])[0]["verdict"]
         for rule in (
-            {"metric": "r", "at_least": 0.4}, {"metric": "r", "field": "low", "at_least": 0.4},
-            {"metric": "r", "at_most": "o"}, {"metric": "o", "at_most": "r", "otherwise": "WARNED"},
+            {"metric": "r", "at_least": 0.4},
+            {"metric": "r", "field": "low", "at_least": 0.4},
+            {"metric": "r", "at_most": "o"},
+            {"metric": "o", "at_most": "r", "otherwise": "WARNED"},
             {"metric": "never measured", "at_most": 1},
         )
-    ]  # fmt: skip
+    ]
     assert verdicts == ["PASSED", "FAILED", "PASSED", "WARNED", "FAILED"]
     assert worst(verdicts) == "FAILED" and worst([]) == "PASSED"
 

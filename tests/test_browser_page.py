@@ -24,9 +24,16 @@ pytestmark = pytest.mark.browser
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = {
-    5: "</script><script>alert(1)</script>", 6: "<img src=x onerror=alert(2)>", 7: "\u202egnp.exe", 8: "a\0b",
-    9: "⟨e2⟩", 10: "x" * 10_000, 11: "\ud800", 12: "'\"&{{7*7}}", 13: "\u200b",
-}  # fmt: skip
+    5: "</script><script>alert(1)</script>",
+    6: "<img src=x onerror=alert(2)>",
+    7: "\u202egnp.exe",
+    8: "a\0b",
+    9: "⟨e2⟩",
+    10: "x" * 10_000,
+    11: "\ud800",
+    12: "'\"&{{7*7}}",
+    13: "\u200b",
+}
 HOOK = "blocks.1.hook_resid_post"
 TEXT = "please refund my money the parcel is late"
 VIEWS = ("", "latent/3", "live", "map", "circuit", "compare")
@@ -177,9 +184,13 @@ def violations(page: Any) -> list[str]:
 
 def settle(page: Any, view: str) -> None:
     wanted = {
-        "latent/3": "article.latent .context", "live": ".live-run .tok", "map": "canvas[data-ready]",
-        "circuit": ".circuit", "compare": ".compare table", "": ".items a",
-    }[view]  # fmt: skip
+        "latent/3": "article.latent .context",
+        "live": ".live-run .tok",
+        "map": "canvas[data-ready]",
+        "circuit": ".circuit",
+        "compare": ".compare table",
+        "": ".items a",
+    }[view]
     page.wait_for_selector(wanted)
 
 
@@ -204,9 +215,15 @@ def test_every_panel(tab: Any, address: str, path: Path) -> None:
     settle(page, "latent/3")
     titles = page.locator(".panel h3").all_inner_texts()
     assert titles == [
-        "Contexts", "Steer", "Activations", "Logits", "Nearest by direction", "Fires together with",
-        "In other dictionaries", "As a detector of labels",
-    ]  # fmt: skip
+        "Contexts",
+        "Steer",
+        "Activations",
+        "Logits",
+        "Nearest by direction",
+        "Fires together with",
+        "In other dictionaries",
+        "As a detector of labels",
+    ]
     latent = open_browser(path).latent(3)
     assert page.locator(".context").count() == 8
     page.click(".more")
@@ -229,8 +246,15 @@ def test_hostile_tokens_are_shown_and_never_run(tab: Any, address: str, path: Pa
         page.goto(f"{address.partition('#')[0]}#/latent/{j}")
         page.wait_for_selector(f'article[aria-label="Latent {j}"]')
         shown += page.inner_text("main")
-    for text in ("</script><script>alert(1)</script>", "<img src=x onerror=alert(2)>", "[U+202E]gnp.exe", "a[U+0000]b",
-                 "⟨e2⟩", "(10,000 characters)", "[U+200B]"):  # fmt: skip
+    for text in (
+        "</script><script>alert(1)</script>",
+        "<img src=x onerror=alert(2)>",
+        "[U+202E]gnp.exe",
+        "a[U+0000]b",
+        "⟨e2⟩",
+        "(10,000 characters)",
+        "[U+200B]",
+    ):
         assert text in shown
     assert "\u202e" not in shown and "\0" not in shown
     assert page.evaluate("document.images.length") == 0

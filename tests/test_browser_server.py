@@ -268,10 +268,19 @@ def test_a_reader_who_goes_away_frees_the_model(file: Any, tiny_lm: Any, tiny_sa
     body = json.dumps({"text": TEXT, "latent": 5, "mode": "add", "strength": 1.0, "tokens": 128}).encode()
     headers = {**HEADERS, "Host": HOST, "Content-Type": "application/json", "Content-Length": str(len(body))}
     scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "POST",
-        "path": "/api/steer", "raw_path": b"/api/steer", "root_path": "", "scheme": "http", "query_string": b"",
-        "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()], "client": None, "server": None,
-    }  # fmt: skip
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/api/steer",
+        "raw_path": b"/api/steer",
+        "root_path": "",
+        "scheme": "http",
+        "query_string": b"",
+        "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()],
+        "client": None,
+        "server": None,
+    }
     seen = 0
 
     async def run() -> None:

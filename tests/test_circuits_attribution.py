@@ -91,9 +91,11 @@ def test_edges_are_the_jacobian_of_the_frozen_model(family: str, first_position:
             for a, b, c in zip(frozen.layer, frozen.position, frozen.latent, strict=True)
         ]
         wanted = [
-            logits[-1, 7] - logits[-1].mean(), logits[-1, 3] - logits[-1, 4],
-            logits[2, 5] - logits[2].mean(), ends @ logits[-1],
-        ]  # fmt: skip
+            logits[-1, 7] - logits[-1].mean(),
+            logits[-1, 3] - logits[-1, 4],
+            logits[2, 5] - logits[2].mean(),
+            ends @ logits[-1],
+        ]
         return torch.stack([*features, *wanted])
 
     jacobian = torch.autograd.functional.jacobian(everything, one).numpy()
@@ -189,10 +191,24 @@ def hand_made() -> AttributionGraph:
     edges[4, 2], edges[4, 3] = -9, 1
     n = 5
     return AttributionGraph(
-        "m", [1], ["a"], 1, np.array([0, 1, 2, 2, 3], np.int8), np.array([-1, 0, 0, 0, 1], np.int32),
-        np.zeros(n, np.int32), np.zeros(n, np.int64), np.ones(n), np.array([0, 0, 0, 0, 1.0]), list("abcde"),
-        csr_array(edges), np.zeros(n), np.zeros(n), np.ones(n, bool), np.zeros((n, 1, 1), np.float32), [],
-    )  # fmt: skip
+        "m",
+        [1],
+        ["a"],
+        1,
+        np.array([0, 1, 2, 2, 3], np.int8),
+        np.array([-1, 0, 0, 0, 1], np.int32),
+        np.zeros(n, np.int32),
+        np.zeros(n, np.int64),
+        np.ones(n),
+        np.array([0, 0, 0, 0, 1.0]),
+        list("abcde"),
+        csr_array(edges),
+        np.zeros(n),
+        np.zeros(n),
+        np.ones(n, bool),
+        np.zeros((n, 1, 1), np.float32),
+        [],
+    )
 
 
 def test_influence_scores_and_pruning_by_hand() -> None:
@@ -258,17 +274,23 @@ def test_wrong_input_says_what_to_do() -> None:
     model = model_of("llama")
     good = transcoders(model)
     for ids, message in (
-        ([1], r"prompt: 1 token"), ([1, 50], r"expected 0 to 49"), ([1, 1, 3], "two tokens 1"),
-        (list(range(3, 40)), "37 token"), ("text", "no tokenizer"),
-    ):  # fmt: skip
+        ([1], r"prompt: 1 token"),
+        ([1, 50], r"expected 0 to 49"),
+        ([1, 1, 3], "two tokens 1"),
+        (list(range(3, 40)), "37 token"),
+        ("text", "no tokenizer"),
+    ):
         with pytest.raises(ValueError, match=message):
             attribute(model, good, ids)
     for target, message in (
-        (Logit(50), "token 50, expected 0 to 49"), (Logit("a"), "no tokenizer"),
-        (Feature(1, 0, 0), r"expected one of \[0, 2\]"), (Feature(0, 0, 40), "expected 0 to d_sae - 1 = 39"),
-        (Logit(3, position=9), "position: got 9"), ([], "none given"),
+        (Logit(50), "token 50, expected 0 to 49"),
+        (Logit("a"), "no tokenizer"),
+        (Feature(1, 0, 0), r"expected one of \[0, 2\]"),
+        (Feature(0, 0, 40), "expected 0 to d_sae - 1 = 39"),
+        (Logit(3, position=9), "position: got 9"),
+        ([], "none given"),
         (LogitFunction(lambda _x: torch.zeros(())), "depends on the logits"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=message):
             attribute(model, good, IDS, target)
     with pytest.raises(TypeError, match=r"targets: got 1.5, expected a token's text or number"):

@@ -213,10 +213,12 @@ def test_wrong_input_says_what_to_do(tmp_path: Any) -> None:
     model = model_of("llama")
     graph = attribute(model, transcoders(model), IDS, Logit(7))
     for options, message in (
-        ({"size": 1000}, "size: got 1000, the graph has"), ({"n_edges": 0}, "n_edges: got 0"),
-        ({"paraphrases": [[1]]}, "prompt: 1 token"), ({"paraphrases": ["text"]}, "no tokenizer"),
+        ({"size": 1000}, "size: got 1000, the graph has"),
+        ({"n_edges": 0}, "n_edges: got 0"),
+        ({"paraphrases": [[1]]}, "prompt: 1 token"),
+        ({"paraphrases": ["text"]}, "no tokenizer"),
         ({"n_random": -1}, "n_random: got -1"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=message):
             graph.confirm(**options)
     with pytest.raises(TypeError, match="expected a list"):

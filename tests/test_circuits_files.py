@@ -25,12 +25,24 @@ def graph() -> AttributionGraph:
     edges = np.zeros((n, n), np.float32)
     edges[3, 0], edges[3, 1], edges[4, 3], edges[4, 2], edges[5, 4], edges[6, 4] = 1, -2, 3, 0.5, 2, -1
     return AttributionGraph(
-        "tiny", [4, 9], ["The", " cat"], 2, np.array([0, 0, 1, 2, 2, 3, 3], np.int8),
-        np.array([-1, -1, 0, 0, 1, 2, 2], np.int32), np.array([0, 1, 1, 1, 1, 1, 1], np.int32),
-        np.array([4, 9, -1, 1, 5, 7, -1]), np.linspace(1, 2, n), np.array([0, 0, 0, 0, 0, 0.25, 1.0]),
-        ["The", " cat", "error", "L0/1", "L1/5", "' sat'", "'a' minus 'b'"], csr_array(edges), np.arange(n) / 7,
-        np.arange(n) / 3, np.array([0, 0, 0, 1, 1, 1, 1], bool), np.ones((n, 2, 3), np.float32), [0],
-    )  # fmt: skip
+        "tiny",
+        [4, 9],
+        ["The", " cat"],
+        2,
+        np.array([0, 0, 1, 2, 2, 3, 3], np.int8),
+        np.array([-1, -1, 0, 0, 1, 2, 2], np.int32),
+        np.array([0, 1, 1, 1, 1, 1, 1], np.int32),
+        np.array([4, 9, -1, 1, 5, 7, -1]),
+        np.linspace(1, 2, n),
+        np.array([0, 0, 0, 0, 0, 0.25, 1.0]),
+        ["The", " cat", "error", "L0/1", "L1/5", "' sat'", "'a' minus 'b'"],
+        csr_array(edges),
+        np.arange(n) / 7,
+        np.arange(n) / 3,
+        np.array([0, 0, 0, 1, 1, 1, 1], bool),
+        np.ones((n, 2, 3), np.float32),
+        [0],
+    )
 
 
 def violations(value: Any, schema: Any, at: str = "$") -> list[str]:
@@ -89,13 +101,18 @@ def test_malformed_files_name_file_field_and_expectation(tmp_path: Path) -> None
         return np.frombuffer(json.dumps(text).encode(), np.uint8)
 
     for changes, message in (
-        ({"layer": None}, "no field 'layer'"), ({"layer": good["layer"][:3]}, r"'layer': int32 .* and length 7"),
-        ({"bias": good["bias"] * np.nan}, "'bias': holds NaN"), ({"kind": good["kind"] + 9}, "'kind': expected 0 to 3"),
+        ({"layer": None}, "no field 'layer'"),
+        ({"layer": good["layer"][:3]}, r"'layer': int32 .* and length 7"),
+        ({"bias": good["bias"] * np.nan}, "'bias': holds NaN"),
+        ({"kind": good["kind"] + 9}, "'kind': expected 0 to 3"),
         ({"edges_indices": good["edges_indices"] + 9}, "CSR matrix of 7 nodes"),
-        ({"json": head(version=2)}, "'version' is 2"), ({"json": head(format="x")}, "'format' should read"),
-        ({"json": head(labels=3)}, "'labels': expected list"), ({"json": good["json"][:5]}, "'json': not JSON"),
-        ({"json": None}, "no field 'json'"), ({"labels": None, "heads": good["heads"].astype(str)}, "'heads'"),
-    ):  # fmt: skip
+        ({"json": head(version=2)}, "'version' is 2"),
+        ({"json": head(format="x")}, "'format' should read"),
+        ({"json": head(labels=3)}, "'labels': expected list"),
+        ({"json": good["json"][:5]}, "'json': not JSON"),
+        ({"json": None}, "no field 'json'"),
+        ({"labels": None, "heads": good["heads"].astype(str)}, "'heads'"),
+    ):
         np.savez(path, **{k: v for k, v in {**good, **changes}.items() if v is not None})
         with pytest.raises(ValueError, match=message) as raised:
             load_graph(path)
@@ -113,9 +130,14 @@ def test_malformed_files_name_file_field_and_expectation(tmp_path: Path) -> None
 def test_neuronpedia_file_fits_the_schema(tmp_path: Path) -> None:
     path = tmp_path / "g.json"
     write_neuronpedia(
-        graph(), path, slug="a-cat", names={(1, 5): "animals"}, supernodes=[("both", [3, 4])],
-        node_threshold=0.8, edge_threshold=0.98,
-    )  # fmt: skip
+        graph(),
+        path,
+        slug="a-cat",
+        names={(1, 5): "animals"},
+        supernodes=[("both", [3, 4])],
+        node_threshold=0.8,
+        edge_threshold=0.98,
+    )
     made = json.loads(path.read_text())
     assert violations(made, SCHEMA) == []
     ids = [node["node_id"] for node in made["nodes"]]

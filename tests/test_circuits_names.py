@@ -60,9 +60,12 @@ def test_a_label_says_where_a_feature_fires_and_what_it_promotes(tiny_lm: Any, m
     empty = csr_array(np.zeros((6, 24), np.float32))
     tokens = np.array([9, late, 9, late, refund, 9], np.int32)
     codes = SetCodes(
-        "tiny", {"blocks.0.hook_mlp_out": csr_array(values), "blocks.2.hook_mlp_out": empty}, tokens,
-        np.arange(6, dtype=np.int32), np.zeros(6, np.int32),
-    )  # fmt: skip
+        "tiny",
+        {"blocks.0.hook_mlp_out": csr_array(values), "blocks.2.hook_mlp_out": empty},
+        tokens,
+        np.arange(6, dtype=np.int32),
+        np.zeros(6, np.int32),
+    )
     found = label_features(tiny_lm, made, codes, [(0, 5), (2, 1)])
     fires, promotes = found[0, 5].split(" → ")
     assert fires == "late, refund"  # twice 2 is more than 3

@@ -29,9 +29,11 @@ def residual_saes(layers: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
     saes = {}
     for layer in layers:
         params = {
-            "W_enc": rng.normal(size=(40, 32)), "W_dec": rng.normal(size=(40, 32)) / 6,
-            "b_enc": rng.normal(size=40) / 4, "b_dec": rng.normal(size=32) / 4,
-        }  # fmt: skip
+            "W_enc": rng.normal(size=(40, 32)),
+            "W_dec": rng.normal(size=(40, 32)) / 6,
+            "b_enc": rng.normal(size=40) / 4,
+            "b_dec": rng.normal(size=32) / 4,
+        }
         saes[f"blocks.{layer}.hook_resid_post"] = sparse_sae.SAE.from_rows(
             {k: v.astype(np.float32) for k, v in params.items()}, sparse_sae.TopK(k=6)
         )
@@ -296,19 +298,24 @@ def test_wrong_input_says_what_to_do() -> None:
     model = model_of("llama")
     saes = residual_saes()
     for pairs, message in (
-        ([], "pairs: none given"), ([Pair(CLEAN, PATCH[:-1], 7, 4)], "clean has 6 tokens and patch 5"),
-        ([Pair(CLEAN, [2, *PATCH[1:]], 7, 4)], "begin with the same token"), ([Pair([1], [1], 7, 4)], "clean has 1"),
+        ([], "pairs: none given"),
+        ([Pair(CLEAN, PATCH[:-1], 7, 4)], "clean has 6 tokens and patch 5"),
+        ([Pair(CLEAN, [2, *PATCH[1:]], 7, 4)], "begin with the same token"),
+        ([Pair([1], [1], 7, 4)], "clean has 1"),
         ([Pair(CLEAN, PATCH, "a", 4)], "the model has no tokenizer"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=message):
             feature_circuit(model, saes, pairs)
     with pytest.raises(ValueError, match="feature circuits take SAEs"):
         feature_circuit(model, transcoders(model), PAIRS)
     for options, message in (
-        ({"method": "x"}, "expected one of attribution"), ({"units": "x"}, "expected one of features"),
-        ({"steps": 0}, "steps: got 0"), ({"node_threshold": 0}, "node_threshold: got 0"),
-        ({"positions": "x"}, "expected one of separate"), ({"max_nodes": 0}, "max_nodes: got 0"),
-    ):  # fmt: skip
+        ({"method": "x"}, "expected one of attribution"),
+        ({"units": "x"}, "expected one of features"),
+        ({"steps": 0}, "steps: got 0"),
+        ({"node_threshold": 0}, "node_threshold: got 0"),
+        ({"positions": "x"}, "expected one of separate"),
+        ({"max_nodes": 0}, "max_nodes: got 0"),
+    ):
         with pytest.raises(ValueError, match=message):
             feature_circuit(model, saes, PAIRS, **options)
     circuit = feature_circuit(model, saes, PAIRS, node_threshold=0.02)

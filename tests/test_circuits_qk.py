@@ -74,9 +74,10 @@ def test_a_pair_is_the_second_difference_of_the_score(family: str) -> None:
         n1 = w.norm1.apply(pre[at], seen.scale1[layer][at])
         own = w.norm1.apply(seen.pre[layer][at], seen.scale1[layer][at])
         W, b, norm, group = (
-            (w.W_Q, w.b_Q, w.q_norm, head) if side == "query"
+            (w.W_Q, w.b_Q, w.q_norm, head)
+            if side == "query"
             else (w.W_K, w.b_K, w.k_norm, head // (w.n_heads // w.n_groups))
-        )  # fmt: skip
+        )
         values, clean = (
             torch.nn.functional.linear(n, W, b).unflatten(0, (-1, w.d_head))[group] for n in (n1, own)
         )
@@ -104,9 +105,12 @@ def test_wrong_input_says_what_to_do(tmp_path: Any) -> None:
     model = model_of("mistral")  # a window of 4
     graph = attribute(model, transcoders(model), IDS, Logit(7))
     for at, message in (
-        ((3, 0, 5, 5), "layer: got 3"), ((0, 4, 5, 5), "head: got 4"), ((0, 0, 2, 3), "hidden from a query at 2"),
-        ((0, 0, 5, 1), "expected 2 to 5"), ((0, 0, 9, 1), "query: got 9"),
-    ):  # fmt: skip
+        ((3, 0, 5, 5), "layer: got 3"),
+        ((0, 4, 5, 5), "head: got 4"),
+        ((0, 0, 2, 3), "hidden from a query at 2"),
+        ((0, 0, 5, 1), "expected 2 to 5"),
+        ((0, 0, 9, 1), "query: got 9"),
+    ):
         with pytest.raises(ValueError, match=message):
             qk_attribution(graph, *at)
     with pytest.raises(ValueError, match="kinds: got"):

@@ -20,10 +20,15 @@ torch.set_num_threads(1)
 
 WORDS = "the parcel refund is late not available order price angry shipping delay please we can you my money"
 SMALL: dict[str, Any] = {
-    "architecture": TopK(k=4), "d_sae": 48, "capture_tokens": 1600, "n_tokens": 2400, "context": 32,
-    "batch_size": 200, "dtype": "float32",
+    "architecture": TopK(k=4),
+    "d_sae": 48,
+    "capture_tokens": 1600,
+    "n_tokens": 2400,
+    "context": 32,
+    "batch_size": 200,
+    "dtype": "float32",
     "num_threads": 1,
-}  # fmt: skip
+}
 
 
 def texts() -> list[str]:
@@ -170,10 +175,26 @@ def test_the_command_line_trains_and_measures(
     words = tmp_path / "texts.txt"
     words.write_text("\n".join(texts()))
     command = [
-        "train-set", "--texts", str(words), "--out", str(tmp_path / "set"), "--k", "4", "--d-sae", "48",
-        "--capture-tokens", "1600", "--tokens", "2400", "--context", "32", "--threads", "1",
-        "--json", str(tmp_path / "quality.json"),
-    ]  # fmt: skip
+        "train-set",
+        "--texts",
+        str(words),
+        "--out",
+        str(tmp_path / "set"),
+        "--k",
+        "4",
+        "--d-sae",
+        "48",
+        "--capture-tokens",
+        "1600",
+        "--tokens",
+        "2400",
+        "--context",
+        "32",
+        "--threads",
+        "1",
+        "--json",
+        str(tmp_path / "quality.json"),
+    ]
     assert main([*command, "--layers", "0-1", "--residual", "2"]) == 0
     printed = capsys.readouterr().out
     assert "blocks.1.hook_mlp_out: held-out FVU" in printed and "all 3 at once" in printed

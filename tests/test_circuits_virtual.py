@@ -33,9 +33,10 @@ def random_sae(seed: int, transcoder: bool) -> SAE:
     params = {name: rng.normal(size=(24, 32)) for name in ("W_enc", "W_dec")}
     params |= {"b_enc": np.zeros(24), "b_dec": np.zeros(32)}
     return SAE.from_rows(
-        {name: value.astype(np.float32) for name, value in params.items()}, TopK(k=4),
+        {name: value.astype(np.float32) for name, value in params.items()},
+        TopK(k=4),
         apply_b_dec_to_input=not transcoder,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

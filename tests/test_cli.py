@@ -67,17 +67,27 @@ def test_evaluate_warns(tmp_path: Path, data: str, capsys: pytest.CaptureFixture
     assert {"matches at chance level", "as good as control"} <= {w["name"] for w in measured["warnings"]}
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["train", "missing.npy", "--out", "o", "--k", "2", "--d-sae", "8", "--tokens", "10"], "missing.npy"),
-    (["evaluate", "nowhere", "x.npy"], "nowhere does not exist"),
-    (["train", "DATA", "--out", "o", "--k", "9", "--d-sae", "8", "--tokens", "1000"], "k: got 9"),
-    (["train", "DATA", "--out", "o", "--set", "q=1", "--d-sae", "8", "--tokens", "10"], "topk: got 'q', expected"),
-    (["train", "DATA", "--out", "o", "--set", "q", "--d-sae", "8", "--tokens", "10"], "NAME=VALUE"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "missing.npy", "--out", "o", "--k", "2", "--d-sae", "8", "--tokens", "10"], "missing.npy"),
+        (["evaluate", "nowhere", "x.npy"], "nowhere does not exist"),
+        (["train", "DATA", "--out", "o", "--k", "9", "--d-sae", "8", "--tokens", "1000"], "k: got 9"),
+        (
+            ["train", "DATA", "--out", "o", "--set", "q=1", "--d-sae", "8", "--tokens", "10"],
+            "topk: got 'q', expected",
+        ),
+        (["train", "DATA", "--out", "o", "--set", "q", "--d-sae", "8", "--tokens", "10"], "NAME=VALUE"),
+    ],
+)
 def test_errors_are_one_line(
-    arguments: list[str], said: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+    data: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([data if a == "DATA" else a for a in arguments]) == 1
     error = capsys.readouterr().err

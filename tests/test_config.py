@@ -32,8 +32,13 @@ from sparse_sae.training.options import TrainOptions
 X = np.random.default_rng(0).standard_normal((1000, 8)).astype(np.float32)
 HOW: dict[str, Any] = {"d_sae": 16, "n_tokens": 1000, "batch_size": 100}
 FULL: dict[str, Any] = {
-    **HOW, "seed": 5, "betas": (0.8, 0.99), "resampling": Resampling(at=(0.5,)), "schedule": "cosine", "lr": 1e-3,
-}  # fmt: skip
+    **HOW,
+    "seed": 5,
+    "betas": (0.8, 0.99),
+    "resampling": Resampling(at=(0.5,)),
+    "schedule": "cosine",
+    "lr": 1e-3,
+}
 
 
 def test_a_config_is_the_same_run_everywhere(tmp_path: Path) -> None:
@@ -105,9 +110,18 @@ def test_the_shell_reads_yaml(
 def test_numbers_and_texts_in_files(tmp_path: Path) -> None:
     text = "{a: 2e7, b: 1e-3, c: 6.25e-10, d: 20_000, e: 2.0, f: x1, g: [1, .5], h: null, i: true, j: -3, k: '7'}"
     expected = {
-        "a": 20_000_000, "b": 0.001, "c": 6.25e-10, "d": 20_000, "e": 2.0, "f": "x1", "g": [1, 0.5], "h": None,
-        "i": True, "j": -3, "k": "7",
-    }  # fmt: skip
+        "a": 20_000_000,
+        "b": 0.001,
+        "c": 6.25e-10,
+        "d": 20_000,
+        "e": 2.0,
+        "f": "x1",
+        "g": [1, 0.5],
+        "h": None,
+        "i": True,
+        "j": -3,
+        "k": "7",
+    }
     (tmp_path / "a.yaml").write_text(text)
     found = read_values(tmp_path / "a.yaml")
     assert found == expected and [type(v) for v in found.values()] == [type(v) for v in expected.values()]
@@ -118,11 +132,13 @@ def test_numbers_and_texts_in_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("a.toml", "a = 1", "expected a file that ends in .yaml"), ("a.yaml", "a: [1", "is not YAML"),
-        ("a.json", "{", "is not JSON"), ("a.yaml", "- 1", "holds a list, expected names and values"),
+        ("a.toml", "a = 1", "expected a file that ends in .yaml"),
+        ("a.yaml", "a: [1", "is not YAML"),
+        ("a.json", "{", "is not JSON"),
+        ("a.yaml", "- 1", "holds a list, expected names and values"),
         ("a.yaml", "a: !!python/object/apply:os.system ['true']", "is not YAML"),
     ],
-)  # fmt: skip
+)
 def test_files_that_hold_no_config(name: str, text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=rf"^config: .*{said}"):
@@ -187,13 +203,17 @@ def test_types_and_signature_are_those_of_the_config() -> None:
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda: TopK(k=True), "k"), (lambda: TopK(anneal="x"), "anneal"),  # type: ignore[arg-type]
+        (lambda: TopK(k=True), "k"),
+        (lambda: TopK(anneal="x"), "anneal"),  # type: ignore[arg-type]
         (lambda: TopK(multi_coefficient=float("inf")), "multi_coefficient"),
-        (lambda: L1(coefficient=float("nan")), "coefficient"), (lambda: JumpReLU(recipe="soft"), "recipe"),  # type: ignore[arg-type]
-        (lambda: Matryoshka(widths=(2.5, 16)), "widths"), (lambda: Resampling(rows=2.5), "rows"),  # type: ignore[arg-type]
-        (lambda: Coder("autoencoder"), "coder"), (lambda: Coder("transcoder", skip=1), "skip"),  # type: ignore[arg-type]
+        (lambda: L1(coefficient=float("nan")), "coefficient"),
+        (lambda: JumpReLU(recipe="soft"), "recipe"),  # type: ignore[arg-type]
+        (lambda: Matryoshka(widths=(2.5, 16)), "widths"),
+        (lambda: Resampling(rows=2.5), "rows"),  # type: ignore[arg-type]
+        (lambda: Coder("autoencoder"), "coder"),
+        (lambda: Coder("transcoder", skip=1), "skip"),  # type: ignore[arg-type]
     ],
-)  # fmt: skip
+)
 def test_wrong_hyperparameters_are_named_when_given(make: Any, name: str) -> None:
     with pytest.raises((ValueError, TypeError), match=f"^{name}.*: got .*expected"):
         make()

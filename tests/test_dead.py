@@ -22,7 +22,7 @@ from sparse_sae import (
     TrainingDiverged,
     train,
     train_many,
-)  # fmt: skip
+)
 from sparse_sae.architectures import Architecture
 from sparse_sae.data.opening import open_source
 from sparse_sae.training import checkpoint
@@ -45,9 +45,16 @@ def half_dead(architecture: Architecture, resampling: Resampling | None = None) 
     """Share of latents alive, and FVU, after training a dictionary of which half could not fire at the start."""
     x = planted()
     config = TrainConfig(
-        architecture, d_sae=D_SAE, n_tokens=50_000, batch_size=BATCH, lr=3e-3, dead_after=3000, resampling=resampling,
-        warmup=0.02, b_dec_init="mean",
-    )  # fmt: skip
+        architecture,
+        d_sae=D_SAE,
+        n_tokens=50_000,
+        batch_size=BATCH,
+        lr=3e-3,
+        dead_after=3000,
+        resampling=resampling,
+        warmup=0.02,
+        b_dec_init="mean",
+    )
     run = Run.start(x, config, (24,), 1)
     run.params["b_enc"][: D_SAE // 2] = -6
     source = open_source(x)
@@ -93,9 +100,15 @@ def test_resampling_as_published() -> None:
     x = rng.standard_normal((2000, 8)).astype(np.float32)
     x[:20] = 40 * np.eye(8, dtype=np.float32)[2]  # reconstructed worst: drawn almost surely
     config = TrainConfig(
-        TopK(k=2), d_sae=32, n_tokens=10**6, batch_size=100, normalize="none", b_dec_init="zero", dead_after=500,
+        TopK(k=2),
+        d_sae=32,
+        n_tokens=10**6,
+        batch_size=100,
+        normalize="none",
+        b_dec_init="zero",
+        dead_after=500,
         resampling=Resampling(rows=2000),
-    )  # fmt: skip
+    )
     run = Run.start(x, config, (8,), 1)
     for i in range(10):
         run.step(*run.transformed(x[100 * (i % 3) + 100 :][:100]))
@@ -144,9 +157,15 @@ def test_a_transcoders_input_is_centred() -> None:
 def test_resampling_a_transcoder_without_centring_puts_the_mean_into_the_bias() -> None:
     data = np.hstack([planted(3000) + 5, planted(3000)[:, :9]])
     config = TrainConfig(
-        TopK(k=4), d_sae=64, n_tokens=10**6, batch_size=100, normalize="none", dead_after=1,
-        coder=Coder("transcoder"), resampling=Resampling(rows=3000),
-    )  # fmt: skip
+        TopK(k=4),
+        d_sae=64,
+        n_tokens=10**6,
+        batch_size=100,
+        normalize="none",
+        dead_after=1,
+        coder=Coder("transcoder"),
+        resampling=Resampling(rows=3000),
+    )
     run = Run.start(data, config, (24, 9), 1)
     run.tokens_since_fired[:8] = 1
     run.resample(open_source((data[:, :24], data[:, 24:])), 0)

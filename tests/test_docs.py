@@ -82,10 +82,15 @@ def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 # what makes the program of docs/language-models.md small enough for a tiny model; each must occur
 SMALLER = {
-    "blocks.15.hook_resid_post": "blocks.1.hook_resid_post", "150_000": "9_000", "600_000": "3_000",
-    "d_sae=4608": "d_sae=64", "k=32": "k=8", "1903": "19", "300, 308": "8, 16",
+    "blocks.15.hook_resid_post": "blocks.1.hook_resid_post",
+    "150_000": "9_000",
+    "600_000": "3_000",
+    "d_sae=4608": "d_sae=64",
+    "k=32": "k=8",
+    "1903": "19",
+    "300, 308": "8, 16",
     "lm = load_model()": "lm = load_model(None)",
-}  # fmt: skip
+}
 
 
 def test_language_model_page_is_one_program(

@@ -73,9 +73,19 @@ def test_language_model(tiny_lm: Any, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_circuits(tiny_lm: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = loaded("circuits").main(
-        tmp_path, tiny_lm, [0, 2], ("late", "approved"), ("refund", "money"), prompt="my parcel is {} please",
-        capture_tokens=1500, n_tokens=2000, context=64, batch_size=200, d_sae=48, num_threads=1,
-    )  # fmt: skip
+        tmp_path,
+        tiny_lm,
+        [0, 2],
+        ("late", "approved"),
+        ("refund", "money"),
+        prompt="my parcel is {} please",
+        capture_tokens=1500,
+        n_tokens=2000,
+        context=64,
+        batch_size=200,
+        d_sae=48,
+        num_threads=1,
+    )
     printed = capsys.readouterr().out
     assert "confirmed" in printed and "in the graph of 'late' alone" in printed
     assert all((tmp_path / f"{word}.html").stat().st_size > 10_000 for word in found)

@@ -41,9 +41,12 @@ def check(path: Path, z: Any, y: Any, x: Any = X) -> Any:
 
 def gemma_arrays() -> dict[str, Any]:
     return {
-        "W_enc": draw(D_IN, D_SAE, seed=0), "W_dec": draw(D_SAE, D_IN, seed=1), "b_enc": draw(D_SAE, seed=2),
-        "b_dec": draw(D_IN, seed=3), "threshold": np.abs(draw(D_SAE, seed=4)),
-    }  # fmt: skip
+        "W_enc": draw(D_IN, D_SAE, seed=0),
+        "W_dec": draw(D_SAE, D_IN, seed=1),
+        "b_enc": draw(D_SAE, seed=2),
+        "b_dec": draw(D_IN, seed=3),
+        "threshold": np.abs(draw(D_SAE, seed=4)),
+    }
 
 
 @pytest.mark.parametrize("lower", [False, True])
@@ -75,9 +78,11 @@ def test_gemma_scope_2(tmp_path: Path, skip: bool) -> None:
         tensors["affine_skip_connection"] = draw(D_IN, D_OUT, seed=7)
     save_file(tensors, tmp_path / "params.safetensors")
     config = {
-        "architecture": "jump_relu", "model_name": "google/gemma-3-1b-pt", "affine_connection": skip,
+        "architecture": "jump_relu",
+        "model_name": "google/gemma-3-1b-pt",
+        "affine_connection": skip,
         "hf_hook_point_in": "model.layers.7.pre_feedforward_layernorm.output",
-    }  # fmt: skip
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     z = jumprelu(X @ a["W_enc"] + a["b_enc"], a["threshold"])
     y = z @ a["W_dec"] + a["b_dec"] + (X @ tensors["affine_skip_connection"] if skip else 0)
@@ -94,9 +99,11 @@ def test_gemma_scope_2_cross_layer_is_named_as_not_read(tmp_path: Path) -> None:
 
 def llama_tensors() -> dict[str, Any]:
     return {
-        "encoder.weight": draw(D_SAE, D_IN, seed=0), "encoder.bias": draw(D_SAE, seed=1),
-        "decoder.weight": draw(D_IN, D_SAE, seed=2), "decoder.bias": draw(D_IN, seed=3),
-    }  # fmt: skip
+        "encoder.weight": draw(D_SAE, D_IN, seed=0),
+        "encoder.bias": draw(D_SAE, seed=1),
+        "decoder.weight": draw(D_IN, D_SAE, seed=2),
+        "decoder.bias": draw(D_IN, seed=3),
+    }
 
 
 def test_llama_scope(tmp_path: Path) -> None:
@@ -106,12 +113,18 @@ def test_llama_scope(tmp_path: Path) -> None:
     """
     t, norm, threshold = llama_tensors(), 21.5, 0.8
     config = {
-        "act_fn": "jumprelu", "jump_relu_threshold": threshold, "d_model": D_IN, "d_sae": D_SAE,
+        "act_fn": "jumprelu",
+        "jump_relu_threshold": threshold,
+        "d_model": D_IN,
+        "d_sae": D_SAE,
         "use_glu_encoder": False,
-        "norm_activation": "dataset-wise", "dataset_average_activation_norm": {"in": norm, "out": norm},
-        "sparsity_include_decoder_norm": True, "apply_decoder_bias_to_pre_encoder": False,
-        "hook_point_in": "blocks.5.hook_resid_post", "hook_point_out": "blocks.5.hook_resid_post",
-    }  # fmt: skip
+        "norm_activation": "dataset-wise",
+        "dataset_average_activation_norm": {"in": norm, "out": norm},
+        "sparsity_include_decoder_norm": True,
+        "apply_decoder_bias_to_pre_encoder": False,
+        "hook_point_in": "blocks.5.hook_resid_post",
+        "hook_point_out": "blocks.5.hook_resid_post",
+    }
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "hyperparams.json").write_text(json.dumps(config))
     save_file(t, tmp_path / "checkpoints" / "final.safetensors")
@@ -137,9 +150,13 @@ def test_llama_scope_distill(tmp_path: Path, include_norm: bool) -> None:
     }
     save_file({**t, **{k: np.asarray(v) for k, v in extra.items()}}, tmp_path / "sae_weights.safetensors")
     config = {
-        "act_fn": "jumprelu", "d_model": D_IN, "expansion_factor": 3, "norm_activation": "dataset-wise",
-        "sparsity_include_decoder_norm": include_norm, "hook_point_in": hook,
-    }  # fmt: skip
+        "act_fn": "jumprelu",
+        "d_model": D_IN,
+        "expansion_factor": 3,
+        "norm_activation": "dataset-wise",
+        "sparsity_include_decoder_norm": include_norm,
+        "hook_point_in": hook,
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     scale = np.sqrt(D_IN) / norm
     norms = np.linalg.norm(t["decoder.weight"], axis=0) if include_norm else np.float32(1)
@@ -202,8 +219,12 @@ def test_circuit_tracer_cross_layer_parts_add_up_to_the_model(tmp_path: Path) ->
 def test_sparsify_before_activation_was_a_setting(tmp_path: Path, signed: bool) -> None:
     folder = tmp_path / "layers_3"
     folder.mkdir()
-    t = {"encoder.weight": draw(D_SAE, D_IN, seed=0), "encoder.bias": draw(D_SAE, seed=1),
-         "W_dec": draw(D_SAE, D_IN, seed=2), "b_dec": draw(D_IN, seed=3)}  # fmt: skip
+    t = {
+        "encoder.weight": draw(D_SAE, D_IN, seed=0),
+        "encoder.bias": draw(D_SAE, seed=1),
+        "W_dec": draw(D_SAE, D_IN, seed=2),
+        "b_dec": draw(D_IN, seed=3),
+    }
     save_file(t, folder / "sae.safetensors")
     config = {
         "expansion_factor": 3,

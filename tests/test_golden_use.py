@@ -18,10 +18,17 @@ FILES = {str(p.parent.relative_to(GOLDEN)): p.parent for p in sorted(GOLDEN.rglo
 FILES["circuit_tracer"] = GOLDEN / "circuit_tracer" / "layer_5.safetensors"
 FILES |= {name: next(path.glob("*.pt")) for name, path in FILES.items() if name.startswith("openai")}
 TRANSCODERS = {
-    "circuit_tracer", "saelens/transcoder", "saelens/skip_transcoder", "saelens/jumprelu_transcoder",
-    "saelens/jumprelu_skip_transcoder", "saelens/ours_transcoder", "saelens/ours_skip_transcoder",
-    "saelens/ours_jumprelu_skip_transcoder", "sparsify/skip", "sparsify/layers.3.mlp",
-}  # fmt: skip
+    "circuit_tracer",
+    "saelens/transcoder",
+    "saelens/skip_transcoder",
+    "saelens/jumprelu_transcoder",
+    "saelens/jumprelu_skip_transcoder",
+    "saelens/ours_transcoder",
+    "saelens/ours_skip_transcoder",
+    "saelens/ours_jumprelu_skip_transcoder",
+    "sparsify/skip",
+    "sparsify/layers.3.mlp",
+}
 HOOK = "blocks.1.hook_resid_post"
 
 pytestmark = [
@@ -44,9 +51,17 @@ def language_model() -> Any:
     """A random Llama whose residual stream is as wide as the stored SAEs' inputs."""
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=40, hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=64, initializer_range=0.4, pad_token_id=0, bos_token_id=1, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=40,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=None,
+    )
     return transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
 
 

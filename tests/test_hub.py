@@ -103,9 +103,12 @@ def test_a_path_missing_from_the_cache_says_so(cache):
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
-    [(GatedRepoError, "accept its terms"), (RevisionNotFoundError, "revision: someone/saes at v2"),
-     (RepositoryNotFoundError, "is not on the Hub, or private")],
-)  # fmt: skip
+    [
+        (GatedRepoError, "accept its terms"),
+        (RevisionNotFoundError, "revision: someone/saes at v2"),
+        (RepositoryNotFoundError, "is not on the Hub, or private"),
+    ],
+)
 def test_what_the_hub_refuses_is_told(cache, monkeypatch, error, sentence):
     def refuse(*args, **more):
         raise error.__new__(error, "no")

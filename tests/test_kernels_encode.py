@@ -48,13 +48,18 @@ def problems(draw: Any, integers: bool = True) -> dict[str, Any]:
     if draw(st.booleans()):
         latents = rng.integers(0, m, draw(st.integers(1, m))).astype(np.int32)
     return {
-        "x": numbers(n, d), "w": numbers(m, d), "b": numbers(m) if draw(st.booleans()) else None,
+        "x": numbers(n, d),
+        "w": numbers(m, d),
+        "b": numbers(m) if draw(st.booleans()) else None,
         "k": draw(st.sampled_from([1, 2, 3, 8, 40, m])),
         "options": {"center": numbers(d) if draw(st.booleans()) else None, "latents": latents},
-        "absolute": draw(st.booleans()), "relu": draw(st.booleans()), "threshold": numbers(m),
-        "dead": rng.random(m) < draw(st.sampled_from([0.0, 0.3, 1.0])), "aux_k": draw(st.sampled_from([1, 5, 200])),
+        "absolute": draw(st.booleans()),
+        "relu": draw(st.booleans()),
+        "threshold": numbers(m),
+        "dead": rng.random(m) < draw(st.sampled_from([0.0, 0.3, 1.0])),
+        "aux_k": draw(st.sampled_from([1, 5, 200])),
         "total": draw(st.sampled_from([1, 4, 50, 2000])),
-    }  # fmt: skip
+    }
 
 
 def cast(p: dict[str, Any], dtype: Any) -> dict[str, Any]:

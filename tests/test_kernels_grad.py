@@ -31,9 +31,11 @@ def codes(draw: Any) -> dict[str, Any]:
     return {
         "indptr": np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32),
         "indices": np.nonzero(kept)[1].astype(np.int32),
-        "values": rng.integers(-3, 4, kept.sum()), "w": rng.integers(-3, 4, (m, d)),
-        "x": rng.integers(-3, 4, (n, d)), "bias": rng.integers(-3, 4, d),
-    }  # fmt: skip
+        "values": rng.integers(-3, 4, kept.sum()),
+        "w": rng.integers(-3, 4, (m, d)),
+        "x": rng.integers(-3, 4, (n, d)),
+        "bias": rng.integers(-3, 4, d),
+    }
 
 
 def unpack(p: dict[str, Any], dtype: Any) -> tuple[tuple[Any, ...], Any, Any, Any]:
@@ -49,9 +51,13 @@ def test_sparse_products_equal_the_reference(kernels: Any, dtype: Any, problem: 
     triple, w, x, bias = unpack(problem, dtype)
     pattern, m = triple[:2], len(w)
     for name, args in {
-        "decode": (*triple, w, bias), "code_grad": (*pattern, x, w), "decode_residual": (*triple, w, x),
-        "weight_grad": (*triple, x, m), "latent_sums": (*triple, m), "matmul_nt": (x, w),
-    }.items():  # fmt: skip
+        "decode": (*triple, w, bias),
+        "code_grad": (*pattern, x, w),
+        "decode_residual": (*triple, w, x),
+        "weight_grad": (*triple, x, m),
+        "latent_sums": (*triple, m),
+        "matmul_nt": (x, w),
+    }.items():
         want = getattr(reference, name)(*args)
         for threads in (1, 2, 7):
             got = getattr(kernels, name)(*args, num_threads=threads)
@@ -70,12 +76,14 @@ def gaussian(dtype: Any, seed: int = 0, density: float = 0.1) -> dict[str, Any]:
         "indptr": np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32),
         "indices": np.nonzero(kept)[1].astype(np.int32),
         "values": rng.standard_normal(kept.sum()).astype(dtype),
-        "dense": rng.standard_normal((20, 45)).astype(dtype), "w": w.astype(dtype),
+        "dense": rng.standard_normal((20, 45)).astype(dtype),
+        "w": w.astype(dtype),
         "m": (0.1 * rng.standard_normal((70, 45))).astype(dtype),
         "v": (0.1 * rng.random((70, 45))).astype(dtype),
-        "along": rng.standard_normal(70).astype(dtype), "outer": rng.standard_normal(70).astype(dtype),
+        "along": rng.standard_normal(70).astype(dtype),
+        "outer": rng.standard_normal(70).astype(dtype),
         "common": rng.standard_normal(45).astype(dtype),
-    }  # fmt: skip
+    }
 
 
 @compiled
@@ -160,10 +168,13 @@ def test_threads_do_not_matter(kernels: Any, dtype: Any) -> None:
     triple = (g["indptr"], g["indices"], g["values"])
     target = np.random.default_rng(2).standard_normal((40, 45)).astype(dtype)
     for name, args in {
-        "decode": (*triple, g["w"], None), "decode_residual": (*triple, g["w"], target),
-        "code_grad": (*triple[:2], target, g["w"]), "weight_grad": (*triple, g["dense"], 70),
-        "latent_sums": (*triple, 70), "matmul_nt": (g["dense"], g["w"]),
-    }.items():  # fmt: skip
+        "decode": (*triple, g["w"], None),
+        "decode_residual": (*triple, g["w"], target),
+        "code_grad": (*triple[:2], target, g["w"]),
+        "weight_grad": (*triple, g["dense"], 70),
+        "latent_sums": (*triple, 70),
+        "matmul_nt": (g["dense"], g["w"]),
+    }.items():
         want = getattr(kernels, name)(*args)
         for threads in (2, 7):
             got = getattr(kernels, name)(*args, num_threads=threads)

@@ -31,9 +31,17 @@ HOOKS = [HOOK, "blocks.0.mlp.hook_post"]
 def tiny_llama(seed: int = 0) -> LanguageModel:
     torch.manual_seed(seed)
     config = transformers.LlamaConfig(
-        vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=97,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     return LanguageModel(transformers.LlamaForCausalLM(config).eval().requires_grad_(False), None, "tiny")
 
 
@@ -435,8 +443,11 @@ while True:
 def test_killed_at_random_moments_it_ends_with_every_token_once(model: LanguageModel, tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", _ZYGOTE, __file__, str(tmp_path / "s")],
-        capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert run.returncode == 0, run.stderr
     counts = [int(line) for line in run.stdout.split()]  # rows in finished shards at each kill
     assert len(counts) == 5

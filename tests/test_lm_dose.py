@@ -229,9 +229,18 @@ def test_experiment_groups(tiny_lm, tiny_sae):
 
 def test_dose_response(tiny_lm, tiny_sae):
     found = dose_response(
-        tiny_lm, tiny_sae, 3, [20, -20, 5], PROMPTS, OUTCOME,
-        n_directions=3, n_latents=2, pool=[5, 6, 7], neutral=PROMPTS[:3], seed=1,
-    )  # fmt: skip
+        tiny_lm,
+        tiny_sae,
+        3,
+        [20, -20, 5],
+        PROMPTS,
+        OUTCOME,
+        n_directions=3,
+        n_latents=2,
+        pool=[5, 6, 7],
+        neutral=PROMPTS[:3],
+        seed=1,
+    )
     assert found.strengths == [-20.0, 5.0, 20.0]
     assert found.outcomes == list(OUTCOME(tiny_lm, PROMPTS[:2]))
     assert [arm.kind for arm in found.arms] == ["latent"] + ["random direction"] * 3 + ["random latent"] * 2
@@ -285,9 +294,17 @@ def test_controls_have_the_latents_norm_and_are_drawn_by_seed(tiny_lm, tiny_sae)
 
 def test_dose_response_plot(tiny_lm, tiny_sae, tmp_path):
     found = dose_response(
-        tiny_lm, tiny_sae, 3, [-20, 20], PROMPTS, OUTCOME,
-        outcomes=["approve", "refuse"], n_directions=1, n_latents=1, neutral=PROMPTS[:2],
-    )  # fmt: skip
+        tiny_lm,
+        tiny_sae,
+        3,
+        [-20, 20],
+        PROMPTS,
+        OUTCOME,
+        outcomes=["approve", "refuse"],
+        n_directions=1,
+        n_latents=1,
+        neutral=PROMPTS[:2],
+    )
     figure = found.plot()
     assert [axis.get_ylabel().split()[0] for axis in figure.axes] == ["approve", "refuse", "KL"]
     own = figure.axes[0].lines[-1]

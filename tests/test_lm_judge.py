@@ -24,9 +24,16 @@ def texts(n: int, seed: int) -> list[str]:
 def judge(tiny_lm: Any) -> Judge:
     some = texts(24, 0)
     return calibrated_judge(
-        tiny_lm, "can you refund", EXAMPLES, some, ["refund" in text for text in some],
-        before="order ", after=" refund", yes="yes", no="no",
-    )  # fmt: skip
+        tiny_lm,
+        "can you refund",
+        EXAMPLES,
+        some,
+        ["refund" in text for text in some],
+        before="order ",
+        after=" refund",
+        yes="yes",
+        no="no",
+    )
 
 
 def test_no_threshold_separates_better() -> None:

@@ -24,10 +24,16 @@ from sparse_sae.lm.model.model_families import FAMILIES  # noqa: E402
 torch.set_num_threads(1)
 
 COMMON: dict[str, Any] = {
-    "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "intermediate_size": 24, "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1,
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
     "eos_token_id": 2,
-}  # fmt: skip
+}
 GROUPED = {**COMMON, "num_key_value_heads": 2, "head_dim": 4}
 
 
@@ -48,13 +54,21 @@ def config_of(name: str) -> Any:
             return t.Gemma3TextConfig(**GROUPED)
         case "gemma3":
             vision = {
-                "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                "image_size": 28, "patch_size": 14,
-            }  # fmt: skip
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            }
             return t.Gemma3Config(
-                text_config=GROUPED, vision_config=vision, mm_tokens_per_image=4, image_token_index=49,
-                boi_token_index=48, eoi_token_index=47,
-            )  # fmt: skip
+                text_config=GROUPED,
+                vision_config=vision,
+                mm_tokens_per_image=4,
+                image_token_index=49,
+                boi_token_index=48,
+                eoi_token_index=47,
+            )
         case "gpt2":
             return t.GPT2Config(
                 vocab_size=50, n_embd=16, n_layer=3, n_head=4, n_positions=32, bos_token_id=1, eos_token_id=2
@@ -169,9 +183,13 @@ def test_what_is_added_adds_up(lm: LanguageModel) -> None:
 def test_hand_made_forward_from_neurons_and_heads(lm: LanguageModel) -> None:
     layer, family = layer_of(lm, 1), FAMILIES[lm.name.split()[0]]
     z, attn, neurons, mlp, pre = read(
-        lm, "blocks.1.attn.hook_z", "blocks.1.hook_attn_out", "blocks.1.mlp.hook_post",
-        "blocks.1.hook_mlp_out", "blocks.1.hook_resid_pre",
-    )  # fmt: skip
+        lm,
+        "blocks.1.attn.hook_z",
+        "blocks.1.hook_attn_out",
+        "blocks.1.mlp.hook_post",
+        "blocks.1.hook_mlp_out",
+        "blocks.1.hook_resid_pre",
+    )
     out = layer.get_submodule(family.z)(z)
     torch.testing.assert_close(layer.post_attention_layernorm(out) if family.attn_out else out, attn)
     out = layer.get_submodule(family.neurons)(neurons)
@@ -325,9 +343,11 @@ def llama() -> LanguageModel:
 
 def test_module_paths(llama: LanguageModel) -> None:
     up, same, given, named = (
-        "model.layers.1.mlp.up_proj", "layers.1.mlp.up_proj:out", "model.layers.1.mlp.down_proj:in",
+        "model.layers.1.mlp.up_proj",
+        "layers.1.mlp.up_proj:out",
+        "model.layers.1.mlp.down_proj:in",
         "blocks.1.mlp.hook_post",
-    )  # fmt: skip
+    )
     seen = read_hooks(llama, [up, same, given, named], IDS)
     assert torch.equal(seen[up], seen[same])
     assert torch.equal(seen[given], seen[named])
@@ -414,9 +434,16 @@ def write_gguf(path: Path) -> dict[str, Any]:
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     shapes = {
-        "attn_q": (16, 16), "attn_k": (8, 16), "attn_v": (8, 16), "attn_output": (16, 16),
-        "ffn_gate": (32, 16), "ffn_up": (32, 16), "ffn_down": (16, 32), "attn_norm": (16,), "ffn_norm": (16,),
-    }  # fmt: skip
+        "attn_q": (16, 16),
+        "attn_k": (8, 16),
+        "attn_v": (8, 16),
+        "attn_output": (16, 16),
+        "ffn_gate": (32, 16),
+        "ffn_up": (32, 16),
+        "ffn_down": (16, 32),
+        "attn_norm": (16,),
+        "ffn_norm": (16,),
+    }
     tensors = {
         f"blk.{layer}.{name}.weight": rng.normal(size=shape).astype(np.float32)
         for layer in range(2)
@@ -574,9 +601,14 @@ def test_the_default_model_on_real_text(tmp_path: Path) -> None:
     lm = load_model()
     assert (lm.name, lm.n_layers, lm.d_model) == ("SmolLM2-135M-Instruct", 30, 576)
     store = capture(
-        lm, islice(english_documents(), 20), "blocks.15.hook_resid_post", tmp_path / "s", max_tokens=6000,
-        dtype="float32", compute_dtype="float32",  # "auto" is bfloat16 where that is the faster
-    )  # fmt: skip
+        lm,
+        islice(english_documents(), 20),
+        "blocks.15.hook_resid_post",
+        tmp_path / "s",
+        max_tokens=6000,
+        dtype="float32",
+        compute_dtype="float32",  # "auto" is bfloat16 where that is the faster
+    )
     tokens = torch.from_numpy(store.select(exclude=()).tokens[:256].astype("int64"))[None]
     with torch.inference_mode():
         hidden = lm.model(tokens, output_hidden_states=True).hidden_states[16][0]

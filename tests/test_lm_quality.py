@@ -163,9 +163,16 @@ def test_direct_logits_in_other_families(family, tiny_sae):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4} if family == "gpt2" else {
-        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    }  # fmt: skip
+    sizes = (
+        {"n_embd": 32, "n_layer": 2, "n_head": 4}
+        if family == "gpt2"
+        else {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+        }
+    )
     if family in ("gemma2", "qwen3"):
         sizes |= {"num_key_value_heads": 2, "head_dim": 8}
     config = AutoConfig.for_model(

@@ -104,9 +104,16 @@ def test_it_is_undone_when_something_fails(tiny_lm):
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2", "qwen3"])
 def test_other_families(family):
     torch.manual_seed(0)
-    sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4} if family == "gpt2" else {
-        "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48,
-    }  # fmt: skip
+    sizes = (
+        {"n_embd": 32, "n_layer": 3, "n_head": 4}
+        if family == "gpt2"
+        else {
+            "hidden_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+        }
+    )
     if family in ("gemma2", "qwen3"):
         sizes |= {"num_key_value_heads": 2, "head_dim": 8}
     config = AutoConfig.for_model(

@@ -195,9 +195,14 @@ def test_positions_in_generation(tiny_lm, tiny_sae, beams):
     def edited(positions: Any, **given: Any) -> int:
         with steer(tiny_lm, tiny_sae, {3: 60.0}, positions=positions, **given) as steering:
             tiny_lm.model.generate(
-                IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=5, min_new_tokens=5, num_beams=beams,
-                do_sample=False, use_cache="prompt_length" not in given,
-            )  # fmt: skip
+                IDS,
+                attention_mask=torch.ones_like(IDS),
+                max_new_tokens=5,
+                min_new_tokens=5,
+                num_beams=beams,
+                do_sample=False,
+                use_cache="prompt_length" not in given,
+            )
         return steering.edited // beams
 
     # a pass reads the prompt (6 tokens), then one each token but the last that is generated; two rows

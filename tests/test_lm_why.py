@@ -28,10 +28,17 @@ def planted(tiny_tokenizer: Any) -> LanguageModel:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer), hidden_size=D, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False, eos_token_id=None,
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=D,
+        intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        eos_token_id=None,
         pad_token_id=1,
-    )  # fmt: skip
+    )
     module = LlamaForCausalLM(config).eval().requires_grad_(False)
     for layer in module.model.layers:
         layer.self_attn.o_proj.weight.zero_()

@@ -246,9 +246,10 @@ def test_pooling_by_text_equals_a_loop(labelled_store: ActivationStore) -> None:
     documents, rows = labelled_store.documents, labelled_store.rows()
     expected = np.stack([rows[documents == i].max(0) for i in range(40)])
     np.testing.assert_array_equal(document_maxima(labelled_store), expected)
-    np.testing.assert_array_equal(document_maxima(labelled_store, lambda x: -x)[:, 0], [
-        (-rows[documents == i, 0]).max() for i in range(40)
-    ])  # fmt: skip
+    np.testing.assert_array_equal(
+        document_maxima(labelled_store, lambda x: -x)[:, 0],
+        [(-rows[documents == i, 0]).max() for i in range(40)],
+    )
 
 
 def test_detectors_find_the_unit_that_carries_the_label(labelled_store: ActivationStore) -> None:

@@ -67,8 +67,12 @@ def test_initial_params(b_dec: str) -> None:
     np.testing.assert_allclose(p["b_dec"], 0 if b_dec == "zero" else 3, atol=0.3)
     q = initial_params(x, x[:, :2], 10, np.random.default_rng(1), tied=False, b_dec=b_dec, skip=True)
     assert {k: v.shape for k, v in q.items()} == {
-        "W_enc": (10, 4), "W_dec": (10, 2), "b_enc": (10,), "b_dec": (2,), "W_skip": (2, 4)
-    }  # fmt: skip
+        "W_enc": (10, 4),
+        "W_dec": (10, 2),
+        "b_enc": (10,),
+        "b_dec": (2,),
+        "W_skip": (2, 4),
+    }
     assert b_dec == "zero" or np.abs((x @ q["W_enc"].T + q["b_enc"]).mean(axis=0)).max() < 0.3
     with pytest.raises(ValueError, match="b_dec_init: got 'median'"):
         initial_params(x, x, 10, np.random.default_rng(1), tied=True, b_dec="median")
@@ -85,11 +89,17 @@ def planted(n: int = 8000, d: int = 24, m: int = 64, active: float = 4) -> Any:
 @pytest.mark.parametrize(
     "architecture",
     [
-        L1(target_l0=6), L1(target_l0=6, free_norms=False), Gated(target_l0=6), JumpReLU(target_l0=6),
-        JumpReLU(target_l0=6, recipe="tanh"), BatchTopK(k=6), Matryoshka(k=6), TopK(k=6),
+        L1(target_l0=6),
+        L1(target_l0=6, free_norms=False),
+        Gated(target_l0=6),
+        JumpReLU(target_l0=6),
+        JumpReLU(target_l0=6, recipe="tanh"),
+        BatchTopK(k=6),
+        Matryoshka(k=6),
+        TopK(k=6),
     ],
     ids=lambda a: f"{a.name}-{getattr(a, 'recipe', '')}{getattr(a, 'free_norms', '')}",
-)  # fmt: skip
+)
 def test_target_l0_is_met(architecture: Architecture) -> None:
     x = planted()
     sae = train(x[:7000], architecture, d_sae=96, n_tokens=80_000, batch_size=128, lr=3e-3).sae

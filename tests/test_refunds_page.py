@@ -60,14 +60,27 @@ def test_the_study_on_a_tiny_model(example, tiny_lm, tmp_path, monkeypatch, caps
     monkeypatch.setattr(study, "FIGURE", tmp_path / "figure.png")
     original = study.explain
     monkeypatch.setattr(
-        study, "explain", lambda lm, sae, prompt, target, **kw: original(
+        study,
+        "explain",
+        lambda lm, sae, prompt, target, **kw: original(
             lm, sae, prompt, ("no", "yes") if target == ("No", "Yes") else target, **kw
         ),
-    )  # fmt: skip
+    )
     args = Namespace(
-        model=None, sae=None, activations=None, tokens=1200, passes=2, latents=64, tickets=24, train_tickets=24,
-        explained=2, controls=2, random_weights=True, work=str(tmp_path / "work"), seed=0,
-    )  # fmt: skip
+        model=None,
+        sae=None,
+        activations=None,
+        tokens=1200,
+        passes=2,
+        latents=64,
+        tickets=24,
+        train_tickets=24,
+        explained=2,
+        controls=2,
+        random_weights=True,
+        work=str(tmp_path / "work"),
+        seed=0,
+    )
     result = json.loads(json.dumps(study.run(args), default=lambda x: x.tolist()))
     assert "steering on 24 held-out tickets" in capsys.readouterr().out
     assert (tmp_path / "figure.png").stat().st_size > 1000

@@ -20,9 +20,11 @@ def random_sae(d_in: int = 12, d_sae: int = 40, k: int = 5, seed: int = 0, dtype
     w_dec = rng.standard_normal((d_sae, d_in))
     w_dec /= np.linalg.norm(w_dec, axis=1, keepdims=True)
     params = {
-        "W_enc": w_dec + 0.1 * rng.standard_normal((d_sae, d_in)), "W_dec": w_dec,
-        "b_enc": 0.1 * rng.standard_normal(d_sae), "b_dec": rng.standard_normal(d_in),
-    }  # fmt: skip
+        "W_enc": w_dec + 0.1 * rng.standard_normal((d_sae, d_in)),
+        "W_dec": w_dec,
+        "b_enc": 0.1 * rng.standard_normal(d_sae),
+        "b_dec": rng.standard_normal(d_in),
+    }
     return SAE.from_rows({name: value.astype(dtype) for name, value in params.items()}, TopK(k=k))
 
 

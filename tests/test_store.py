@@ -166,9 +166,13 @@ def test_an_interrupted_store_goes_on_after_its_last_shard(tmp_path: Path) -> No
     for document in range(20):
         part = slice(document * 25, (document + 1) * 25)
         writer.append(
-            rows[part], np.arange(part.start, part.stop), np.arange(25), [document] * 25,
-            progress=document + 1, state=f"after {document}",
-        )  # fmt: skip
+            rows[part],
+            np.arange(part.start, part.stop),
+            np.arange(25),
+            [document] * 25,
+            progress=document + 1,
+            state=f"after {document}",
+        )
     del writer  # killed: what was not flushed is gone
     with pytest.raises(ValueError, match="not finished"):
         ActivationStore(tmp_path / "s")
@@ -178,9 +182,12 @@ def test_an_interrupted_store_goes_on_after_its_last_shard(tmp_path: Path) -> No
     for document in range(writer.progress, 40):
         part = slice(document * 25, (document + 1) * 25)
         writer.append(
-            rows[part], np.arange(part.start, part.stop), np.arange(25), [document] * 25,
+            rows[part],
+            np.arange(part.start, part.stop),
+            np.arange(25),
+            [document] * 25,
             progress=document + 1,
-        )  # fmt: skip
+        )
     writer.finish()
     whole, resumed = ActivationStore(tmp_path / "whole"), ActivationStore(tmp_path / "s")
     np.testing.assert_array_equal(whole.rows(), resumed.rows())
@@ -362,10 +369,16 @@ def a_store(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("rows", 2**62), ("rows", -1), ("rows", 7.0), ("file", "/etc/passwd"), ("file", "../shard-00000.safetensors"),
-        ("bytes", None), ("crc32", "short"), ("crc32", "0" * 16),
+        ("rows", 2**62),
+        ("rows", -1),
+        ("rows", 7.0),
+        ("file", "/etc/passwd"),
+        ("file", "../shard-00000.safetensors"),
+        ("bytes", None),
+        ("crc32", "short"),
+        ("crc32", "0" * 16),
     ],
-)  # fmt: skip
+)
 def test_a_manifest_that_lies_is_refused_by_field(tmp_path: Path, field: str, value: Any) -> None:
     file = a_store(tmp_path / "s") / "manifest.json"
     manifest = json.loads(file.read_text())

@@ -179,7 +179,9 @@ def test_a_store_several_times_larger_than_memory(tmp_path: Path) -> None:
     assert size > 4 * limit
     run = subprocess.run(
         [sys.executable, "-c", _LIMITED, str(tmp_path / "s"), str(limit)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == [str(times * n), str(times * n), "100"]

@@ -67,15 +67,35 @@ def test_resume_is_bit_identical(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        ("lr", 0), ("lr", float("nan")), ("lr", "fast"), ("batch_size", 0), ("batch_size", 2.5), ("dead_after", 0),
-        ("dead_after", -5), ("clip_norm", -1), ("clip_norm", float("nan")), ("betas", (2, 2)), ("betas", 0.9),
+        ("lr", 0),
+        ("lr", float("nan")),
+        ("lr", "fast"),
+        ("batch_size", 0),
+        ("batch_size", 2.5),
+        ("dead_after", 0),
+        ("dead_after", -5),
+        ("clip_norm", -1),
+        ("clip_norm", float("nan")),
+        ("betas", (2, 2)),
+        ("betas", 0.9),
         ("eps", -1),
-        ("eps", 0), ("log_every", 0), ("checkpoint_every", 0), ("d_sae", 0), ("d_sae", 2.0), ("d_sae", True),
-        ("n_tokens", 0), ("seed", -1), ("warmup", 2), ("schedule", "stairs"), ("normalize", "all"),
+        ("eps", 0),
+        ("log_every", 0),
+        ("checkpoint_every", 0),
+        ("d_sae", 0),
+        ("d_sae", 2.0),
+        ("d_sae", True),
+        ("n_tokens", 0),
+        ("seed", -1),
+        ("warmup", 2),
+        ("schedule", "stairs"),
+        ("normalize", "all"),
         ("dtype", "float16"),
-        ("b_dec_init", "random"), ("metadata", {"a": float("nan")}), ("resampling", 5),
+        ("b_dec_init", "random"),
+        ("metadata", {"a": float("nan")}),
+        ("resampling", 5),
     ],
-)  # fmt: skip
+)
 def test_no_argument_is_replaced_or_passed_over(tmp_path: Path, argument: str, value: Any) -> None:
     arguments: dict[str, Any] = {"d_sae": 48, "n_tokens": 1000, "batch_size": 100, "out": tmp_path / "run"}
     with pytest.raises((ValueError, TypeError), match=argument):

@@ -52,10 +52,19 @@ def learn() -> Learned:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     config = LlamaConfig(
-        vocab_size=V + 1, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=64, bos_token_id=0, eos_token_id=None, pad_token_id=None,
-        initializer_range=0.05, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=V + 1,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=None,
+        pad_token_id=None,
+        initializer_range=0.05,
+        tie_word_embeddings=False,
+    )
     model = LlamaForCausalLM(config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98))
     steps, right = 300, []
@@ -146,10 +155,13 @@ def circuit_in_features(learned: Learned) -> dict[str, Any]:
         for units in kinds
     }
     return {
-        "pairs": len(pairs), "right": int(hits), "place": int(by_place.argmax()),
+        "pairs": len(pairs),
+        "right": int(hits),
+        "place": int(by_place.argmax()),
         "share_at_place": float(by_place[8] / by_place.sum()),
-        "cpr": {units: c.cpr for units, c in curves.items()}, "cmd": {units: c.cmd for units, c in curves.items()},
-    }  # fmt: skip
+        "cpr": {units: c.cpr for units, c in curves.items()},
+        "cmd": {units: c.cmd for units, c in curves.items()},
+    }
 
 
 def head_in_features(learned: Learned) -> dict[str, Any]:
@@ -169,5 +181,8 @@ def head_in_features(learned: Learned) -> dict[str, Any]:
         through_back += (0, int(why.key_heads[0].argmax())) in back
         frozen.append(graph.confirm(n_random=0).frozen.correlation)
     return {
-        "prompts": 16, "from_letter": from_letter, "through_back": through_back, "frozen_least": float(min(frozen)),
-    }  # fmt: skip
+        "prompts": 16,
+        "from_letter": from_letter,
+        "through_back": through_back,
+        "frozen_least": float(min(frozen)),
+    }

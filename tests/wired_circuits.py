@@ -11,13 +11,18 @@ import wired_models
 SHARE = 0.02  # of a row's absolute sum: what is less is no edge
 PROGRAMS: dict[str, tuple[Any, list[list[int]]]] = {
     "fractions": (
-        wired_models.fractions, [[0, 1, 3, 3, 2], [0, 1, 2, 1, 3, 2, 1], [0, 3, 3, 3], [0, 2, 3, 1, 3, 3, 3]],
+        wired_models.fractions,
+        [[0, 1, 3, 3, 2], [0, 1, 2, 1, 3, 2, 1], [0, 3, 3, 3], [0, 2, 3, 1, 3, 3, 3]],
     ),
-    "counts": (wired_models.counts, [[0, 1, 2, 1, 1, 3, 2], [0, 1, 1, 1, 1], [0, 3, 2, 1], [0, 2, 2, 3, 3, 3, 2]]),
+    "counts": (
+        wired_models.counts,
+        [[0, 1, 2, 1, 1, 3, 2], [0, 1, 1, 1, 1], [0, 3, 2, 1], [0, 2, 2, 3, 3, 3, 2]],
+    ),
     "backwards": (
-        wired_models.backwards, [[0, 1, 2, 3, 4, 5, 1, 1], [0, 4, 2, 2, 1, 5, 1], [0, 4, 2, 3, 1, 5, 1, 2, 3]],
+        wired_models.backwards,
+        [[0, 1, 2, 3, 4, 5, 1, 1], [0, 4, 2, 2, 1, 5, 1], [0, 4, 2, 3, 1, 5, 1, 2, 3]],
     ),
-}  # fmt: skip
+}
 
 
 def found_edges(graph: Any) -> set[Any]:

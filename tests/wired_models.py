@@ -59,9 +59,17 @@ class Board:
         at = {name: i for i, name in enumerate(all_)}
         width = max(map(len, self.neurons))
         config = GPT2Config(
-            vocab_size=len(self.words), n_embd=d, n_layer=2, n_head=2, n_positions=self.positions, n_inner=width,
-            activation_function="relu", bos_token_id=0, eos_token_id=None, tie_word_embeddings=False,
-        )  # fmt: skip
+            vocab_size=len(self.words),
+            n_embd=d,
+            n_layer=2,
+            n_head=2,
+            n_positions=self.positions,
+            n_inner=width,
+            activation_function="relu",
+            bos_token_id=0,
+            eos_token_id=None,
+            tie_word_embeddings=False,
+        )
         model = GPT2LMHeadModel(config).eval().requires_grad_(False).double()
         spread = math.sqrt(2 * (_LARGE**2) / d + config.layer_norm_epsilon)
         for name, p in model.named_parameters():
@@ -236,11 +244,23 @@ def induction() -> tuple[Any, dict[Any, Any]]:
     spaces = {name: slice(1 + i * V, 1 + (i + 1) * V) for i, name in enumerate(SPACES)}
     d = 2 + 6 * V  # BOS, and one to make it even
     config = LlamaConfig(
-        vocab_size=V + 1, hidden_size=d, intermediate_size=V, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, head_dim=E, max_position_embeddings=64, attention_bias=True, mlp_bias=True,
-        rope_theta=1e8, bos_token_id=0, eos_token_id=None, pad_token_id=None, tie_word_embeddings=False,
+        vocab_size=V + 1,
+        hidden_size=d,
+        intermediate_size=V,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=E,
+        max_position_embeddings=64,
+        attention_bias=True,
+        mlp_bias=True,
+        rope_theta=1e8,
+        bos_token_id=0,
+        eos_token_id=None,
+        pad_token_id=None,
+        tie_word_embeddings=False,
         rms_norm_eps=1e-9,
-    )  # fmt: skip
+    )
     model = LlamaForCausalLM(config).eval().requires_grad_(False).double()
     generator = torch.Generator().manual_seed(0)
     for name, p in model.named_parameters():

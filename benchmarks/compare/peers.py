@@ -96,9 +96,11 @@ def plain_torch(x: torch.Tensor, d: int, m: int, k: int) -> Pair:
 
 
 PEERS = {
-    "sparsify": ("eai-sparsify", sparsify), "dictionary_learning": ("dictionary-learning", dictionary_learning),
-    "SAELens": ("sae-lens", sae_lens), "torch": ("torch", plain_torch),
-}  # fmt: skip
+    "sparsify": ("eai-sparsify", sparsify),
+    "dictionary_learning": ("dictionary-learning", dictionary_learning),
+    "SAELens": ("sae-lens", sae_lens),
+    "torch": ("torch", plain_torch),
+}
 
 
 def installed(package: str) -> bool:

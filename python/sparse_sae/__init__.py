@@ -71,9 +71,23 @@ __all__ = [
 
 # Imported when they are first named (`sparse_sae.match`), so that importing the package stays quick.
 _PARTS = (
-    "activations", "architectures", "audit", "browser", "circuits", "data", "evaluation", "formats", "hub", "lm",
-    "match", "probing", "pursuit", "synthetic", "toy", "training",
-)  # fmt: skip
+    "activations",
+    "architectures",
+    "audit",
+    "browser",
+    "circuits",
+    "data",
+    "evaluation",
+    "formats",
+    "hub",
+    "lm",
+    "match",
+    "probing",
+    "pursuit",
+    "synthetic",
+    "toy",
+    "training",
+)
 
 if not TYPE_CHECKING:
 

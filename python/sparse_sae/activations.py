@@ -252,9 +252,15 @@ def above(
     """Pre-activations above thresholds (d_sae,), or above 0."""
     return Codes(
         *_kernels.encode_threshold(
-            x, params["W_enc"], params["b_enc"], threshold, center=center, latents=latents, num_threads=num_threads
+            x,
+            params["W_enc"],
+            params["b_enc"],
+            threshold,
+            center=center,
+            latents=latents,
+            num_threads=num_threads,
         )
-    )  # fmt: skip
+    )
 
 
 def top(
@@ -268,9 +274,16 @@ def top(
 ) -> tuple[Codes, int]:
     """The k largest pre-activations of each row, and the number of rows that screening could not decide."""
     found = _kernels.encode_topk(
-        x, params["W_enc"], params["b_enc"], k, center=center, latents=latents, absolute=absolute,
-        relu=not absolute, num_threads=num_threads,
-    )  # fmt: skip
+        x,
+        params["W_enc"],
+        params["b_enc"],
+        k,
+        center=center,
+        latents=latents,
+        absolute=absolute,
+        relu=not absolute,
+        num_threads=num_threads,
+    )
     return Codes(*found[:3]), found[3]
 
 

@@ -80,15 +80,26 @@ def ablation(r: Result) -> str:
     for group in ("refused", "approved"):
         found, random = a["found"], a["random"]
         changes = random["change"][group]
-        rows.append([
-            f"{group} ({a['prompts'][group]})", f"{a['before'][group]:+.2f}", f"{a['refused_share'][group]:.0%}",
-            f"{found['change'][group][0]:+.3f}", f"{min(changes):+.3f} to {max(changes):+.3f}",
-            f"{found['flipped'][group][0]:.0%}", f"{sum(random['flipped'][group]) / len(changes):.0%}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{group} ({a['prompts'][group]})",
+                f"{a['before'][group]:+.2f}",
+                f"{a['refused_share'][group]:.0%}",
+                f"{found['change'][group][0]:+.3f}",
+                f"{min(changes):+.3f} to {max(changes):+.3f}",
+                f"{found['flipped'][group][0]:.0%}",
+                f"{sum(random['flipped'][group]) / len(changes):.0%}",
+            ]
+        )
     head = [
-        "prompts", "No − Yes", "refused", "change without the ten found", "without ten random ones (5 draws)",
-        "decisions changed", "with random ones",
-    ]  # fmt: skip
+        "prompts",
+        "No − Yes",
+        "refused",
+        "change without the ten found",
+        "without ten random ones (5 draws)",
+        "decisions changed",
+        "with random ones",
+    ]
     return table(head, rows)
 
 

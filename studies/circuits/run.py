@@ -82,22 +82,37 @@ def graph_of(lm: Any, made: Any, word: str, features: int) -> tuple[Any, Any, di
     whole = attribute(lm, made, prompt(FRAMES[0], word), LogitDifference(*CHOICES), max_features=features)
     seconds = time.perf_counter() - began
     graph = whole.prune(0.6, 0.9)
-    return whole, graph, {
-        "word": word, "nodes": len(whole), "edges": int(whole.edges.nnz), "kept_nodes": len(graph),
-        "kept_features": int((graph.kind == 2).sum()), "replacement": whole.replacement,
-        "completeness": whole.completeness, "seconds": seconds,
-    }  # fmt: skip
+    return (
+        whole,
+        graph,
+        {
+            "word": word,
+            "nodes": len(whole),
+            "edges": int(whole.edges.nnz),
+            "kept_nodes": len(graph),
+            "kept_features": int((graph.kind == 2).sum()),
+            "replacement": whole.replacement,
+            "completeness": whole.completeness,
+            "seconds": seconds,
+        },
+    )
 
 
 def confirmed(graph: Any) -> dict[str, Any]:
     """What ablations say of a graph."""
     c = graph.confirm(n_edges=24, n_nodes=16, n_random=20)
     return {
-        "value": c.value, "verdict": c.verdict, "frozen": c.frozen.correlation,
-        "attention": c.attention.correlation, "nodes_r": c.nodes.correlation, "nodes_sign": c.nodes.sign_agreement,
-        "faithfulness": c.faithfulness, "random": float(c.random.mean()), "p_random": c.p_random,
+        "value": c.value,
+        "verdict": c.verdict,
+        "frozen": c.frozen.correlation,
+        "attention": c.attention.correlation,
+        "nodes_r": c.nodes.correlation,
+        "nodes_sign": c.nodes.sign_agreement,
+        "faithfulness": c.faithfulness,
+        "random": float(c.random.mean()),
+        "p_random": c.p_random,
         "f_completeness": c.completeness,
-    }  # fmt: skip
+    }
 
 
 def once(path: Path, make: Any) -> Any:
@@ -143,18 +158,29 @@ def ablations(lm: Any, made: Any, chosen: list[tuple[int, int]], seed: int = 0) 
 def study(args: argparse.Namespace, lm: Any) -> dict[str, Any]:
     """Everything, in the order of the page."""
     made = train_set(
-        lm, texts, args.set, layers=args.layers, d_sae=args.d_sae, capture_tokens=args.capture_tokens,
-        n_tokens=args.tokens, compute_dtype=args.compute_dtype,
-    )  # fmt: skip
+        lm,
+        texts,
+        args.set,
+        layers=args.layers,
+        d_sae=args.d_sae,
+        capture_tokens=args.capture_tokens,
+        n_tokens=args.tokens,
+        compute_dtype=args.compute_dtype,
+    )
     held_out = list(islice(english_documents(), *HELD_OUT))
     result: dict[str, Any] = {
-        "model": lm.name, "layers": len(made), "d_sae": args.d_sae, "capture_tokens": args.capture_tokens,
-        "tokens": args.tokens, "prompt": prompt(FRAMES[0], "…"),
+        "model": lm.name,
+        "layers": len(made),
+        "d_sae": args.d_sae,
+        "capture_tokens": args.capture_tokens,
+        "tokens": args.tokens,
+        "prompt": prompt(FRAMES[0], "…"),
         "fvu": {hook: d.sae.metadata["held_out"]["fvu"] for hook, d in made.items()},
         "quality": once(
-            args.pages / "quality.json", lambda: set_quality(lm, made, held_out, max_tokens=128, each=False).to_dict()
+            args.pages / "quality.json",
+            lambda: set_quality(lm, made, held_out, max_tokens=128, each=False).to_dict(),
         ),
-    }  # fmt: skip
+    }
     print(json.dumps(result["quality"]), flush=True)
     graphs, wholes = {}, {}
     for name, word in (("refused", REFUSED[0]), ("approved", APPROVED[0])):
@@ -182,8 +208,9 @@ def study(args: argparse.Namespace, lm: Any) -> dict[str, Any]:
     ]
     both = set(features_of(graphs["refused"])) & set(features_of(graphs["approved"]))
     result["shared"] = {
-        "both": len(both), **{name: len(features_of(graph)) for name, graph in graphs.items()}
-    }  # fmt: skip
+        "both": len(both),
+        **{name: len(features_of(graph)) for name, graph in graphs.items()},
+    }
     result["ablation"] = once(args.pages / "ablation.json", lambda: ablations(lm, made, ordered[:10]))
     layer, latent = ordered[0]
     near = neighbours(lm, made, f"blocks.{layer}.hook_mlp_out", latent, codes, top=5)
@@ -192,9 +219,13 @@ def study(args: argparse.Namespace, lm: Any) -> dict[str, Any]:
         groups = supernodes(graph, lm, made, names)
         result[name]["groups"] = [[text, len(members)] for text, members in groups[:6]]
         write_page(
-            graph, args.pages / f"{name}.html", whole=wholes[name], names=names, supernodes=groups,
+            graph,
+            args.pages / f"{name}.html",
+            whole=wholes[name],
+            names=names,
+            supernodes=groups,
             title=f"Refund {name}: {CHOICES[0].strip()} minus {CHOICES[1].strip()}",
-        )  # fmt: skip
+        )
     return result
 
 

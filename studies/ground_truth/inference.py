@@ -34,10 +34,14 @@ def row(name, samples, W, run):
     error = ((samples.x - codes @ W) ** 2).sum() / ((samples.x - samples.x.mean(axis=0)) ** 2).sum()
     hits = (found & true).sum()
     return {
-        "codes": name, "samples": len(samples.x), "l0": codes.nnz / len(samples.x), "fvu": float(error),
-        "precision": float(hits / found.sum()), "recall": float(hits / true.sum()),
+        "codes": name,
+        "samples": len(samples.x),
+        "l0": codes.nnz / len(samples.x),
+        "fvu": float(error),
+        "precision": float(hits / found.sum()),
+        "recall": float(hits / true.sum()),
         "microseconds_per_sample": 1e6 * seconds / len(samples.x),
-    }  # fmt: skip
+    }
 
 
 def main():

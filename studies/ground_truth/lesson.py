@@ -36,11 +36,14 @@ def short(result):
     kept = {k: result[k] for k in ("seed", "data_seed", "d_sae", "penalty", "latents", "l0", "fvu")}
     best = min(r["nats_per_sample"] for r in result["tried"])
     return kept | {
-        "cpu_seconds": result["cpu_seconds"], "held_out_nats": best, "mean_cosine": m["mcc"]["score"],
-        "above_0.9": m["above_0.9"]["count"], "above_0.95": m["above_0.95"]["count"],
+        "cpu_seconds": result["cpu_seconds"],
+        "held_out_nats": best,
+        "mean_cosine": m["mcc"]["score"],
+        "above_0.9": m["above_0.9"]["count"],
+        "above_0.95": m["above_0.95"]["count"],
         "chance_mean_cosine": max(m["mcc"][k]["mean"] for k in ("random", "matched")),
         "chance_above_0.9": max(m["above_0.9"][k] for k in ("random", "matched")),
-    }  # fmt: skip
+    }
 
 
 def pursued(run, **settings):
@@ -71,11 +74,17 @@ def topk(d_sae, k=3):
     ).sum()
     quality = sparse_sae.evaluate(sae, data.x)
     return {
-        "d_sae": d_sae, "k": k, "l0": quality.l0, "fvu": quality.fvu, "fvu_omp_same_dictionary": float(error),
-        "mean_cosine": m.mcc, "above_0.9": m.above(0.9), "above_0.95": m.above(0.95),
+        "d_sae": d_sae,
+        "k": k,
+        "l0": quality.l0,
+        "fvu": quality.fvu,
+        "fvu_omp_same_dictionary": float(error),
+        "mean_cosine": m.mcc,
+        "above_0.9": m.above(0.9),
+        "above_0.95": m.above(0.95),
         "chance_mean_cosine": max(c.mcc.mean for c in m.chance.values()),
         "cpu_seconds": time.process_time() - started,
-    }  # fmt: skip
+    }
 
 
 def cost():
@@ -101,11 +110,16 @@ def cost():
         found = codes > 0.05
         error = ((data.x - codes @ data.features) ** 2).sum() / ((data.x - data.x.mean(axis=0)) ** 2).sum()
         hits = (found & true).sum()
-        out.append({
-            "codes": name, "l0": float(found.sum(axis=1).mean()), "fvu": float(error),
-            "precision": float(hits / found.sum()), "recall": float(hits / true.sum()),
-            "microseconds_per_sample": 1e6 * seconds / len(data.x),
-        })  # fmt: skip
+        out.append(
+            {
+                "codes": name,
+                "l0": float(found.sum(axis=1).mean()),
+                "fvu": float(error),
+                "precision": float(hits / found.sum()),
+                "recall": float(hits / true.sum()),
+                "microseconds_per_sample": 1e6 * seconds / len(data.x),
+            }
+        )
     return out
 
 

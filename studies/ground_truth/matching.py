@@ -33,11 +33,18 @@ def measure(n, method, queue):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
     found = match(a, b, method=method, chance=0)
-    queue.put({
-        "n": n, "d": 768, "method": method, "mean_score": found.mcc, "proven_gap": found.gap,
-        "seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu,
-        "extra_megabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
-    })  # fmt: skip
+    queue.put(
+        {
+            "n": n,
+            "d": 768,
+            "method": method,
+            "mean_score": found.mcc,
+            "proven_gap": found.gap,
+            "seconds": time.perf_counter() - wall,
+            "cpu_seconds": time.process_time() - cpu,
+            "extra_megabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+        }
+    )
 
 
 def main():

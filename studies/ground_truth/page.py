@@ -41,11 +41,19 @@ def recovered(r):
             low, high = (f"{v:.{digits}f}" for v in (min(values), max(values)))
             return f"{np.median(values):.{digits}f}" + (f" ({low}–{high})" if low != high else "")
 
-        rows.append([
-            name, spread("above_0.9", 0), spread("above_0.95", 0), spread("mean_cosine", 4),
-            spread("chance_mean_cosine", 2), spread("latents", 0), spread("l0", 2),
-            spread("fvu", 4), spread("cpu_seconds", 0),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                spread("above_0.9", 0),
+                spread("above_0.95", 0),
+                spread("mean_cosine", 4),
+                spread("chance_mean_cosine", 2),
+                spread("latents", 0),
+                spread("l0", 2),
+                spread("fvu", 4),
+                spread("cpu_seconds", 0),
+            ]
+        )
     head = [
         "median (range)",
         "> 0.9",
@@ -71,11 +79,17 @@ def settings(r):
 def topk(r):
     rows = [
         [
-            x["d_sae"], f"{x['l0']:.1f}", f"{x['fvu']:.3f}", f"{x['fvu_omp_same_dictionary']:.3f}",
-            f"{x['mean_cosine']:.3f}", f"{x['chance_mean_cosine']:.3f}", x["above_0.9"], x["above_0.95"],
+            x["d_sae"],
+            f"{x['l0']:.1f}",
+            f"{x['fvu']:.3f}",
+            f"{x['fvu_omp_same_dictionary']:.3f}",
+            f"{x['mean_cosine']:.3f}",
+            f"{x['chance_mean_cosine']:.3f}",
+            x["above_0.9"],
+            x["above_0.95"],
         ]
         for x in r["lesson"]["topk"]
-    ]  # fmt: skip
+    ]
     head = ["latents", "L0", "FVU", "FVU, same W_dec, OMP codes", "mean cosine", "chance", "> 0.9", "> 0.95"]
     return table(head, rows)
 
@@ -83,11 +97,15 @@ def topk(r):
 def inference(r):
     rows = [
         [
-            x["codes"], f"{x['l0']:.2f}", f"{x['fvu']:.3f}", f"{x['precision']:.2f}", f"{x['recall']:.2f}",
+            x["codes"],
+            f"{x['l0']:.2f}",
+            f"{x['fvu']:.3f}",
+            f"{x['precision']:.2f}",
+            f"{x['recall']:.2f}",
             f"{x['microseconds_per_sample']:.1f}",
         ]
         for x in r["lesson"]["inference_at_the_true_dictionary"]
-    ]  # fmt: skip
+    ]
     cost = [x["microseconds_per_sample"] for x in r["lesson"]["inference_at_the_true_dictionary"]]
     return (
         table(["codes", "L0", "FVU", "precision", "recall", "µs a sample, one core"], rows)
@@ -143,12 +161,16 @@ def undone(r):
 def matching(r):
     rows = [
         [
-            f"{x['n']:,} × {x['n']:,}", x["method"], f"{x['mean_score']:.4f}", f"{x['proven_gap']:.4f}",
-            f"{x['true_gap']:.4f}" if "true_gap" in x else "", f"{x['cpu_seconds']:.1f}",
+            f"{x['n']:,} × {x['n']:,}",
+            x["method"],
+            f"{x['mean_score']:.4f}",
+            f"{x['proven_gap']:.4f}",
+            f"{x['true_gap']:.4f}" if "true_gap" in x else "",
+            f"{x['cpu_seconds']:.1f}",
             f"{x['extra_megabytes']:,.0f}",
         ]
         for x in r["matching"]
-    ]  # fmt: skip
+    ]
     return table(["rows", "method", "mean score", "proven gap", "true gap", "CPU seconds", "extra MB"], rows)
 
 
@@ -174,20 +196,48 @@ def synthsaebench(r):
         runs = [x for x in _benchmark_runs(r) if x["world"][0] == features]
         rows += [
             [
-                f"{features:,}", f"{x['samples']:,}", _trained_by(x), f"{x['explained_variance']:.3f}",
-                f"{x['l0']:.1f}", *(f"{x[name]:.3f}" for name in scores), f"{x['dead_fraction']:.1%}",
+                f"{features:,}",
+                f"{x['samples']:,}",
+                _trained_by(x),
+                f"{x['explained_variance']:.3f}",
+                f"{x['l0']:.1f}",
+                *(f"{x[name]:.3f}" for name in scores),
+                f"{x['dead_fraction']:.1%}",
             ]
             for x in runs
-        ]  # fmt: skip
+        ]
         m, chance = runs[0]["d_sae"], max(x["mcc_chance"] for x in runs)
         unique = features * (1 - (1 - 1 / features) ** m) / m
-        rows.append([
-            f"{features:,}", "", "random directions", "", "", f"{chance:.3f}", f"{unique:.3f}", "", "", "", "", "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{features:,}",
+                "",
+                "random directions",
+                "",
+                "",
+                f"{chance:.3f}",
+                f"{unique:.3f}",
+                "",
+                "",
+                "",
+                "",
+                "",
+            ]
+        )
     head = [
-        "features", "samples", "", "explained variance", "L0", "MCC", "uniqueness", "precision", "recall", "F1",
-        "F1, best threshold", "dead",
-    ]  # fmt: skip
+        "features",
+        "samples",
+        "",
+        "explained variance",
+        "L0",
+        "MCC",
+        "uniqueness",
+        "precision",
+        "recall",
+        "F1",
+        "F1, best threshold",
+        "dead",
+    ]
     return table(head, rows)
 
 
@@ -199,15 +249,30 @@ def refined(r):
         named = [("as encoded", x), ("a third leaves", third), (f"{best['share']:.0%} leave", best)]
         rows += [
             [
-                f"{x['world'][0]:,}", f"{x['samples']:,}", _trained_by(x), name, f"{at['l0']:.1f}",
-                *(f"{at[score]:.3f}" for score in ("explained_variance", "precision", "recall", "f1", "best_f1")),
+                f"{x['world'][0]:,}",
+                f"{x['samples']:,}",
+                _trained_by(x),
+                name,
+                f"{at['l0']:.1f}",
+                *(
+                    f"{at[score]:.3f}"
+                    for score in ("explained_variance", "precision", "recall", "f1", "best_f1")
+                ),
             ]
             for name, at in named
-        ]  # fmt: skip
+        ]
     head = [
-        "features", "samples", "", "codes", "L0", "explained variance", "precision", "recall", "F1",
+        "features",
+        "samples",
+        "",
+        "codes",
+        "L0",
+        "explained variance",
+        "precision",
+        "recall",
+        "F1",
         "F1, best threshold",
-    ]  # fmt: skip
+    ]
     return table(head, rows)
 
 
@@ -218,17 +283,28 @@ def synthsaebench_cost(r):
         steps = x["samples"] // x.get("batch", 1024)
         if x["lr"] == 3e-4 if x["library"] == "saelens" else x.get("beta1", 0.9) == 0.9:
             seconds[x["library"], x["world"][0], x["samples"]] = x["cpu_seconds"]
-        rows.append([
-            f"{x['world'][0]:,}", f"{x['samples']:,}", _trained_by(x), f"{x['lr']:.1e}",
-            f"{x['cpu_seconds']:,.0f}", f"{1e3 * x['cpu_seconds'] / steps:,.0f}",
-            f"{1e3 * x['data_cpu_seconds'] / steps:,.0f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"{x['world'][0]:,}",
+                f"{x['samples']:,}",
+                _trained_by(x),
+                f"{x['lr']:.1e}",
+                f"{x['cpu_seconds']:,.0f}",
+                f"{1e3 * x['cpu_seconds'] / steps:,.0f}",
+                f"{1e3 * x['data_cpu_seconds'] / steps:,.0f}",
+            ]
+        )
     both = [(n, m) for name, n, m in seconds if name == "saelens"]
     ratios = [f"{seconds['saelens', n, m] / seconds['sparse_sae', n, m]:.1f}" for n, m in both]
     head = [
-        "features", "samples", "", "learning rate", "CPU seconds of training", "ms a step",
+        "features",
+        "samples",
+        "",
+        "learning rate",
+        "CPU seconds of training",
+        "ms a step",
         "ms to make its samples",
-    ]  # fmt: skip
+    ]
     return (
         table(head, rows)
         + f"\n\nIn CPU seconds SAELens takes {', '.join(ratios)} times as long, in this order."
@@ -238,12 +314,16 @@ def synthsaebench_cost(r):
 def pursuit_cost(r):
     rows = [
         [
-            x["codes"], f"{x['l0']:.1f}", f"{x['fvu']:.3f}", f"{x['precision']:.3f}", f"{x['recall']:.3f}",
+            x["codes"],
+            f"{x['l0']:.1f}",
+            f"{x['fvu']:.3f}",
+            f"{x['precision']:.3f}",
+            f"{x['recall']:.3f}",
             f"{x['microseconds_per_sample']:,.0f}",
             f"{x['microseconds_per_sample'] / r['inference']['rows'][0]['microseconds_per_sample']:.1f}",
         ]
         for x in r["inference"]["rows"]
-    ]  # fmt: skip
+    ]
     return table(
         ["codes", "L0", "FVU", "precision", "recall", "µs a sample, one core", "times the linear encoder"],
         rows,

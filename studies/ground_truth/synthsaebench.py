@@ -60,9 +60,10 @@ class Clock:
 
     def read(self):
         return {
-            "cpu_seconds": self.cpu + time.process_time(), "seconds": self.wall + time.perf_counter(),
+            "cpu_seconds": self.cpu + time.process_time(),
+            "seconds": self.wall + time.perf_counter(),
             "data_cpu_seconds": self.away_cpu,
-        }  # fmt: skip
+        }
 
 
 def train_sparse_sae(world, args):
@@ -73,10 +74,17 @@ def train_sparse_sae(world, args):
     for n in args.samples:
         clock = Clock()
         result = sparse_sae.train(
-            clock.away(world.stream(block_size=1024)), BatchTopK(k=args.k), d_sae=args.d_sae, n_tokens=n,
-            batch_size=args.batch, lr=args.lr, betas=(args.beta1, 0.999), seed=args.seed, num_threads=args.threads,
+            clock.away(world.stream(block_size=1024)),
+            BatchTopK(k=args.k),
+            d_sae=args.d_sae,
+            n_tokens=n,
+            batch_size=args.batch,
+            lr=args.lr,
+            betas=(args.beta1, 0.999),
+            seed=args.seed,
+            num_threads=args.threads,
             progress=False,
-        )  # fmt: skip
+        )
         seconds, sae = clock.read(), result.sae
         if args.save:
             sae.save(args.save / f"{n}-seed-{args.seed}")
@@ -246,11 +254,20 @@ def main():
         train = {"sparse_sae": train_sparse_sae, "saelens": train_saelens}[library]
         for n, seconds, encode, W_dec, b_dec, lr in train(world, args) if args.samples else []:
             row = {
-                "library": library, "samples": n, "scale_by_parent": args.scale_by_parent, "d_sae": args.d_sae,
-                "k": args.k, "lr": lr, "beta1": args.beta1, "seed": args.seed, "threads": args.threads,
+                "library": library,
+                "samples": n,
+                "scale_by_parent": args.scale_by_parent,
+                "d_sae": args.d_sae,
+                "k": args.k,
+                "lr": lr,
+                "beta1": args.beta1,
+                "seed": args.seed,
+                "threads": args.threads,
                 "batch": args.batch if library == "sparse_sae" else 1024,
-                "world": list(world.features.shape), **seconds, **scores(world, encode, W_dec, b_dec),
-            }  # fmt: skip
+                "world": list(world.features.shape),
+                **seconds,
+                **scores(world, encode, W_dec, b_dec),
+            }
             rows.append(row)
             print(json.dumps(row, indent=1), flush=True)
             args.json.write_text(json.dumps(rows, indent=1) + "\n")

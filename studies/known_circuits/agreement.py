@@ -20,24 +20,86 @@ IRREGULAR = {"glass": "glasses", "box": "boxes", "coach": "coaches"}
 # subjects and attractors to find the circuit on, then those to confirm it on: no noun is in both
 NOUNS = (
     (
-        "key", "picture", "book", "letter", "teacher", "student", "nurse", "farmer", "dog", "cat", "car",
-        "boat", "lamp", "box", "coat", "ring", "map", "statue", "truck", "pilot", "singer", "lawyer",
-        "friend", "brother",
+        "key",
+        "picture",
+        "book",
+        "letter",
+        "teacher",
+        "student",
+        "nurse",
+        "farmer",
+        "dog",
+        "cat",
+        "car",
+        "boat",
+        "lamp",
+        "box",
+        "coat",
+        "ring",
+        "map",
+        "statue",
+        "truck",
+        "pilot",
+        "singer",
+        "lawyer",
+        "friend",
+        "brother",
     ),
     (
-        "cabinet", "wall", "desk", "house", "door", "table", "river", "tree", "garden", "bridge", "road",
+        "cabinet",
+        "wall",
+        "desk",
+        "house",
+        "door",
+        "table",
+        "river",
+        "tree",
+        "garden",
+        "bridge",
+        "road",
         "tower",
     ),
     (
-        "horse", "ship", "sailor", "guest", "artist", "poet", "manager", "worker", "author", "editor", "boy",
-        "girl", "player", "coach", "judge", "tool", "machine", "phone", "clock", "camera", "guitar", "drum",
-        "soldier", "queen",
+        "horse",
+        "ship",
+        "sailor",
+        "guest",
+        "artist",
+        "poet",
+        "manager",
+        "worker",
+        "author",
+        "editor",
+        "boy",
+        "girl",
+        "player",
+        "coach",
+        "judge",
+        "tool",
+        "machine",
+        "phone",
+        "clock",
+        "camera",
+        "guitar",
+        "drum",
+        "soldier",
+        "queen",
     ),
     (
-        "window", "chair", "bird", "flower", "mirror", "bottle", "glass", "building", "wheel", "engine",
-        "stone", "screen",
+        "window",
+        "chair",
+        "bird",
+        "flower",
+        "mirror",
+        "bottle",
+        "glass",
+        "building",
+        "wheel",
+        "engine",
+        "stone",
+        "screen",
     ),
-)  # fmt: skip
+)
 SEED = 0
 
 
@@ -69,9 +131,15 @@ def residual_set(
 ) -> DictionarySet:
     """SAEs of the residual stream after those layers, from English text."""
     return train_set(
-        lm, english_documents, out, layers=[], residual=layers, d_sae=d_sae, capture_tokens=capture_tokens,
+        lm,
+        english_documents,
+        out,
+        layers=[],
+        residual=layers,
+        d_sae=d_sae,
+        capture_tokens=capture_tokens,
         n_tokens=tokens,
-    )  # fmt: skip
+    )
 
 
 def study(
@@ -92,35 +160,52 @@ def study(
         "held_out": templates(*NOUNS[2:], n_pairs, SEED + 1),
     }
     out: dict[str, Any] = {
-        "model": lm.name, "hooks": list(made),
+        "model": lm.name,
+        "hooks": list(made),
         "fvu": {hook: d.sae.metadata["held_out"]["fvu"] for hook, d in made.items()},
-        "d_sae": next(iter(made.values())).sae.d_sae, "pairs": {}, "kinds": {},
-    }  # fmt: skip
+        "d_sae": next(iter(made.values())).sae.d_sae,
+        "pairs": {},
+        "kinds": {},
+    }
     kept = {}
     for name, pairs in sides.items():
         kept[name], margins = done_right(lm, pairs)
         out["pairs"][name] = {
-            "asked": len(pairs), "right": len(kept[name]), "prompts_right": float((margins > 0).mean()),
+            "asked": len(pairs),
+            "right": len(kept[name]),
+            "prompts_right": float((margins > 0).mean()),
             "margin": float(margins[(margins > 0).all(1)].mean()),
-        }  # fmt: skip
+        }
     for kind in ("features", "neurons", "random"):
         circuit = feature_circuit(
-            lm, made, kept["train"], method="integrated", steps=5, units=kind, node_threshold=1e-9, max_nodes=shown,
-            edge_threshold=None, batch_size=16, seed=SEED,
-        )  # fmt: skip
+            lm,
+            made,
+            kept["train"],
+            method="integrated",
+            steps=5,
+            units=kind,
+            node_threshold=1e-9,
+            max_nodes=shown,
+            edge_threshold=None,
+            batch_size=16,
+            seed=SEED,
+        )
         rows: dict[str, Any] = {"errors": sum(n.latent < 0 for n in circuit.nodes)}
         for name, pairs in kept.items():
             curve = circuit.curve(pairs, sizes=nodes)
             rows[name] = {
-                "nodes": curve.sizes, "faithfulness": curve.faithfulness, "completeness": curve.completeness
-            }  # fmt: skip
+                "nodes": curve.sizes,
+                "faithfulness": curve.faithfulness,
+                "completeness": curve.completeness,
+            }
         if kind == "features":
             random = circuit.random(kept["held_out"], n_random=n_random, seed=SEED)
             closer = np.abs(1 - random) <= abs(1 - rows["held_out"]["faithfulness"][list(nodes).index(shown)])
             out["chance"] = {
-                "nodes": shown, "faithfulness": [float(x) for x in random],
+                "nodes": shown,
+                "faithfulness": [float(x) for x in random],
                 "p": float((1 + closer.sum()) / (1 + n_random)),
-            }  # fmt: skip
+            }
         print(kind, rows, flush=True)
         out["kinds"][kind] = rows
     few = kept["train"][:8]
@@ -135,12 +220,14 @@ def study(
             for t, s in zip(rows_, columns, strict=True)
         ),
         key=lambda e: -abs(e[0]),
-    )  # fmt: skip
+    )
     out["shown"] = {
-        "pairs": len(few), "nodes": [[str(n), n.effect] for n in strong[:12]], "edges": [list(e) for e in edges[:8]],
+        "pairs": len(few),
+        "nodes": [[str(n), n.effect] for n in strong[:12]],
+        "edges": [list(e) for e in edges[:8]],
         "by_position": {
             str(p): [sum(n.hook == h and n.position == p for n in circuit.nodes) for h in circuit.hooks]
             for p in range(1, 5)
         },
-    }  # fmt: skip
+    }
     return out

@@ -19,17 +19,19 @@ def known(r: Result) -> str:
     i, t, h = r["induction"], r["trained"], r["heads"]
     programs = [
         [
-            f"a program wired into a GPT-2: {name}", f"{p['edges']} edges on {p['prompts']} prompts",
+            f"a program wired into a GPT-2: {name}",
+            f"{p['edges']} edges on {p['prompts']} prompts",
             f"least edge F1 {p['f1_least']:.2f}, ablated edges in the frozen model r ≥ {p['frozen_least']:.3f}",
         ]
         for name, p in r["programs"].items()
-    ]  # fmt: skip
+    ]
     random = h["without_random"]
     return table(
         ["model", "known", "found"],
         [
             [
-                "induction wired into a Llama", "edges, two heads, the feature that draws the second",
+                "induction wired into a Llama",
+                "edges, two heads, the feature that draws the second",
                 f"least edge F1 {i['f1_least']:.2f} on {i['prompts']} prompts, heads {_heads(i['previous'])} and "
                 f"{_heads(i['induction'])}, the drawing pair in {i['pair_found']} of {i['prompts']}",
             ],
@@ -41,18 +43,20 @@ def known(r: Result) -> str:
                 f"(neurons {t['cpr']['neurons']:.2f}, random directions {t['cpr']['random']:.2f})",
             ],
             [
-                "the same", "the induction head is drawn by the letter before",
+                "the same",
+                "the induction head is drawn by the letter before",
                 f"in {t['qk']['from_letter']} of {t['qk']['prompts']} prompts, through a head that looks back in "
                 f"{t['qk']['through_back']}",
             ],
             [
-                h["model"], "induction heads are what repeats",
+                h["model"],
+                "induction heads are what repeats",
                 f"{len(h['heads'])} heads by prefix matching (best {max(h['prefix_matching']):.2f}, chance "
                 f"{h['chance']:.2f}); loss of a repetition {h['loss']:.2f}, without the best {h['taken_out']} "
                 f"{h['without']:.2f}, without others {min(random):.2f} to {max(random):.2f}",
             ],
         ],
-    )  # fmt: skip
+    )
 
 
 def _heads(heads: list[list[int]]) -> str:

@@ -44,11 +44,16 @@ def study(lm: Any, n_random: int = 5) -> dict[str, Any]:
     others = [(a, h) for a in sorted({a for a, _ in six}) for h in range(scores.prefix_matching.shape[1])]
     others = [place for place in others if scores.prefix_matching[place] < SMALL]
     return {
-        "model": lm.name, "heads": [list(h) for h in found], "previous": [list(h) for h in scores.previous(LEAST)],
-        "prefix_matching": [float(scores.prefix_matching[h]) for h in found], "chance": scores.chance,
-        "loss": loss_of_repetition(lm, []), "without": loss_of_repetition(lm, six), "taken_out": len(six),
+        "model": lm.name,
+        "heads": [list(h) for h in found],
+        "previous": [list(h) for h in scores.previous(LEAST)],
+        "prefix_matching": [float(scores.prefix_matching[h]) for h in found],
+        "chance": scores.chance,
+        "loss": loss_of_repetition(lm, []),
+        "without": loss_of_repetition(lm, six),
+        "taken_out": len(six),
         "without_random": [
             loss_of_repetition(lm, [others[i] for i in rng.permutation(len(others))[: len(six)]])
             for _ in range(n_random)
         ],
-    }  # fmt: skip
+    }

@@ -32,8 +32,11 @@ def programs() -> dict[str, Any]:
             edges += len(true)
             frozen.append(graph.confirm(n_random=0).frozen.correlation)
         out[name] = {
-            "prompts": len(prompts), "edges": edges, "f1_least": min(scores), "frozen_least": float(np.nanmin(frozen))
-        }  # fmt: skip
+            "prompts": len(prompts),
+            "edges": edges,
+            "f1_least": min(scores),
+            "frozen_least": float(np.nanmin(frozen)),
+        }
     return out
 
 
@@ -49,12 +52,18 @@ def induction(prompts: int = 20) -> dict[str, Any]:
         best = qk_attribution(graph, 1, 1, query=-1, key=place).pairs(1)[0]
         node = best.key
         pairs += best.query == len(ids) - 1 and (
-            graph.kind[node], graph.layer[node], graph.latent[node], graph.position[node]
-        ) == (2, 0, ids[-1] - 1, place)  # fmt: skip
+            graph.kind[node],
+            graph.layer[node],
+            graph.latent[node],
+            graph.position[node],
+        ) == (2, 0, ids[-1] - 1, place)
     return {
-        "prompts": prompts, "f1_least": min(scores), "pair_found": int(pairs),
-        "previous": [list(h) for h in heads.previous(0.9)], "induction": [list(h) for h in heads.induction(0.9)],
-    }  # fmt: skip
+        "prompts": prompts,
+        "f1_least": min(scores),
+        "pair_found": int(pairs),
+        "previous": [list(h) for h in heads.previous(0.9)],
+        "induction": [list(h) for h in heads.induction(0.9)],
+    }
 
 
 def trained() -> dict[str, Any]:

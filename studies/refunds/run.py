@@ -54,9 +54,18 @@ REFUSAL = "Unfortunately, refunds are not available."
 SHARES = (-0.5, -0.25, 0.25, 0.5)
 # arguments that a result depends on
 RECORDED = (
-    "sae", "activations", "tokens", "passes", "latents", "tickets", "train_tickets", "explained", "controls",
-    "random_weights", "seed",
-)  # fmt: skip
+    "sae",
+    "activations",
+    "tokens",
+    "passes",
+    "latents",
+    "tickets",
+    "train_tickets",
+    "explained",
+    "controls",
+    "random_weights",
+    "seed",
+)
 
 
 def chat(lm: Any, user: str, system: str | None = SYSTEM) -> str:
@@ -83,9 +92,14 @@ def sae_and_store(
         sae = sparse_sae.load(args.sae)
     else:
         sae = sparse_sae.train(
-            rows, sparse_sae.TopK(k=32), d_sae=args.latents, n_tokens=args.passes * len(rows), seed=args.seed,
-            metadata={"model_name": lm.name, "hook_name": HOOK}, progress=False,
-        ).sae  # fmt: skip
+            rows,
+            sparse_sae.TopK(k=32),
+            d_sae=args.latents,
+            n_tokens=args.passes * len(rows),
+            seed=args.seed,
+            metadata={"model_name": lm.name, "hook_name": HOOK},
+            progress=False,
+        ).sae
     metrics = sparse_sae.evaluate(sae, held_out)
     quality = {"tokens": len(rows), "excluded": store.excluded, "d_sae": sae.d_sae}
     quality["architecture"] = type(sae.activation).__name__
@@ -184,27 +198,55 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     steering = time.process_time()
     responses = {
         "drives the refusal": dose_response(
-            lm, sae, refuse, strengths, prompts["held_out"], outcome,
-            n_directions=args.controls, n_latents=args.controls, **common,
+            lm,
+            sae,
+            refuse,
+            strengths,
+            prompts["held_out"],
+            outcome,
+            n_directions=args.controls,
+            n_latents=args.controls,
+            **common,
         ),
         "detects that a refund is asked for": dose_response(
-            lm, sae, refund, strengths, prompts["held_out"], outcome, n_directions=0, n_latents=0, **common,
+            lm,
+            sae,
+            refund,
+            strengths,
+            prompts["held_out"],
+            outcome,
+            n_directions=0,
+            n_latents=0,
+            **common,
         ),
-    }  # fmt: skip
+    }
     steering = time.process_time() - steering
     write_figure(responses)
     return {
         "arguments": {k: v for k, v in vars(args).items() if k in RECORDED},
-        "model": lm.name, "hook": HOOK, "system": SYSTEM, "choices": CHOICES, "seed": args.seed,
-        "train_tickets": args.train_tickets, "tickets": args.tickets, "scored_for_auroc": shown,
-        "sae": quality, "on_model": on_model.to_dict(),
-        "labels": detected, "refusal": trimmed(refusal), "drivers": driving, "explained_tickets": args.explained,
+        "model": lm.name,
+        "hook": HOOK,
+        "system": SYSTEM,
+        "choices": CHOICES,
+        "seed": args.seed,
+        "train_tickets": args.train_tickets,
+        "tickets": args.tickets,
+        "scored_for_auroc": shown,
+        "sae": quality,
+        "on_model": on_model.to_dict(),
+        "labels": detected,
+        "refusal": trimmed(refusal),
+        "drivers": driving,
+        "explained_tickets": args.explained,
         "latents": {"drives the refusal": refuse, "detects that a refund is asked for": refund},
-        "prior": prior, "median_norm": norm,
+        "prior": prior,
+        "median_norm": norm,
         "own_decisions": own_decisions(lm, prompts["held_out"][:400], labels["held_out"][:400], outcome),
-        "changes": summary(responses), "random_weights": control(lm, args, out) if args.random_weights else None,
-        "seconds": round(time.perf_counter() - began), "steering_cpu_seconds": round(steering),
-    }  # fmt: skip
+        "changes": summary(responses),
+        "random_weights": control(lm, args, out) if args.random_weights else None,
+        "seconds": round(time.perf_counter() - began),
+        "steering_cpu_seconds": round(steering),
+    }
 
 
 def own_decisions(lm: Any, prompts: list[str], labels: np.ndarray, outcome: Any) -> dict[str, Any]:
@@ -224,8 +266,10 @@ def summary(responses: dict[str, DoseResponse]) -> list[dict[str, Any]]:
     controls = next(iter(responses.values()))
     tests = [
         (name, s, response.arms[0].changes[s][outcome], response.arms[0])
-        for name, response in responses.items() for s in response.strengths for outcome in response.outcomes
-    ]  # fmt: skip
+        for name, response in responses.items()
+        for s in response.strengths
+        for outcome in response.outcomes
+    ]
     rows = []
     for (name, s, _, arm), change in zip(tests, adjusted([t[2] for t in tests]), strict=True):
         others = np.abs(controls.control_changes(change.outcome, s))
@@ -237,9 +281,11 @@ def summary(responses: dict[str, DoseResponse]) -> list[dict[str, Any]]:
         beside = {
             "controls": controls.control_changes(change.outcome, s).tolist(),
             "p_against_controls": float((1 + (others >= abs(change.change)).sum()) / (1 + len(others))),
-            "perplexity": arm.perplexity[s], "perplexity_unsteered": controls.perplexity, "kl": arm.kl[s],
+            "perplexity": arm.perplexity[s],
+            "perplexity_unsteered": controls.perplexity,
+            "kl": arm.kl[s],
             "kl_controls": [control.kl[s] for control in controls.arms[1:]],
-        }  # fmt: skip
+        }
         rows.append(at | measured | beside)
     return rows
 

@@ -129,9 +129,13 @@ def polygons(out: Path, steps: int) -> dict:
         W, d = model.W[best], model.dimensionality()[best]
         axis.quiver(np.zeros(n), np.zeros(n), W[0], W[1], angles="xy", scale_units="xy", scale=1, width=0.012)
         axis.set(
-            xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xticks=[], yticks=[],
+            xlim=(-1.4, 1.4),
+            ylim=(-1.4, 1.4),
+            aspect="equal",
+            xticks=[],
+            yticks=[],
             title=f"{n} features, density {density}\nD = {np.median(d):.2f}",
-        )  # fmt: skip
+        )
         found[f"{n} features, density {density}"] = np.sort(d).round(3).tolist()
     figure.savefig(out / "toy-polygons.png", dpi=110)
     return found

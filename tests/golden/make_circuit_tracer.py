@@ -47,15 +47,23 @@ def main() -> int:
         (HERE / name).mkdir()
     cpu = torch.device("cpu")
     biases = {"b_enc": draw(D_SAE, seed=2), "b_dec": draw(D_IN, seed=3)}
-    layer = {"W_enc": draw(D_SAE, D_IN, seed=0), "W_dec": draw(D_IN, D_SAE, seed=1), **biases,
-             "W_skip": draw(D_IN, D_IN, seed=4)}  # fmt: skip
+    layer = {
+        "W_enc": draw(D_SAE, D_IN, seed=0),
+        "W_dec": draw(D_IN, D_SAE, seed=1),
+        **biases,
+        "W_skip": draw(D_IN, D_IN, seed=4),
+    }
     save_file(layer, HERE / "circuit_tracer" / "layer_5.safetensors")
     store(
         HERE / "circuit_tracer",
         load_relu_transcoder(HERE / "circuit_tracer" / "layer_5.safetensors", 5, device=cpu),
     )
-    arrays = {"W_enc": draw(D_IN, D_SAE, seed=0), "W_dec": draw(D_SAE, D_IN, seed=1), **biases,
-              "threshold": np.abs(draw(D_SAE, seed=4))}  # fmt: skip
+    arrays = {
+        "W_enc": draw(D_IN, D_SAE, seed=0),
+        "W_dec": draw(D_SAE, D_IN, seed=1),
+        **biases,
+        "threshold": np.abs(draw(D_SAE, seed=4)),
+    }
     np.savez(HERE / "gemma_scope" / "params.npz", **arrays)
     # What its load_gemma_scope_transcoder does, but for a vector of thresholds, which today's torch refuses there.
     transcoder = SingleLayerTranscoder(D_IN, D_SAE, JumpReLU(0.0, 0.1), 5)

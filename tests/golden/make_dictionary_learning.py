@@ -40,9 +40,18 @@ def case(name: str, coder: torch.nn.Module, **trainer: object) -> None:
     folder = HERE / name
     folder.mkdir()
     torch.save(coder.state_dict(), folder / "ae.pt")
-    config = {"trainer": {"dict_class": type(coder).__name__, "activation_dim": D_IN, "dict_size": D_SAE,
-                          "layer": 3, "lm_name": "some/model", "submodule_name": "resid_post_layer_3", **trainer},
-              "buffer": {"d_submodule": D_IN, "ctx_len": 128}}  # fmt: skip
+    config = {
+        "trainer": {
+            "dict_class": type(coder).__name__,
+            "activation_dim": D_IN,
+            "dict_size": D_SAE,
+            "layer": 3,
+            "lm_name": "some/model",
+            "submodule_name": "resid_post_layer_3",
+            **trainer,
+        },
+        "buffer": {"d_submodule": D_IN, "ctx_len": 128},
+    }
     (folder / "config.json").write_text(json.dumps(config, indent=4))
     x = torch.tensor(rng.standard_normal((12, D_IN)) + 0.5, dtype=torch.float32)
     np.savez(folder / "expected.npz", **expected(folder, x))

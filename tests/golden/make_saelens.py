@@ -78,9 +78,19 @@ def old(name: str, tensors: Path, config: dict[str, object]) -> None:
     """A directory as SAELens 3 to 5 wrote it, encoded by SAELens 6."""
     folder = HERE / name
     folder.mkdir()
-    common = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32", "device": "cpu", "model_name": "gpt2-small",
-              "hook_point": "blocks.3.hook_resid_pre", "hook_point_layer": 3, "prepend_bos": True,
-              "context_size": 128, "dataset_path": "some/dataset", "expansion_factor": 3}  # fmt: skip
+    common = {
+        "d_in": D_IN,
+        "d_sae": D_SAE,
+        "dtype": "float32",
+        "device": "cpu",
+        "model_name": "gpt2-small",
+        "hook_point": "blocks.3.hook_resid_pre",
+        "hook_point_layer": 3,
+        "prepend_bos": True,
+        "context_size": 128,
+        "dataset_path": "some/dataset",
+        "expansion_factor": 3,
+    }
     (folder / "cfg.json").write_text(json.dumps({**common, **config}))
     save_file({**load_file(tensors), "scaling_factor": torch.ones(D_SAE)}, folder / "sae_weights.safetensors")
     store(folder, sae_lens.SAE.load_from_disk(folder), inputs())

@@ -59,9 +59,13 @@ def main() -> int:
         for kind, count in sorted(counts.items()):
             print(f"    {count:8d}  {kind}")
         found[name] = {
-            "minutes": seconds / 60, "first_case": first, "version": sparse_sae.__version__,
-            "levels": _kernels.loadable_levels(), "findings": findings, "tries": counts,
-        }  # fmt: skip
+            "minutes": seconds / 60,
+            "first_case": first,
+            "version": sparse_sae.__version__,
+            "levels": _kernels.loadable_levels(),
+            "findings": findings,
+            "tries": counts,
+        }
     if args.json:
         # Attacks that did not run keep what an earlier run has found.
         before = json.loads(args.json.read_text()) if args.json.exists() else {}

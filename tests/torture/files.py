@@ -67,9 +67,19 @@ def _train(out: Path | None, stop: int, resume: bool = False) -> Any:
     x = np.random.default_rng(0).standard_normal((1000, 12)).astype(np.float32)
     try:
         return sparse_sae.train(
-            x, sparse_sae.TopK(k=3), d_sae=24, n_tokens=4000, batch_size=250, checkpoint_every=4, log_every=1,
-            out=out, resume=resume, progress=False, num_threads=1, callback=None if resume else callback,
-        )  # fmt: skip
+            x,
+            sparse_sae.TopK(k=3),
+            d_sae=24,
+            n_tokens=4000,
+            batch_size=250,
+            checkpoint_every=4,
+            log_every=1,
+            out=out,
+            resume=resume,
+            progress=False,
+            num_threads=1,
+            callback=None if resume else callback,
+        )
     except Stop:
         return None
 
@@ -96,10 +106,24 @@ def _graph() -> AttributionGraph:
     edges[3, 0], edges[3, 1], edges[4, 3], edges[5, 4], edges[6, 4] = 1, -2, 3, 2, -1
     numbers = np.array([0, 0, 1, 2, 2, 3, 3])
     return AttributionGraph(
-        "tiny", [4, 9], ["The", " cat"], 2, numbers.astype(np.int8), numbers.astype(np.int32),
-        np.ones(n, np.int32), np.arange(n), np.linspace(1, 2, n), np.zeros(n), list("abcdefg"), csr_array(edges),
-        np.arange(n) / 7, np.arange(n) / 3, numbers > 2, np.ones((n, 2, 3), np.float32), [0],
-    )  # fmt: skip
+        "tiny",
+        [4, 9],
+        ["The", " cat"],
+        2,
+        numbers.astype(np.int8),
+        numbers.astype(np.int32),
+        np.ones(n, np.int32),
+        np.arange(n),
+        np.linspace(1, 2, n),
+        np.zeros(n),
+        list("abcdefg"),
+        csr_array(edges),
+        np.arange(n) / 7,
+        np.arange(n) / 3,
+        numbers > 2,
+        np.ones((n, 2, 3), np.float32),
+        [0],
+    )
 
 
 def _read_graph(path: Path) -> str:

@@ -21,27 +21,79 @@ import sparse_sae
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 EXAMPLES = 25  # of one case
 ODD = [
-    0, -1, 1, 2.5, np.nan, np.inf, -np.inf, "3", None, True, [1], np.int64(3), np.float32(0.5), {}, b"x", 1j,
-]  # fmt: skip
+    0,
+    -1,
+    1,
+    2.5,
+    np.nan,
+    np.inf,
+    -np.inf,
+    "3",
+    None,
+    True,
+    [1],
+    np.int64(3),
+    np.float32(0.5),
+    {},
+    b"x",
+    1j,
+]
 # Numbers that may cost no more than a thousand steps or latents, and those that may be of any size.
 NUMBERS = st.one_of(st.sampled_from(ODD), st.integers(-10, 1000), st.floats(max_value=1000, width=32))
 ANY = NUMBERS | st.integers(-(2**70), 2**70) | st.floats()
 TEXTS = st.sampled_from(["", "x", None, 3, b"sae", ["sae"], "sae ", "None"]) | st.text(max_size=5)
 X = np.random.default_rng(0).standard_normal((300, 6)).astype(np.float32)
-DATA: Any = st.sampled_from([
-    X[:0], X[:, :0], X[:1], X[0], X[None], X.astype(">f4"), X.astype(np.float16), X.astype(int), X > 0, X * np.nan,
-    X.astype(complex), X.astype(object), X[::2, ::-1], X.T, X.tolist(), None, 3, "nothing",
-    np.ma.masked_array(X, X > 2), np.broadcast_to(X[:1], X.shape), X * 1e30, X * 1e-40, sparse.csr_array(X),
-]) | st.builds(lambda blocks: iter(blocks), st.sampled_from([[], [X, X[:, :3]], [X, X]]))  # fmt: skip
+DATA: Any = st.sampled_from(
+    [
+        X[:0],
+        X[:, :0],
+        X[:1],
+        X[0],
+        X[None],
+        X.astype(">f4"),
+        X.astype(np.float16),
+        X.astype(int),
+        X > 0,
+        X * np.nan,
+        X.astype(complex),
+        X.astype(object),
+        X[::2, ::-1],
+        X.T,
+        X.tolist(),
+        None,
+        3,
+        "nothing",
+        np.ma.masked_array(X, X > 2),
+        np.broadcast_to(X[:1], X.shape),
+        X * 1e30,
+        X * 1e-40,
+        sparse.csr_array(X),
+    ]
+) | st.builds(lambda blocks: iter(blocks), st.sampled_from([[], [X, X[:, :3]], [X, X]]))
 TRAIN: dict[str, Any] = {
-    "d_sae": NUMBERS, "n_tokens": NUMBERS.filter(lambda v: v is not np.inf), "batch_size": NUMBERS, "seed": ANY,
-    "coder": TEXTS, "lr": ANY, "schedule": TEXTS, "warmup": ANY, "decay": ANY, "eps": ANY,
-    "betas": st.sampled_from([(2, 2), (-1, 0), 0.9, None, (0.9,), "ab"]) | st.tuples(ANY, ANY), "clip_norm": ANY,
-    "normalize": TEXTS, "b_dec_init": TEXTS, "dead_after": ANY, "checkpoint_every": ANY,
-    "log_every": ANY, "num_threads": ANY, "dtype": TEXTS | st.sampled_from([np.float32, "float16"]),
-    "metadata": [{"a": np.nan}, {1: 2}, {"a": object()}, [], "x", {"a": np.int64(3)}], "data": DATA,
+    "d_sae": NUMBERS,
+    "n_tokens": NUMBERS.filter(lambda v: v is not np.inf),
+    "batch_size": NUMBERS,
+    "seed": ANY,
+    "coder": TEXTS,
+    "lr": ANY,
+    "schedule": TEXTS,
+    "warmup": ANY,
+    "decay": ANY,
+    "eps": ANY,
+    "betas": st.sampled_from([(2, 2), (-1, 0), 0.9, None, (0.9,), "ab"]) | st.tuples(ANY, ANY),
+    "clip_norm": ANY,
+    "normalize": TEXTS,
+    "b_dec_init": TEXTS,
+    "dead_after": ANY,
+    "checkpoint_every": ANY,
+    "log_every": ANY,
+    "num_threads": ANY,
+    "dtype": TEXTS | st.sampled_from([np.float32, "float16"]),
+    "metadata": [{"a": np.nan}, {1: 2}, {"a": object()}, [], "x", {"a": np.int64(3)}],
+    "data": DATA,
     "architecture": [None, "topk", sparse_sae.TopK, 3],
-}  # fmt: skip
+}
 
 
 @functools.cache
@@ -58,11 +110,23 @@ def _sae() -> sparse_sae.SAE:
 def _codes(draw: Draw) -> Any:
     dense = np.zeros((4, 10), np.float32)
     dense[0, 3] = 1
-    return pick(draw, [
-        dense, dense[:, :5], sparse.csr_array(dense), sparse.csr_array(dense.astype(complex)), sparse.csc_array(dense),
-        sparse.csr_array((np.ones(1, "f4"), np.array([2**32 + 5]), np.array([0, 1])), shape=(1, 2**33)),
-        dense * np.nan, dense.astype(object), None, "x", dense[0], sparse.csr_array(dense.astype(np.float64) * 1e300),
-    ])  # fmt: skip
+    return pick(
+        draw,
+        [
+            dense,
+            dense[:, :5],
+            sparse.csr_array(dense),
+            sparse.csr_array(dense.astype(complex)),
+            sparse.csc_array(dense),
+            sparse.csr_array((np.ones(1, "f4"), np.array([2**32 + 5]), np.array([0, 1])), shape=(1, 2**33)),
+            dense * np.nan,
+            dense.astype(object),
+            None,
+            "x",
+            dense[0],
+            sparse.csr_array(dense.astype(np.float64) * 1e300),
+        ],
+    )
 
 
 def pick(draw: Draw, options: Any) -> Any:
@@ -75,9 +139,12 @@ def case(rng: np.random.Generator, scratch: Path) -> dict[str, int]:
 
     @seed(int(rng.integers(2**62)))
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck),
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
         phases=[Phase.generate, Phase.shrink],
-    )  # fmt: skip
+    )
     @given(st.data())
     def examples(data: st.DataObject) -> None:
         outcomes[example(data.draw)] += 1
@@ -115,9 +182,14 @@ Part = tuple[Callable[[], Any], tuple[str, ...], str]
 
 def train(draw: Draw, sae: Any) -> Part:
     arguments: dict[str, Any] = {
-        "data": X, "architecture": sparse_sae.TopK(k=2), "d_sae": 12, "n_tokens": 600, "batch_size": 100,
-        "progress": False, "num_threads": 1,
-    }  # fmt: skip
+        "data": X,
+        "architecture": sparse_sae.TopK(k=2),
+        "d_sae": 12,
+        "n_tokens": 600,
+        "batch_size": 100,
+        "progress": False,
+        "num_threads": 1,
+    }
     changed = draw(st.lists(st.sampled_from(list(TRAIN)), min_size=1, max_size=3, unique=True))
     for name in changed:
         arguments[name] = pick(draw, TRAIN[name])
@@ -164,10 +236,21 @@ def construct(draw: Draw, sae: Any) -> Part:
     }
     name = pick(draw, list(params))
     old = params[name]
-    value = pick(draw, [
-        None, 3, "x", old[:-1], old.astype(int), old * np.nan, old.tolist(), old.astype(np.float64),
-        old.astype(">f4"), old.astype(complex),
-    ])  # fmt: skip
+    value = pick(
+        draw,
+        [
+            None,
+            3,
+            "x",
+            old[:-1],
+            old.astype(int),
+            old * np.nan,
+            old.tolist(),
+            old.astype(np.float64),
+            old.astype(">f4"),
+            old.astype(complex),
+        ],
+    )
     params[name] = value
     k = pick(draw, ANY)
     what = f"SAE({{{name!r}: {value!r:.60}}}, TopK(k={k!r}))"

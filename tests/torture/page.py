@@ -53,19 +53,33 @@ def contents(result: dict[str, Any], fuzz: dict[str, Any]) -> str:
     ]
     levels = {level: level for level in result["kernels"]["levels"]}
     targets = [[name, f"{t['inputs']:,}", t["findings"]] for name, t in sorted(fuzz["targets"].items())]
-    return "\n\n".join([
-        f"The committed result is of {minutes:g} minutes: {total:,} tries, {sum(map(len, findings))} findings.",
-        block("damaged file of", files, {
-            refused: refused, same: same, "another result (the format has no checksum)": "another result (no checksum)",
-        }),
-        block("kernel", counted(attacks["kernels"], r"(\w+) at (\w+)"), levels),
-        table(["killed in", "tries", "signals"], deaths),
-        block("wrong arguments of", counted(attacks["misuse"], r"(\w+) (.+)"), {
-            "refused by name": "refused by name", "works": "works", "diverged, and said so": "diverged, and said so",
-        }),
-        f"And under the fuzzers, {fuzz['minutes']:g} minutes each:",
-        table(["target", "inputs", "findings"], targets),
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            f"The committed result is of {minutes:g} minutes: {total:,} tries, {sum(map(len, findings))} findings.",
+            block(
+                "damaged file of",
+                files,
+                {
+                    refused: refused,
+                    same: same,
+                    "another result (the format has no checksum)": "another result (no checksum)",
+                },
+            ),
+            block("kernel", counted(attacks["kernels"], r"(\w+) at (\w+)"), levels),
+            table(["killed in", "tries", "signals"], deaths),
+            block(
+                "wrong arguments of",
+                counted(attacks["misuse"], r"(\w+) (.+)"),
+                {
+                    "refused by name": "refused by name",
+                    "works": "works",
+                    "diverged, and said so": "diverged, and said so",
+                },
+            ),
+            f"And under the fuzzers, {fuzz['minutes']:g} minutes each:",
+            table(["target", "inputs", "findings"], targets),
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -17,12 +17,19 @@ def products(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, thread
     finite = bool(np.isfinite(wide).all() and np.isfinite(rows).all())
     for run, want, reach, terms in [
         (lambda t: kernels.decode(indptr, indices, z, w, num_threads=t), z64 @ wide, abs(z64) @ abs(wide), m),
-        (lambda t: kernels.matmul_nt(x, w, num_threads=t), rows @ wide.T, abs(rows) @ abs(wide).T, w.shape[1]),
+        (
+            lambda t: kernels.matmul_nt(x, w, num_threads=t),
+            rows @ wide.T,
+            abs(rows) @ abs(wide).T,
+            w.shape[1],
+        ),
         (
             lambda t: kernels.weight_grad(indptr, indices, z, x, m, num_threads=t) if n else w * 0,
-            z64.T @ rows if n else wide * 0, abs(z64).T @ abs(rows) if n else abs(wide) * 0, max(1, n),
+            z64.T @ rows if n else wide * 0,
+            abs(z64).T @ abs(rows) if n else abs(wide) * 0,
+            max(1, n),
         ),
-    ]:  # fmt: skip
+    ]:
         got = run(threads)
         if got.tobytes() != run(1).tobytes():
             raise Broken(f"products {what}: {threads} threads give other bits")
@@ -128,6 +135,8 @@ def gather(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, threads:
     rows = rows if factor is None else rows * factor
     wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     same(
-        (outs[1][0], outs[1][1]), (rows, np.array([wrong[0] if len(wrong) else -1])),
-        f"gather {what} {choice} beside NumPy", other_code=True,
-    )  # fmt: skip
+        (outs[1][0], outs[1][1]),
+        (rows, np.array([wrong[0] if len(wrong) else -1])),
+        f"gather {what} {choice} beside NumPy",
+        other_code=True,
+    )

@@ -42,9 +42,19 @@ class Victim(NamedTuple):
 def _train(path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((4000, 24)).astype(np.float32)
     sparse_sae.train(
-        x, sparse_sae.TopK(k=4), d_sae=128, n_tokens=60_000, batch_size=256, seed=5, dead_after=2000, out=path,
-        checkpoint_every=3, num_threads=1, progress=False, resume=checkpoint.exists(path),
-    )  # fmt: skip
+        x,
+        sparse_sae.TopK(k=4),
+        d_sae=128,
+        n_tokens=60_000,
+        batch_size=256,
+        seed=5,
+        dead_after=2000,
+        out=path,
+        checkpoint_every=3,
+        num_threads=1,
+        progress=False,
+        resume=checkpoint.exists(path),
+    )
 
 
 def _train_whole(path: Path) -> str:
@@ -152,9 +162,17 @@ def _model() -> Any:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=97, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=97,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     return LanguageModel(transformers.LlamaForCausalLM(config).eval().requires_grad_(False), None, "tiny")
 
 

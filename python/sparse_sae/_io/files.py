@@ -23,9 +23,22 @@ class FormatError(ValueError):
 
 # What Python's and NumPy's parsers raise on malformed bytes.
 MALFORMED = (
-    ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, ArithmeticError, RecursionError, MemoryError,
-    SyntaxError, RuntimeError, AssertionError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
-)  # fmt: skip
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+    SyntaxError,
+    RuntimeError,
+    AssertionError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
+)
 
 
 @contextmanager
@@ -74,8 +87,11 @@ def kind_of(path: Path) -> str:
     """What lies at path: a file, a directory, a FIFO, …"""
     mode = path.stat().st_mode
     kinds = {
-        stat.S_ISREG: "a file", stat.S_ISDIR: "a directory", stat.S_ISFIFO: "a FIFO", stat.S_ISSOCK: "a socket",
-    }  # fmt: skip
+        stat.S_ISREG: "a file",
+        stat.S_ISDIR: "a directory",
+        stat.S_ISFIFO: "a FIFO",
+        stat.S_ISSOCK: "a socket",
+    }
     return next((name for test, name in kinds.items() if test(mode)), "a device")
 
 

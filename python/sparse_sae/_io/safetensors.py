@@ -25,10 +25,20 @@ from .files import FormatError, open_regular
 
 # NumPy has no bfloat16: its bits are the upper halves of float32 words.
 DTYPES: dict[str, Any] = {
-    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16,
-    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "BOOL": np.bool_,
-    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8,
-}  # fmt: skip
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "BOOL": np.bool_,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+}
 _NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items() if name != "BF16"}
 # The format allows 100 MB; parsed, that can be 2 GB. A hundred bytes a tensor are enough for thousands of them.
 _MAX_HEADER = 4 << 20
@@ -216,8 +226,10 @@ def write_tensors(
         if dtype is None:
             raise TypeError(f"{name}: dtype {array.dtype}, expected one that a safetensors file can hold")
         header[name] = {
-            "dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]
-        }  # fmt: skip
+            "dtype": dtype,
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

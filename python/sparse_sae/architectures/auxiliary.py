@@ -43,9 +43,15 @@ def auxiliary(
     if codes is None:
         dead = np.flatnonzero(batch.dead).astype(np.int32)
         found = _kernels.encode_topk(
-            batch.x, params["W_enc"], params["b_enc"], aux_k,
-            latents=dead, absolute=absolute, relu=False, num_threads=batch.num_threads,
-        )  # fmt: skip
+            batch.x,
+            params["W_enc"],
+            params["b_enc"],
+            aux_k,
+            latents=dead,
+            absolute=absolute,
+            relu=False,
+            num_threads=batch.num_threads,
+        )
         codes = Codes(found[0], dead[found[1]], found[2])
     out, dz, _, loss = reconstruction(codes, params, error, power, batch.num_threads, coefficient, out)
     return Block(codes, dz, out), loss

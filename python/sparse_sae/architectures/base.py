@@ -155,9 +155,14 @@ class Block(NamedTuple):
 
 
 def reconstruction(
-    codes: Codes, params: Params, target: Array, power: float, num_threads: int, coefficient: float = 1.0,
+    codes: Codes,
+    params: Params,
+    target: Array,
+    power: float,
+    num_threads: int,
+    coefficient: float = 1.0,
     out: Array | None = None,
-) -> tuple[Array, Array, Array, float]:  # fmt: skip
+) -> tuple[Array, Array, Array, float]:
     """coefficient · mean over rows of |codes W_dec - target|² / power.
 
     Returns its gradient by the output (N, d_out; in `out`, which may be the target) and by the code values (nnz,), the
@@ -172,9 +177,16 @@ def reconstruction(
 
 
 def gradients(
-    params: Params, batch: Batch, blocks: Sequence[Block], *, codes: Codes, squared: Array, parts: dict[str, float],
-    output: Array, **more: Any,
-) -> Gradients:  # fmt: skip
+    params: Params,
+    batch: Batch,
+    blocks: Sequence[Block],
+    *,
+    codes: Codes,
+    squared: Array,
+    parts: dict[str, float],
+    output: Array,
+    **more: Any,
+) -> Gradients:
     """Stack blocks into a `Gradients`; the loss is the sum of its parts."""
     all_codes = stack(*(b.codes for b in blocks))
     dz = joined([b.dz for b in blocks])

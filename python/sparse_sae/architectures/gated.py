@@ -86,9 +86,16 @@ class Gated(Penalised):
                 block.codes.indptr, block.codes.indices, block.dz, m, num_threads=threads
             )
         return gradients(
-            params, batch, blocks, codes=codes.where(z > 0), squared=squared, parts=parts, output=out,
-            vectors=vectors, along_dec=along(sums.dtype.type(unit) * sums, norms),
-        )  # fmt: skip
+            params,
+            batch,
+            blocks,
+            codes=codes.where(z > 0),
+            squared=squared,
+            parts=parts,
+            output=out,
+            vectors=vectors,
+            along_dec=along(sums.dtype.type(unit) * sums, norms),
+        )
 
     def rescale(self, params: Params, factor: Array | float) -> None:
         # W_enc and the gate's bias were multiplied, so the other bias must be.

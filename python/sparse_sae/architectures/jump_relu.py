@@ -164,9 +164,16 @@ class JumpReLU(Penalised):
             blocks.append(aux[0])
             parts["aux"] = aux[1]
         result = gradients(
-            params, batch, blocks, codes=codes.where(active), squared=squared, parts=parts, output=out,
-            vectors={"log_threshold": theta * d_theta}, **more,
-        )  # fmt: skip
+            params,
+            batch,
+            blocks,
+            codes=codes.where(active),
+            squared=squared,
+            parts=parts,
+            output=out,
+            vectors={"log_threshold": theta * d_theta},
+            **more,
+        )
         if result.outer_enc is not None:
             result.d_pre = result.d_pre + n_rows * result.outer_enc
         return result

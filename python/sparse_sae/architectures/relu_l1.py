@@ -69,6 +69,12 @@ class L1(Penalised):
             blocks.append(aux[0])
             parts["aux"] = aux[1]
         return gradients(
-            params, batch, blocks, codes=codes, squared=squared, parts=parts, output=out,
+            params,
+            batch,
+            blocks,
+            codes=codes,
+            squared=squared,
+            parts=parts,
+            output=out,
             along_dec=along(sums.dtype.type(unit) * sums, norms),
-        )  # fmt: skip
+        )

@@ -110,9 +110,15 @@ class TopK(Architecture):
             output = output + output_wide
             parts["multi"] = value
         aux = auxiliary(
-            params, batch, error, self.aux_k, self.aux_coefficient,
-            absolute=self.absolute, codes=dead_codes, out=error,
-        )  # fmt: skip
+            params,
+            batch,
+            error,
+            self.aux_k,
+            self.aux_coefficient,
+            absolute=self.absolute,
+            codes=dead_codes,
+            out=error,
+        )
         if aux is not None:
             blocks.append(aux[0])
             parts["aux"] = aux[1]

@@ -19,9 +19,16 @@ from .hashes import canonical
 
 # In this order; the last is there only in a signed bundle.
 MEMBERS = (
-    "manifest.json", "policy.json", "results.json", "samples.jsonl", "limitations.md", "report.html", "eval.json",
-    "statement.json", "signature.json",
-)  # fmt: skip
+    "manifest.json",
+    "policy.json",
+    "results.json",
+    "samples.jsonl",
+    "limitations.md",
+    "report.html",
+    "eval.json",
+    "statement.json",
+    "signature.json",
+)
 LIMIT = 1 << 28
 
 

@@ -134,8 +134,12 @@ def causal_tests(
 
     rest = range(1, len(directions))
     return Causal(
-        before, after["add", 0], after["remove", 0],
-        effect("add", 0), [effect("add", i) for i in rest],
-        effect("remove", 0), [effect("remove", i) for i in rest],
+        before,
+        after["add", 0],
+        after["remove", 0],
+        effect("add", 0),
+        [effect("add", i) for i in rest],
+        effect("remove", 0),
+        [effect("remove", i) for i in rest],
         sides["unedited"].perplexity,
-    )  # fmt: skip
+    )

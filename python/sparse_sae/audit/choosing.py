@@ -90,12 +90,17 @@ def choose(
             except Unsupported as error:
                 at[fpr] = str(error)
         found[kind] = Measured(
-            fitted, nested,
-            auroc_interval(scores, test.labels, test.groups, seed=seed), hard,
-            _left_out(kind, dev, dev_f), at,
-            calibration(1 / (1 + np.exp(-np.clip(scores, -700, 700))), test.labels) if fitted.probability else None,
+            fitted,
+            nested,
+            auroc_interval(scores, test.labels, test.groups, seed=seed),
+            hard,
+            _left_out(kind, dev, dev_f),
+            at,
+            calibration(1 / (1 + np.exp(-np.clip(scores, -700, 700))), test.labels)
+            if fitted.probability
+            else None,
             scores,
-        )  # fmt: skip
+        )
     return found
 
 
@@ -166,20 +171,25 @@ def watch_labels(
         reason = f"tells {name} from the rest, AUROC {area:.3f} on {len(examples)} development texts"
         watches.append(
             Watch(
-                f"{name}: latent {latent}", limit, reason, latent=latent,
+                f"{name}: latent {latent}",
+                limit,
+                reason,
+                latent=latent,
                 provenance={**about, "development_auroc": area},
             )
-        )  # fmt: skip
+        )
     probe = KINDS["raw probe"](features, examples)
     scores = probe.score(features, examples.texts)
     watches.append(
         Watch(
-            f"{name}: raw probe", threshold_at(scores[~examples.labels], fpr),
-            f"logistic regression for {name} on mean activations", direction=probe.what["direction"],
+            f"{name}: raw probe",
+            threshold_at(scores[~examples.labels], fpr),
+            f"logistic regression for {name} on mean activations",
+            direction=probe.what["direction"],
             bias=probe.what["bias"],
             provenance={**about, "development_auroc": float(auroc(scores, examples.labels))},
         )
-    )  # fmt: skip
+    )
     return watches
 
 

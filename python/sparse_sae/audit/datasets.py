@@ -63,9 +63,12 @@ def labelled(spec: Mapping[str, Any], directory: Path = Path(".")) -> Labelled:
     elif main == ["set"]:
         made = items(spec["set"])
         examples = Examples(
-            [i.prompt for i in made], [i.label for i in made], [i.group for i in made], [i.source for i in made],
+            [i.prompt for i in made],
+            [i.label for i in made],
+            [i.group for i in made],
+            [i.source for i in made],
             [not i.label for i in made],
-        )  # fmt: skip
+        )
         about["set_sha256"] = load_set(spec["set"])[1]
     elif main == ["jsonl"]:
         examples = _jsonl((directory / str(spec["jsonl"])).resolve())
@@ -118,9 +121,11 @@ def _tickets(spec: Mapping[str, Any]) -> Examples:
         for t in tickets(n if split else n // 2, seed, s)
     ]
     return Examples(
-        [t.text for t, _ in made], [t.labels[label] for t, _ in made], sources=[split for _, split in made],
+        [t.text for t, _ in made],
+        [t.labels[label] for t, _ in made],
+        sources=[split for _, split in made],
         onsets=[t.onsets[label] for t, _ in made],
-    )  # fmt: skip
+    )
 
 
 def _jsonl(path: Path) -> Examples:
@@ -145,11 +150,13 @@ def _jsonl(path: Path) -> Examples:
                 )
             rows.append(row)
     return Examples(
-        [r["text"] for r in rows], [r["label"] for r in rows],
+        [r["text"] for r in rows],
+        [r["label"] for r in rows],
         [str(r.get("group", f"line {i}")) for i, r in enumerate(rows)],
-        [str(r.get("source", "all")) for r in rows], [bool(r.get("hard", False)) for r in rows],
+        [str(r.get("source", "all")) for r in rows],
+        [bool(r.get("hard", False)) for r in rows],
         [int(r.get("onset", -1)) for r in rows],
-    )  # fmt: skip
+    )
 
 
 def _is_onset(value: Any, text: str) -> bool:

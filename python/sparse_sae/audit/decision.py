@@ -184,9 +184,12 @@ def _pass(
     mask = _mask(batch.mask, copies, before, next(module.parameters()).dtype)
     with point.attach(at_hook):
         out = base(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
             use_cache=cache is not None,
-        )  # fmt: skip
+        )
     last = out.last_hidden_state[:, width - 1 :].float()
     return (last @ head[0].T + head[1]).log_softmax(-1), kept[0]
 

@@ -67,9 +67,13 @@ class Examples:
         """The texts of these numbers."""
         groups, sources = np.asarray(self.groups)[index], np.asarray(self.sources)[index]
         return Examples(
-            self.take_texts(index), self.labels[index], groups.tolist(), sources.tolist(), self.hard[index],
+            self.take_texts(index),
+            self.labels[index],
+            groups.tolist(),
+            sources.tolist(),
+            self.hard[index],
             self.onsets[index],
-        )  # fmt: skip
+        )
 
     def take_texts(self, index: Array) -> list[str]:
         """The texts alone of these numbers."""

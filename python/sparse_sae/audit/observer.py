@@ -287,12 +287,18 @@ class Monitor(Answered):
     ) -> Event:
         watch, token = self.watches[j], None if ids is None else int(ids[i])
         event = Event(
-            watch.name, watch.reason, watch.kind, slot,
+            watch.name,
+            watch.reason,
+            watch.kind,
+            slot,
             int(self._state.count[slot]) - 1 if at is None else at,
-            token, None if token is None else self._text(token),
-            value, float(self._state.pooled[slot, j]), watch.threshold,
+            token,
+            None if token is None else self._text(token),
+            value,
+            float(self._state.pooled[slot, j]),
+            watch.threshold,
             () if self._explain is None else self._explain.active(row),
-        )  # fmt: skip
+        )
         self._note(event)
         return event
 

@@ -14,8 +14,13 @@ from .hashes import canonical, sha256
 FORMAT, VERSION = "sparse_sae.audit.policy", 1
 _REQUIRED = ("format", "version", "title", "hook", "checks")
 _OPTIONAL = {
-    "responsible": "", "seed": 0, "model": None, "sae": None, "hypotheses": [], "limitations": [],
-}  # fmt: skip
+    "responsible": "",
+    "seed": 0,
+    "model": None,
+    "sae": None,
+    "hypotheses": [],
+    "limitations": [],
+}
 _RULE = {"metric", "field", "at_least", "at_most", "otherwise"}
 
 

@@ -67,11 +67,16 @@ def run_audit(
         rules = judge(check.get("rules", []), found.metrics)
         checks.append(
             {
-                "name": check["name"], "kind": check["kind"], "verdict": worst([r["verdict"] for r in rules]),
-                "rules": rules, "metrics": found.metrics, "notes": found.notes, "samples": len(found.samples),
+                "name": check["name"],
+                "kind": check["kind"],
+                "verdict": worst([r["verdict"] for r in rules]),
+                "rules": rules,
+                "metrics": found.metrics,
+                "notes": found.notes,
+                "samples": len(found.samples),
                 "reads": context.reads.get(check["name"], 0),
             }
-        )  # fmt: skip
+        )
         samples += [{"check": check["name"], **sample} for sample in found.samples]
     results = {"verdict": worst([c["verdict"] for c in checks]), "checks": checks}
     archive.write(out, assemble(chosen.body, {**before, "data": context.data}, results, samples, key))
@@ -103,7 +108,9 @@ def _environment(lm: LanguageModel, sae: Any) -> dict[str, Any]:
         "version": 1,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "model": {
-            "name": lm.name, "sha256": model_sha256(lm.model), "dtype": str(lm.dtype).removeprefix("torch."),
+            "name": lm.name,
+            "sha256": model_sha256(lm.model),
+            "dtype": str(lm.dtype).removeprefix("torch."),
             "parameters": int(sum(p.numel() for p in lm.model.parameters())),
             "tokenizer_sha256": tokenizer_sha256(lm.tokenizer),
             "chat_template_sha256": sha256(str(template or "").encode()),
@@ -112,11 +119,13 @@ def _environment(lm: LanguageModel, sae: Any) -> dict[str, Any]:
         "code_sha256": code_sha256(),
         "versions": versions,
         "kernels": {
-            "level": kernels["level"], "threads": kernels["threads"], "compiler": str(kernels.get("compiler")),
+            "level": kernels["level"],
+            "threads": kernels["threads"],
+            "compiler": str(kernels.get("compiler")),
             "torch_threads": torch.get_num_threads(),
         },
         "cpu": platform.processor() or platform.machine(),
-    }  # fmt: skip
+    }
 
 
 @dataclass

@@ -53,9 +53,12 @@ def run(sizes: tuple[str, ...] = ALL, threads: int | None = None) -> dict[str, A
                 seconds.setdefault(name, {}).update(found)
                 lines += more
     return {
-        "machine": machine(count), "sizes": {n: SIZES[n]._asdict() for n in sizes}, "seconds": seconds,
-        "lines": [line.as_dict() for line in lines], "table": table(lines),
-    }  # fmt: skip
+        "machine": machine(count),
+        "sizes": {n: SIZES[n]._asdict() for n in sizes},
+        "seconds": seconds,
+        "lines": [line.as_dict() for line in lines],
+        "table": table(lines),
+    }
 
 
 def main(

@@ -91,8 +91,13 @@ def architectures(name: str, threads: int) -> tuple[dict[str, float], list[Line]
     problem = Problem(SIZES[name], threads)
     k = problem.size.k
     kinds = [
-        TopK(k=k), BatchTopK(k=k), Matryoshka(k=k), JumpReLU(target_l0=k), Gated(target_l0=k), L1(target_l0=k)
-    ]  # fmt: skip
+        TopK(k=k),
+        BatchTopK(k=k),
+        Matryoshka(k=k),
+        JumpReLU(target_l0=k),
+        Gated(target_l0=k),
+        L1(target_l0=k),
+    ]
     tasks: dict[str, Task] = {}
     for kind in kinds:
         step = training(problem, kind)[1]
@@ -164,10 +169,16 @@ def _run(data: Any, size: Size, threads: int, runs: int = 1) -> tuple[float, flo
             waits.append(runs * record["seconds"]["data"] / _LOGGED)
 
     results = train_many(
-        data, {name: {"architecture": TopK(k=size.k), "seed": i} for i, name in enumerate(names)}, d_sae=size.m,
-        n_tokens=_STEPS * size.n, batch_size=size.n, log_every=_LOGGED, progress=False, callback=note,
+        data,
+        {name: {"architecture": TopK(k=size.k), "seed": i} for i, name in enumerate(names)},
+        d_sae=size.m,
+        n_tokens=_STEPS * size.n,
+        batch_size=size.n,
+        log_every=_LOGGED,
+        progress=False,
+        callback=note,
         num_threads=threads,
-    )  # fmt: skip
+    )
     for result in results.values():
         if not 0 < result.history[-1]["fvu"] < 1:
             raise AssertionError(f"training: FVU {result.history[-1]['fvu']}")

@@ -16,9 +16,11 @@ from .timing import SIZES, Line, Size, Task, in_turns, peak_megabytes
 
 # Aims of encode + TopK and of a training step, in G: where bytes multiply four times faster than floats, and elsewhere.
 AIMS = {
-    (True, "medium"): (0.43, 0.70), (True, "large"): (0.37, 0.60),
-    (False, "medium"): (1.0, 1.15), (False, "large"): (1.0, 1.05),
-}  # fmt: skip
+    (True, "medium"): (0.43, 0.70),
+    (True, "large"): (0.37, 0.60),
+    (False, "medium"): (1.0, 1.15),
+    (False, "large"): (1.0, 1.05),
+}
 
 
 class Problem:
@@ -223,13 +225,30 @@ def sparse(name: str, threads: int) -> tuple[dict[str, float], list[Line]]:
             )
         )
     lines += [
-        Line("decode + code gradient", name, seconds["decode + code gradient"], "decode", seconds["decode"], 1.3 * aim),
         Line(
-            "gradients, Adam, unit norm", name, seconds["update"], "1.5 copy + 2 decode",
-            1.5 * seconds["copy"] + 2 * seconds["decode"], 1.0, f"{moved / seconds['update']:.0f} GB/s",
+            "decode + code gradient",
+            name,
+            seconds["decode + code gradient"],
+            "decode",
+            seconds["decode"],
+            1.3 * aim,
         ),
-        Line("copy of parameters and moments", name, seconds["copy"], rate=f"{moved / seconds['copy']:.0f} GB/s"),
-    ]  # fmt: skip
+        Line(
+            "gradients, Adam, unit norm",
+            name,
+            seconds["update"],
+            "1.5 copy + 2 decode",
+            1.5 * seconds["copy"] + 2 * seconds["decode"],
+            1.0,
+            f"{moved / seconds['update']:.0f} GB/s",
+        ),
+        Line(
+            "copy of parameters and moments",
+            name,
+            seconds["copy"],
+            rate=f"{moved / seconds['copy']:.0f} GB/s",
+        ),
+    ]
     return seconds, lines
 
 

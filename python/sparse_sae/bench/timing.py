@@ -82,11 +82,14 @@ class Line:
         sign = "≥" if self.unit == "×" else "≤"
         target = (f"{self.limit:.2f}" if self.ratio else amount(self.limit, self.unit)) if self.limit else ""
         return [
-            self.work, self.size, amount(self.value, self.unit) + (f" ({self.rate})" if self.rate else ""),
+            self.work,
+            self.size,
+            amount(self.value, self.unit) + (f" ({self.rate})" if self.rate else ""),
             f"{self.yardstick}: {amount(self.yardstick_value, self.unit)}" if self.yardstick else "",
-            f"{self.ratio:.2f}" if self.ratio else "", f"{sign} {target}" if target else "",
+            f"{self.ratio:.2f}" if self.ratio else "",
+            f"{sign} {target}" if target else "",
             {None: "", True: "met", False: "**missed**"}[self.met],
-        ]  # fmt: skip
+        ]
 
 
 def amount(value: float, unit: str) -> str:

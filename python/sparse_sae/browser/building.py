@@ -204,9 +204,18 @@ def _user_rows(path: Path, fingerprint: str) -> dict[str, list[tuple[Any, ...]]]
 
 
 def _fill(
-    connection: sqlite3.Connection, sae: Any, store: Any, stream: Stream, spill: Spill, known: Labels, model: Any,
-    vocabulary: Sequence[str] | None, others: Mapping[str, Any], fingerprint: str, say: Progress,
-) -> None:  # fmt: skip
+    connection: sqlite3.Connection,
+    sae: Any,
+    store: Any,
+    stream: Stream,
+    spill: Spill,
+    known: Labels,
+    model: Any,
+    vocabulary: Sequence[str] | None,
+    others: Mapping[str, Any],
+    fingerprint: str,
+    say: Progress,
+) -> None:
     from .vocabulary import texts_of
 
     if model is not None:
@@ -225,20 +234,41 @@ def _fill(
     for begin, end, entries in spill.groups(GROUP_ENTRIES):
         promoted = logits.effects(model, sae, begin, end) if model is not None else [None] * (end - begin)
         writer.latents(
-            begin, entries, norms[begin:end], places[begin:end], nearest, together, promoted,
-            matches[begin:end], None if stability is None else stability[begin:end],
-        )  # fmt: skip
+            begin,
+            entries,
+            norms[begin:end],
+            places[begin:end],
+            nearest,
+            together,
+            promoted,
+            matches[begin:end],
+            None if stability is None else stability[begin:end],
+        )
         say("latents", end, sae.d_sae)
     writer.tokens()
     meta = {
-        "fingerprint": fingerprint, "sae_fingerprint": fingerprint_of_sae(sae),
-        "model_name": store.model, "hook_name": store.hook, "d_sae": sae.d_sae,
-        "d_in": sae.d_in, "kind": sae.kind, "architecture": sae.activation.config(), "rows": len(store),
-        "stream": len(stream.tokens), "texts": len(np.unique(stream.documents)), "excluded": store.excluded,
-        "coactivation_rows": together.rows, "map": map_quality, "compared": compared, "auroc_chance": known.chance,
-        "logits": model is not None, "text": vocabulary is not None, "metadata": _plain(sae.metadata),
-        "dead": int((spill.counts == 0).sum()), "l0": float(spill.counts.sum() / len(store)),
-    }  # fmt: skip
+        "fingerprint": fingerprint,
+        "sae_fingerprint": fingerprint_of_sae(sae),
+        "model_name": store.model,
+        "hook_name": store.hook,
+        "d_sae": sae.d_sae,
+        "d_in": sae.d_in,
+        "kind": sae.kind,
+        "architecture": sae.activation.config(),
+        "rows": len(store),
+        "stream": len(stream.tokens),
+        "texts": len(np.unique(stream.documents)),
+        "excluded": store.excluded,
+        "coactivation_rows": together.rows,
+        "map": map_quality,
+        "compared": compared,
+        "auroc_chance": known.chance,
+        "logits": model is not None,
+        "text": vocabulary is not None,
+        "metadata": _plain(sae.metadata),
+        "dead": int((spill.counts == 0).sum()),
+        "l0": float(spill.counts.sum() / len(store)),
+    }
     connection.executemany(
         "INSERT INTO meta VALUES(?, ?)", [(k, json.dumps(v, allow_nan=False)) for k, v in meta.items()]
     )
@@ -265,8 +295,12 @@ def _matches(
             found[own][name] = [partner, round(score, 4)]
         chance = max((c.mcc for c in result.chance.values()), key=lambda level: level.mean)
         compared[name] = {
-            "mcc": result.mcc, "chance": chance.mean, "corrected": chance.correct(result.mcc),
-            "above_0.9": result.above(0.9), "pairs": len(result.pairs), "d_sae": int(other.d_sae),
+            "mcc": result.mcc,
+            "chance": chance.mean,
+            "corrected": chance.correct(result.mcc),
+            "above_0.9": result.above(0.9),
+            "pairs": len(result.pairs),
+            "d_sae": int(other.d_sae),
             "unmatched": len(result.unmatched_a),
-        }  # fmt: skip
+        }
     return found, total / len(others), compared

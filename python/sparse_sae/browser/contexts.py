@@ -137,9 +137,16 @@ def _windows(entries: Entries, chosen: Array, group: Array, sequence: Array, str
     inside = np.repeat(low - np.cumsum(count) + count, count) + np.arange(count.sum())
     offset = entries.row[inside] - np.repeat(begin, count)
     return Contexts(
-        entries.latent[chosen], group, row, begin, end, entries.value[chosen], count,
-        offset.astype(np.uint8), entries.value[inside],
-    )  # fmt: skip
+        entries.latent[chosen],
+        group,
+        row,
+        begin,
+        end,
+        entries.value[chosen],
+        count,
+        offset.astype(np.uint8),
+        entries.value[inside],
+    )
 
 
 def _rank(keys: Array) -> Array:

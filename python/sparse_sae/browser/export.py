@@ -19,9 +19,19 @@ from .file import BrowserFile
 _PAGE = Path(__file__).parent / "page"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w-]+\.js)";$', re.M)
 _KEPT = (
-    "model_name", "hook_name", "d_sae", "d_in", "rows", "texts", "excluded", "dead", "l0", "coactivation_rows",
-    "compared", "auroc_chance",
-)  # fmt: skip
+    "model_name",
+    "hook_name",
+    "d_sae",
+    "d_in",
+    "rows",
+    "texts",
+    "excluded",
+    "dead",
+    "l0",
+    "coactivation_rows",
+    "compared",
+    "auroc_chance",
+)
 _NEURONPEDIA = "neuronpedia.json"
 
 
@@ -130,23 +140,29 @@ def feature_columns(latent: dict[str, Any]) -> dict[str, Any]:
     """A row of Neuronpedia's table of features."""
     maximum, bins = latent["maximum"], len(latent["histogram"])
     row: dict[str, Any] = {
-        "index": str(latent["id"]), "frac_nonzero": latent["density"], "maxActApprox": maximum,
+        "index": str(latent["id"]),
+        "frac_nonzero": latent["density"],
+        "maxActApprox": maximum,
         "freq_hist_data_bar_heights": latent["histogram"],
         "freq_hist_data_bar_values": [maximum * (i + 0.5) / bins for i in range(bins)],
         "topkCosSimIndices": [n["id"] for n in latent["nearest"]],
         "topkCosSimValues": [n["cosine"] for n in latent["nearest"]],
         "correlated_neurons_indices": [n["id"] for n in latent["together"]],
         "correlated_neurons_pearson": [n["phi"] for n in latent["together"]],
-    }  # fmt: skip
+    }
     logits = latent["logits"]
     if logits:
         step = (logits["high"] - logits["low"]) / len(logits["heights"])
         row |= {
-            "pos_str": [t for t, _ in logits["promoted"]], "pos_values": [v for _, v in logits["promoted"]],
-            "neg_str": [t for t, _ in logits["suppressed"]], "neg_values": [v for _, v in logits["suppressed"]],
+            "pos_str": [t for t, _ in logits["promoted"]],
+            "pos_values": [v for _, v in logits["promoted"]],
+            "neg_str": [t for t, _ in logits["suppressed"]],
+            "neg_values": [v for _, v in logits["suppressed"]],
             "logits_hist_data_bar_heights": logits["heights"],
-            "logits_hist_data_bar_values": [logits["low"] + step * (i + 0.5) for i in range(len(logits["heights"]))],
-        }  # fmt: skip
+            "logits_hist_data_bar_values": [
+                logits["low"] + step * (i + 0.5) for i in range(len(logits["heights"]))
+            ],
+        }
     return row
 
 
@@ -162,11 +178,15 @@ def activation_columns(latent: dict[str, Any]) -> list[dict[str, Any]]:
             place = max(range(len(values)), key=lambda i: abs(values[i]))
             rows.append(
                 {
-                    "index": str(latent["id"]), "tokens": context["tokens"], "values": values,
-                    "maxValue": values[place], "maxValueTokenIndex": place, "qualifyingTokenIndex": context["at"],
+                    "index": str(latent["id"]),
+                    "tokens": context["tokens"],
+                    "values": values,
+                    "maxValue": values[place],
+                    "maxValueTokenIndex": place,
+                    "qualifyingTokenIndex": context["at"],
                     "binMin": -1 if not number else latent["maximum"] * interval / 10,
                     "binMax": -1 if not number else latent["maximum"] * (interval + 1) / 10,
                     "binContains": -1 if share is None else share,
                 }
-            )  # fmt: skip
+            )
     return rows

@@ -19,13 +19,21 @@ from .contexts import INTERVALS
 
 # what a list may be sorted by -> SQL; ids make every order a total one
 ORDERS = {
-    "id": "l.id", "density": "l.density DESC", "rare": "l.density", "maximum": "l.maximum DESC",
-    "stability": "l.stability DESC", "unstable": "l.stability", "auroc": "abs(l.auroc - 0.5) DESC",
-}  # fmt: skip
+    "id": "l.id",
+    "density": "l.density DESC",
+    "rare": "l.density",
+    "maximum": "l.maximum DESC",
+    "stability": "l.stability DESC",
+    "unstable": "l.stability",
+    "auroc": "abs(l.auroc - 0.5) DESC",
+}
 _FILTERS = {
-    "min_density": "l.density >= ?", "max_density": "l.density <= ?", "min_stability": "l.stability >= ?",
-    "max_stability": "l.stability <= ?", "min_auroc": "max(l.auroc, 1 - l.auroc) >= ?",
-}  # fmt: skip
+    "min_density": "l.density >= ?",
+    "max_density": "l.density <= ?",
+    "min_stability": "l.stability >= ?",
+    "max_stability": "l.stability <= ?",
+    "min_auroc": "max(l.auroc, 1 - l.auroc) >= ?",
+}
 PAGE = 60
 _COLUMNS = (
     "l.id, l.count, l.density, l.maximum, l.mean, l.norm, l.kind, l.label, l.stability, l.auroc, l.auroc_label, "

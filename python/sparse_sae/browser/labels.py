@@ -34,10 +34,16 @@ def automatic(
     strong = np.abs(entries.value) >= 0.5 * maximum[entries.latent]
     n_strong = np.bincount(entries.latent[strong], minlength=m)
     labels: list[dict[str, Any]] = [
-        {"kind": "mixed" if n else "dead", "tokens": [], "cover": 0.0, "strong": int(k), "precision": 0.0,
-         "base": float(n / max(1, n_rows))}
+        {
+            "kind": "mixed" if n else "dead",
+            "tokens": [],
+            "cover": 0.0,
+            "strong": int(k),
+            "precision": 0.0,
+            "base": float(n / max(1, n_rows)),
+        }
         for n, k in zip(count, n_strong, strict=True)
-    ]  # fmt: skip
+    ]
     # "on" is written last, so that it wins where both hold
     for kind, shift in (("after", 1), ("on", 0)):
         rows = entries.row - shift

@@ -121,18 +121,24 @@ class Live:
         found = explain(self._model, self._sae, ids[:position], ids[position], top=EXPLAINED, hook=self._hook)
         effects = [e for e in found.effects if e.ablation is not None]
         return {
-            "target": found.target, "value": found.value, "agreement": found.agreement,
-            "latents_estimate": sum(e.estimate for e in found.effects), "error_estimate": found.error_estimate,
-            "bias_estimate": found.bias_estimate, "active": len(found.effects),
+            "target": found.target,
+            "value": found.value,
+            "agreement": found.agreement,
+            "latents_estimate": sum(e.estimate for e in found.effects),
+            "error_estimate": found.error_estimate,
+            "bias_estimate": found.bias_estimate,
+            "active": len(found.effects),
             "effects": [
                 {
-                    "id": e.latent, "ablation": e.ablation, "estimate": e.estimate,
+                    "id": e.latent,
+                    "ablation": e.ablation,
+                    "estimate": e.estimate,
                     "places": [[p.position, p.activation] for p in e.places[:5]],
                 }
                 for e in effects
             ],
             "latents": self._named([e.latent for e in effects]),
-        }  # fmt: skip
+        }
 
     def steer(
         self,

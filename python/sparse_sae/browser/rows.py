@@ -19,9 +19,27 @@ from .spill import Entries
 
 _NEAR = 5  # tokens on either side of a firing that search finds a latent by
 _PANELS = (
-    "id", "histogram", "intervals", "groups", "rows", "bounds", "peaks", "counts", "offsets", "activations", "nearest",
-    "cosine", "together", "phi", "given", "base", "evidence", "logits", "matches", "auroc",
-)  # fmt: skip
+    "id",
+    "histogram",
+    "intervals",
+    "groups",
+    "rows",
+    "bounds",
+    "peaks",
+    "counts",
+    "offsets",
+    "activations",
+    "nearest",
+    "cosine",
+    "together",
+    "phi",
+    "given",
+    "base",
+    "evidence",
+    "logits",
+    "matches",
+    "auroc",
+)
 
 
 class Writer:
@@ -48,9 +66,17 @@ class Writer:
         self._texts = given + [f"⟨{i}⟩" for i in range(len(given), size)]
 
     def latents(
-        self, begin: int, entries: Entries, norms: Array, places: Array, nearest: Nearest, together: Together,
-        promoted: Sequence[dict[str, Any] | None], matches: Sequence[dict[str, Any]], stability: Array | None,
-    ) -> None:  # fmt: skip
+        self,
+        begin: int,
+        entries: Entries,
+        norms: Array,
+        places: Array,
+        nearest: Nearest,
+        together: Together,
+        promoted: Sequence[dict[str, Any] | None],
+        matches: Sequence[dict[str, Any]],
+        stability: Array | None,
+    ) -> None:
         """The latents from `begin` on, as many as there are norms."""
         m = len(norms)
         summary = summarise(entries, m)
@@ -67,20 +93,40 @@ class Writer:
             auroc, name, each = best(areas, i)
             rows.append(
                 (
-                    latent, int(summary.count[i]), float(summary.count[i] / self._n_rows), float(summary.maximum[i]),
-                    float(summary.mean[i]), float(norms[i]), labels[i]["kind"], label, float(places[i, 0]),
-                    float(places[i, 1]), None if stability is None else float(stability[i]), auroc, name,
+                    latent,
+                    int(summary.count[i]),
+                    float(summary.count[i] / self._n_rows),
+                    float(summary.maximum[i]),
+                    float(summary.mean[i]),
+                    float(norms[i]),
+                    labels[i]["kind"],
+                    label,
+                    float(places[i, 0]),
+                    float(places[i, 1]),
+                    None if stability is None else float(stability[i]),
+                    auroc,
+                    name,
                 )
-            )  # fmt: skip
+            )
             near = {
-                "histogram": summary.histogram[i], "intervals": summary.intervals[i], "groups": shown.group[part],
-                "rows": shown.row[part], "peaks": shown.value[part], "counts": shown.count[part],
-                "bounds": np.stack([shown.row[part] - shown.begin[part], shown.end[part] - shown.row[part]], 1),
-                "offsets": shown.offset[inside], "activations": shown.activation[inside],
-                "nearest": nearest.latent[latent], "cosine": nearest.score[latent],
-                "together": together.latent[latent], "phi": together.score[latent], "given": together.given[latent],
+                "histogram": summary.histogram[i],
+                "intervals": summary.intervals[i],
+                "groups": shown.group[part],
+                "rows": shown.row[part],
+                "peaks": shown.value[part],
+                "counts": shown.count[part],
+                "bounds": np.stack(
+                    [shown.row[part] - shown.begin[part], shown.end[part] - shown.row[part]], 1
+                ),
+                "offsets": shown.offset[inside],
+                "activations": shown.activation[inside],
+                "nearest": nearest.latent[latent],
+                "cosine": nearest.score[latent],
+                "together": together.latent[latent],
+                "phi": together.score[latent],
+                "given": together.given[latent],
                 "base": together.base[latent],
-            }  # fmt: skip
+            }
             texts = (labels[i], promoted[i], matches[i], each)
             panels.append(
                 (latent, *(schema.pack(name, near[name]) for name in _PANELS[1:16]), *map(json.dumps, texts))

@@ -49,10 +49,22 @@ USER_TABLES = ("user_labels", "user_lists", "user_items")
 
 # columns of `panels` that are arrays -> their dtype
 ARRAYS: dict[str, Any] = {
-    "histogram": np.uint32, "intervals": np.uint32, "groups": np.int8, "rows": np.uint32, "bounds": np.uint8,
-    "peaks": np.float32, "counts": np.uint8, "offsets": np.uint8, "activations": np.float32, "nearest": np.int32,
-    "cosine": np.float32, "together": np.int32, "phi": np.float32, "given": np.float32, "base": np.float32,
-}  # fmt: skip
+    "histogram": np.uint32,
+    "intervals": np.uint32,
+    "groups": np.int8,
+    "rows": np.uint32,
+    "bounds": np.uint8,
+    "peaks": np.float32,
+    "counts": np.uint8,
+    "offsets": np.uint8,
+    "activations": np.float32,
+    "nearest": np.int32,
+    "cosine": np.float32,
+    "together": np.int32,
+    "phi": np.float32,
+    "given": np.float32,
+    "base": np.float32,
+}
 
 
 def create(path: Path) -> sqlite3.Connection:

@@ -82,10 +82,13 @@ class Service:
         return _json(
             self._file.meta
             | {
-                "abilities": abilities, "lists": self._file.lists(), "statistics": self._file.statistics(),
-                "graph": self._graph is not None, "name": self._file.path.name,
+                "abilities": abilities,
+                "lists": self._file.lists(),
+                "statistics": self._file.statistics(),
+                "graph": self._graph is not None,
+                "name": self._file.path.name,
             }
-        )  # fmt: skip
+        )
 
     async def latents(self, request: Request) -> Response:
         given = dict(request.query_params)
@@ -159,9 +162,13 @@ class Service:
     async def steer(self, request: Request) -> Response:
         body, live = await _body(request), self._model()
         steps = live.steer(
-            body.get("text"), self._known(body.get("latent")), body.get("mode"), body.get("strength"),
-            body.get("tokens"), body.get("chat"),
-        )  # fmt: skip
+            body.get("text"),
+            self._known(body.get("latent")),
+            body.get("mode"),
+            body.get("strength"),
+            body.get("tokens"),
+            body.get("chat"),
+        )
 
         async def events() -> AsyncIterator[str]:
             # A reader who goes away cancels this at the next await, and the lock is free again.
@@ -207,16 +214,25 @@ def application(
         return lambda request, error: JSONResponse({"error": str(error)}, status)
 
     handlers: dict[Any, Any] = {
-        user.Conflict: failed(409), ValueError: failed(400), LookupError: failed(404), OSError: failed(503),
-    }  # fmt: skip
+        user.Conflict: failed(409),
+        ValueError: failed(400),
+        LookupError: failed(404),
+        OSError: failed(503),
+    }
     routes = Service(file, live, graph).routes
     return Guard(Starlette(routes=routes, exception_handlers=handlers), token=token, hosts=hosts)
 
 
 def serve(
-    path: Path, *, sae: Any = None, model: Any = None, graph: Path | None = None, port: int = 0,
-    open_page: bool = True, say: Callable[[str], None] = lambda line: None,
-) -> None:  # fmt: skip
+    path: Path,
+    *,
+    sae: Any = None,
+    model: Any = None,
+    graph: Path | None = None,
+    port: int = 0,
+    open_page: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
     """Show a browser file until interrupted.
 
     Args:

@@ -197,16 +197,28 @@ def _assemble(
     heads[rows.places] = rows.heads
     norms = f.error.norm(dim=-1).flatten().cpu().numpy()
     return AttributionGraph(
-        f.transformer.name, f.ids, words, n_layers, kind.astype(np.int8),
+        f.transformer.name,
+        f.ids,
+        words,
+        n_layers,
+        kind.astype(np.int8),
         np.concatenate([none, errors // n_tokens, features[0], [a.layer for a in asked]]).astype(np.int32),
         np.concatenate(
             [np.arange(n_tokens), errors % n_tokens, features[1], [a.row.position for a in asked]]
         ).astype(np.int32),
-        np.concatenate([f.ids, np.full(len(errors), -1), features[2], [a.latent for a in asked]]).astype(np.int64),
+        np.concatenate([f.ids, np.full(len(errors), -1), features[2], [a.latent for a in asked]]).astype(
+            np.int64
+        ),
         np.concatenate([np.ones(n_tokens), norms, features[3], [a.value for a in asked]]).astype(np.float64),
-        weight, labels, rows.matrix(n), bias, rest, expanded, heads,
+        weight,
+        labels,
+        rows.matrix(n),
+        bias,
+        rest,
+        expanded,
+        heads,
         sorted(set(range(n_layers)) - set(f.transcoders)),
-    )  # fmt: skip
+    )
 
 
 def _tokenizer(model: Any) -> Any:

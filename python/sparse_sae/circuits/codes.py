@@ -132,9 +132,14 @@ def encode_texts(
     columns: dict[str, list[NDArray[np.int32]]] = {name: [] for name in _COLUMNS}
     total = 0
     for window in windows(
-        texts, model.tokenizer, context=context, pack=pack, batch_tokens=batch_tokens, bos=reader.bos,
+        texts,
+        model.tokenizer,
+        context=context,
+        pack=pack,
+        batch_tokens=batch_tokens,
+        bos=reader.bos,
         parse_special=False,
-    ):  # fmt: skip
+    ):
         n = window.n_tokens if limit is None else min(window.n_tokens, limit - total)
         if n < 1:
             break

@@ -194,10 +194,13 @@ def confirm(
     from .measuring import measure
 
     numbers: dict[str, Any] = {
-        "n_edges": whole("n_edges", n_edges, 1), "n_nodes": whole("n_nodes", n_nodes, 1),
-        "n_random": whole("n_random", n_random, 0), "seed": whole("seed", seed, 0),
-        "circuit": _nodes(graph, circuit), "size": None if size is None else whole("size", size, 1),
-    }  # fmt: skip
+        "n_edges": whole("n_edges", n_edges, 1),
+        "n_nodes": whole("n_nodes", n_nodes, 1),
+        "n_random": whole("n_random", n_random, 0),
+        "seed": whole("seed", seed, 0),
+        "circuit": _nodes(graph, circuit),
+        "size": None if size is None else whole("size", size, 1),
+    }
     if size is not None and circuit is not None:
         raise ValueError("size, circuit: both given; a circuit has the size that it has")
     if isinstance(paraphrases, str):

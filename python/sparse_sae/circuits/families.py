@@ -58,15 +58,25 @@ def _llama(module: Any, name: str) -> Transformer:
         window = config.sliding_window if config.model_type == "mistral" else None
         layers.append(
             Layer(
-                norm1=_rms(block.input_layernorm), norm2=_rms(block.post_attention_layernorm),
-                W_Q=a.q_proj.weight.data, W_K=a.k_proj.weight.data,
-                W_V=a.v_proj.weight.data, W_O=a.o_proj.weight.data,
-                b_Q=_bias(a.q_proj), b_K=_bias(a.k_proj), b_V=_bias(a.v_proj), b_O=_bias(a.o_proj),
-                q_norm=_rms(a.q_norm) if normed else None, k_norm=_rms(a.k_norm) if normed else None,
-                mlp=block.mlp, n_heads=config.num_attention_heads, n_groups=config.num_key_value_heads,
-                scale=float(a.scaling), window=getattr(a, "sliding_window", None) or window,
+                norm1=_rms(block.input_layernorm),
+                norm2=_rms(block.post_attention_layernorm),
+                W_Q=a.q_proj.weight.data,
+                W_K=a.k_proj.weight.data,
+                W_V=a.v_proj.weight.data,
+                W_O=a.o_proj.weight.data,
+                b_Q=_bias(a.q_proj),
+                b_K=_bias(a.k_proj),
+                b_V=_bias(a.v_proj),
+                b_O=_bias(a.o_proj),
+                q_norm=_rms(a.q_norm) if normed else None,
+                k_norm=_rms(a.k_norm) if normed else None,
+                mlp=block.mlp,
+                n_heads=config.num_attention_heads,
+                n_groups=config.num_key_value_heads,
+                scale=float(a.scaling),
+                window=getattr(a, "sliding_window", None) or window,
             )
-        )  # fmt: skip
+        )
     head = module.get_output_embeddings()
     return Transformer(
         name,
@@ -94,13 +104,25 @@ def _gpt2(module: Any, name: str) -> Transformer:
         heads = config.num_attention_heads
         layers.append(
             Layer(
-                norm1=_layer_norm(block.ln_1), norm2=_layer_norm(block.ln_2),
-                W_Q=weights[0], W_K=weights[1], W_V=weights[2], W_O=block.attn.c_proj.weight.data.T,
-                b_Q=biases[0], b_K=biases[1], b_V=biases[2], b_O=block.attn.c_proj.bias.data,
-                q_norm=None, k_norm=None, mlp=block.mlp, n_heads=heads, n_groups=heads,
-                scale=1 / math.sqrt(config.hidden_size // heads), window=None,
+                norm1=_layer_norm(block.ln_1),
+                norm2=_layer_norm(block.ln_2),
+                W_Q=weights[0],
+                W_K=weights[1],
+                W_V=weights[2],
+                W_O=block.attn.c_proj.weight.data.T,
+                b_Q=biases[0],
+                b_K=biases[1],
+                b_V=biases[2],
+                b_O=block.attn.c_proj.bias.data,
+                q_norm=None,
+                k_norm=None,
+                mlp=block.mlp,
+                n_heads=heads,
+                n_groups=heads,
+                scale=1 / math.sqrt(config.hidden_size // heads),
+                window=None,
             )
-        )  # fmt: skip
+        )
 
     def embed(ids: Tensor) -> Tensor:
         out: Tensor = base.wte(ids) + base.wpe(torch.arange(len(ids), device=ids.device))

@@ -243,9 +243,21 @@ def feature_circuit(
     if edge_threshold is not None:
         edges = _edges(passes, cut, batches, nodes, edge_threshold, separate)
     return FeatureCircuit(
-        units, method, hooks, nodes, edges, found, value, patched, node_threshold, edge_threshold,
-        passes, cut, batches, model,
-    )  # fmt: skip
+        units,
+        method,
+        hooks,
+        nodes,
+        edges,
+        found,
+        value,
+        patched,
+        node_threshold,
+        edge_threshold,
+        passes,
+        cut,
+        batches,
+        model,
+    )
 
 
 def _one_length(batches: Sequence[Batch], length: int) -> None:
@@ -280,9 +292,13 @@ def _nodes(units: Sequence[Units], found: Sequence[Effects], least: float, separ
 
 
 def _edges(
-    passes: Passes, units: Sequence[Units], batches: Sequence[Batch], nodes: Sequence[Node], least: float,
+    passes: Passes,
+    units: Sequence[Units],
+    batches: Sequence[Batch],
+    nodes: Sequence[Node],
+    least: float,
     separate: bool,
-) -> csr_array:  # fmt: skip
+) -> csr_array:
     matrix = np.zeros((len(nodes), len(nodes)))
     numbers = {u.hook: [i for i, n in enumerate(nodes) if n.hook == u.hook] for u in units}
     for below, above in pairwise(units):

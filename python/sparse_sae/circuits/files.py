@@ -17,9 +17,17 @@ _FORMAT, _VERSION = "sparse_sae attribution graph", 1
 _TEXTS = ("model_name", "tokens", "words", "n_layers", "labels", "missing_layers")
 # array -> (kind of its dtype, axes); all but the edges have a row for each node
 _ARRAYS = {
-    "kind": ("i", 1), "layer": ("i", 1), "position": ("i", 1), "latent": ("i", 1), "activation": ("f", 1),
-    "weight": ("f", 1), "bias": ("f", 1), "rest": ("f", 1), "expanded": ("b", 1), "heads": ("f", 3),
-}  # fmt: skip
+    "kind": ("i", 1),
+    "layer": ("i", 1),
+    "position": ("i", 1),
+    "latent": ("i", 1),
+    "activation": ("f", 1),
+    "weight": ("f", 1),
+    "bias": ("f", 1),
+    "rest": ("f", 1),
+    "expanded": ("b", 1),
+    "heads": ("f", 3),
+}
 _EDGES = {"data": "f", "indices": "i", "indptr": "i"}
 
 

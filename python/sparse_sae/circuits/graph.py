@@ -165,12 +165,25 @@ class AttributionGraph:
         inside = csr_array(csr_array(whole[index])[:, index])
         left = np.asarray(abs(self.edges).sum(1)).ravel()[index] - np.asarray(abs(inside).sum(1)).ravel()
         return AttributionGraph(
-            self.model_name, self.tokens, self.words, self.n_layers, self.kind[index], self.layer[index],
-            self.position[index], self.latent[index], self.activation[index], self.weight[index],
-            [self.labels[i] for i in index], inside, self.bias[index],
-            self.rest[index] + np.maximum(left, 0), self.expanded[index], self.heads[index], self.missing_layers,
+            self.model_name,
+            self.tokens,
+            self.words,
+            self.n_layers,
+            self.kind[index],
+            self.layer[index],
+            self.position[index],
+            self.latent[index],
+            self.activation[index],
+            self.weight[index],
+            [self.labels[i] for i in index],
+            inside,
+            self.bias[index],
+            self.rest[index] + np.maximum(left, 0),
+            self.expanded[index],
+            self.heads[index],
+            self.missing_layers,
             origin=None if self.origin is None else self.origin.part(index),
-        )  # fmt: skip
+        )
 
 
 def influence(

@@ -36,9 +36,10 @@ def measure(
     frozen, attention = _edges(graph, origin, n_edges)
     ranks = _features(graph)
     kept = {
-        "circuit": _mask(origin, circuit), "all": np.ones(len(origin.frozen.layer), bool),
+        "circuit": _mask(origin, circuit),
+        "all": np.ones(len(origin.frozen.layer), bool),
         "none": np.zeros(len(origin.frozen.layer), bool),
-    }  # fmt: skip
+    }
     sizes = sorted({n for n in (*_SIZES, len(circuit), len(ranks)) if n <= len(ranks)})
     random = _random(origin, kept["circuit"], n_random, seed)
     masks = [
@@ -58,10 +59,21 @@ def measure(
         for errors, how in _POLICIES
     )
     result = Confirmation(
-        frozen, attention, _nodes(graph, origin, n_nodes), circuit, sizes,
-        [float(x) for x in faithfulness[3 : 3 + len(sizes)]], faithfulness[3 + len(sizes) :],
-        float(faithfulness[1]), float(held[1]), float(bare[1]), float(faithfulness[2]), value, float(values[0]), [],
-    )  # fmt: skip
+        frozen,
+        attention,
+        _nodes(graph, origin, n_nodes),
+        circuit,
+        sizes,
+        [float(x) for x in faithfulness[3 : 3 + len(sizes)]],
+        faithfulness[3 + len(sizes) :],
+        float(faithfulness[1]),
+        float(held[1]),
+        float(bare[1]),
+        float(faithfulness[2]),
+        value,
+        float(values[0]),
+        [],
+    )
     latents = _latents(graph, circuit)
     others = [
         _paraphrase(origin, prompt, len(circuit), latents, n_edges, n_nodes, seed) for prompt in paraphrases
@@ -183,9 +195,14 @@ def _latents(graph: AttributionGraph, nodes: NDArray[np.int64]) -> set[tuple[int
 
 
 def _paraphrase(
-    origin: Origin, prompt: str | Sequence[int], size: int, latents: set[tuple[int, int]],
-    n_edges: int, n_nodes: int, seed: int,
-) -> Paraphrase:  # fmt: skip
+    origin: Origin,
+    prompt: str | Sequence[int],
+    size: int,
+    latents: set[tuple[int, int]],
+    n_edges: int,
+    n_nodes: int,
+    seed: int,
+) -> Paraphrase:
     from sparse_sae.circuits.attribution import graph_of, prompt_ids
 
     ids = prompt_ids(origin.tokenizer, prompt)
@@ -195,6 +212,10 @@ def _paraphrase(
     found = measure(graph, (), n_edges=n_edges, n_nodes=n_nodes, n_random=0, size=size, seed=seed)
     own = _latents(graph, found.circuit)
     return Paraphrase(
-        prompt if isinstance(prompt, str) else tuple(ids), found.value, found.faithfulness,
-        found.frozen.correlation, found.nodes.correlation, len(own & latents) / len(own),
-    )  # fmt: skip
+        prompt if isinstance(prompt, str) else tuple(ids),
+        found.value,
+        found.faithfulness,
+        found.frozen.correlation,
+        found.nodes.correlation,
+        len(own & latents) / len(own),
+    )

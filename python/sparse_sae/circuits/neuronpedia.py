@@ -46,10 +46,15 @@ def write_neuronpedia(
     write_json(
         path,
         document(
-            graph, slug=slug, scan=scan, names=names, supernodes=supernodes,
-            node_threshold=node_threshold, edge_threshold=edge_threshold,
+            graph,
+            slug=slug,
+            scan=scan,
+            names=names,
+            supernodes=supernodes,
+            node_threshold=node_threshold,
+            edge_threshold=edge_threshold,
         ),
-    )  # fmt: skip
+    )
 
 
 def document(
@@ -78,29 +83,36 @@ def document(
     rows = np.repeat(np.arange(len(graph)), np.diff(graph.edges.indptr))
     pruning = {"node_threshold": node_threshold, "edge_threshold": edge_threshold}
     metadata: dict[str, Any] = {
-        "slug": slug, "scan": scan or graph.model_name, "prompt_tokens": graph.words,
-        "prompt": "".join(graph.words), "schema_version": 1, "transcoder_list": [],
+        "slug": slug,
+        "scan": scan or graph.model_name,
+        "prompt_tokens": graph.words,
+        "prompt": "".join(graph.words),
+        "schema_version": 1,
+        "transcoder_list": [],
         "info": {
             "description": f"Attribution graph of {graph.model_name}",
             "generator": {"name": "sparse_sae", "version": _version()},
             "create_time_ms": int(time.time() * 1000),
         },
         "pruning_settings": {k: v for k, v in pruning.items() if v is not None},
-    }  # fmt: skip
+    }
     if node_threshold is not None:
         metadata["node_threshold"] = node_threshold
     return {
         "metadata": metadata,
         "qParams": {
-            "pinnedIds": [], "supernodes": [[name, *(ids[m] for m in members)] for name, members in supernodes],
-            "linkType": "both", "clickedId": "", "sg_pos": "",
+            "pinnedIds": [],
+            "supernodes": [[name, *(ids[m] for m in members)] for name, members in supernodes],
+            "linkType": "both",
+            "clickedId": "",
+            "sg_pos": "",
         },
         "nodes": [_node(graph, i, ids[i], influence[i], names or {}) for i in range(len(graph))],
         "links": [
             {"source": ids[s], "target": ids[t], "weight": float(w)}
             for t, s, w in zip(rows, graph.edges.indices, graph.edges.data, strict=True)
         ],
-    }  # fmt: skip
+    }
 
 
 def _version() -> str:
@@ -127,10 +139,18 @@ def _node(
 ) -> dict[str, Any]:
     kind, layer, position, latent = int(g.kind[i]), int(g.layer[i]), int(g.position[i]), int(g.latent[i])
     node: dict[str, Any] = {
-        "node_id": node_id, "feature": -1, "layer": str(layer), "ctx_idx": position,
-        "feature_type": _KINDS[kind], "jsNodeId": f"{node_id}-0", "clerp": g.labels[i],
-        "influence": float(influence), "reverse_ctx_idx": 0, "is_target_logit": False, "token_prob": 0.0,
-    }  # fmt: skip
+        "node_id": node_id,
+        "feature": -1,
+        "layer": str(layer),
+        "ctx_idx": position,
+        "feature_type": _KINDS[kind],
+        "jsNodeId": f"{node_id}-0",
+        "clerp": g.labels[i],
+        "influence": float(influence),
+        "reverse_ctx_idx": 0,
+        "is_target_logit": False,
+        "token_prob": 0.0,
+    }
     if kind == TOKEN:
         node |= {"layer": "E", "feature": position, "jsNodeId": f"E_{latent}-{position}"}
     elif kind == FEATURE:
@@ -140,10 +160,13 @@ def _node(
     elif kind != ERROR:
         text = str(g.labels[i]).strip("'")
         node |= {
-            "layer": str(g.n_layers + 1), "feature": max(latent, 0), "jsNodeId": f"L_{node_id}-{position}",
-            "clerp": f'Output "{text}" (p={g.weight[i]:.3f})', "token_prob": float(g.weight[i]),
+            "layer": str(g.n_layers + 1),
+            "feature": max(latent, 0),
+            "jsNodeId": f"L_{node_id}-{position}",
+            "clerp": f'Output "{text}" (p={g.weight[i]:.3f})',
+            "token_prob": float(g.weight[i]),
             "is_target_logit": True,
-        }  # fmt: skip
+        }
     return node
 
 

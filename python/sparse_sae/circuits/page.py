@@ -70,9 +70,13 @@ def page(
     for character in "<>&\u2028\u2029":  # no text can end the element that holds it
         data = data.replace(character, f"\\u{ord(character):04x}")
     slots = {
-        "TITLE": html.escape(title), "STYLE": part["css"], "STYLE_HASH": _digest(part["css"]),
-        "SCRIPT": part["js"], "SCRIPT_HASH": _digest(part["js"]), "DATA": data,
-    }  # fmt: skip
+        "TITLE": html.escape(title),
+        "STYLE": part["css"],
+        "STYLE_HASH": _digest(part["css"]),
+        "SCRIPT": part["js"],
+        "SCRIPT_HASH": _digest(part["js"]),
+        "DATA": data,
+    }
     pieces = part["html"].split("@")
     # every second piece names a slot; what fills one is never searched for others
     return "".join(slots[piece] if i % 2 else piece for i, piece in enumerate(pieces))
@@ -105,14 +109,18 @@ def contents(
             f"no dictionary in {len(lacking)} of {graph.n_layers} layers ({_ranges(lacking)}): their MLPs are errors"
         )
     return {
-        "title": title, "words": graph.words, "n_layers": graph.n_layers, "facts": "; ".join(facts),
+        "title": title,
+        "words": graph.words,
+        "n_layers": graph.n_layers,
+        "facts": "; ".join(facts),
         "nodes": [_node(graph, i, float(influence[i]), names, group.get(i)) for i in range(len(graph))],
         "links": [
-            [int(t), int(s), _number(w)] for t, s, w in zip(rows, graph.edges.indices, graph.edges.data, strict=True)
+            [int(t), int(s), _number(w)]
+            for t, s, w in zip(rows, graph.edges.indices, graph.edges.data, strict=True)
         ],
         "groups": [{"name": name, "members": [int(m) for m in members]} for name, members in supernodes],
         "confirmation": None if graph.confirmation is None else _confirmation(graph.confirmation),
-    }  # fmt: skip
+    }
 
 
 def _node(
@@ -133,27 +141,38 @@ def _node(
     elif kind != TOKEN:
         facts = [f"value {g.activation[i]:.3g}", f"weight {g.weight[i]:.3g}"]
     return {
-        "kind": KINDS[kind], "row": -1 if kind == TOKEN else layer if kind in (FEATURE, ERROR) else g.n_layers,
-        "position": position, "name": label, "facts": ", ".join(facts), "influence": influence, "group": group,
-    }  # fmt: skip
+        "kind": KINDS[kind],
+        "row": -1 if kind == TOKEN else layer if kind in (FEATURE, ERROR) else g.n_layers,
+        "position": position,
+        "name": label,
+        "facts": ", ".join(facts),
+        "influence": influence,
+        "group": group,
+    }
 
 
 def _confirmation(c: Confirmation) -> dict[str, Any]:
     return {
-        "verdict": c.verdict, "failed": c.failed, "frozen": _pairs(c.frozen), "attention": _pairs(c.attention),
-        "nodes": _pairs(c.nodes), "sizes": list(c.sizes), "curve": [_number(v) for v in c.curve],
+        "verdict": c.verdict,
+        "failed": c.failed,
+        "frozen": _pairs(c.frozen),
+        "attention": _pairs(c.attention),
+        "nodes": _pairs(c.nodes),
+        "sizes": list(c.sizes),
+        "curve": [_number(v) for v in c.curve],
         "random": [_number(v) for v in c.random],
         "paraphrases": [
             {"prompt": str(p.prompt), "faithfulness": _number(p.faithfulness), "overlap": _number(p.overlap)}
             for p in c.paraphrases
         ],
-    }  # fmt: skip
+    }
 
 
 def _pairs(a: Ablations) -> dict[str, Any]:
     return {
-        "text": str(a), "pairs": [[_number(p), _number(m)] for p, m in zip(a.predicted, a.measured, strict=True)]
-    }  # fmt: skip
+        "text": str(a),
+        "pairs": [[_number(p), _number(m)] for p, m in zip(a.predicted, a.measured, strict=True)],
+    }
 
 
 def _number(value: Any) -> float | None:

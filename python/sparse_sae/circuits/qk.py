@@ -163,11 +163,22 @@ def qk_attribution(
         k, k_heads = k - other[0], k_heads - other[1]
     q, q_heads = q * tf.layers[layer].scale, q_heads * tf.layers[layer].scale
     return QKAttribution(
-        layer, head, query, keys[0], None if than is None else keys[1],
-        float(q.sum(0) @ k.sum(0)), float(f.pattern(layer)[head, query, keys[0]]),
-        [*source_labels(f, words), BIAS], [*(KINDS[i] for i in source_kinds(f)), BIAS],
-        q @ k.sum(0), k @ q.sum(0), q_heads @ k.sum(0), k_heads @ q.sum(0), q, k,
-    )  # fmt: skip
+        layer,
+        head,
+        query,
+        keys[0],
+        None if than is None else keys[1],
+        float(q.sum(0) @ k.sum(0)),
+        float(f.pattern(layer)[head, query, keys[0]]),
+        [*source_labels(f, words), BIAS],
+        [*(KINDS[i] for i in source_kinds(f)), BIAS],
+        q @ k.sum(0),
+        k @ q.sum(0),
+        q_heads @ k.sum(0),
+        k_heads @ q.sum(0),
+        q,
+        k,
+    )
 
 
 def _frozen(graph: AttributionGraph | Frozen) -> tuple[Frozen, list[str]]:

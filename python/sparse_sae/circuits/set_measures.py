@@ -82,9 +82,15 @@ class SetQuality:
         for r in self.rows:
             what = r.hooks[0] if len(r.hooks) == 1 else f"all {len(r.hooks)} at once"
             values = (
-                r.loss, r.loss_dictionary, r.loss_with_errors, r.loss_zero, r.loss_mean, r.recovered_zero,
-                r.recovered_mean, r.kl_dictionary,
-            )  # fmt: skip
+                r.loss,
+                r.loss_dictionary,
+                r.loss_with_errors,
+                r.loss_zero,
+                r.loss_mean,
+                r.recovered_zero,
+                r.recovered_mean,
+                r.kl_dictionary,
+            )
             lines.append(f"{what:<30}" + "".join(f"{value:>10.4f}" for value in values))
         return "\n".join(lines)
 
@@ -135,11 +141,16 @@ def set_quality(
         loss = {fill: scores[f"{fill} {number}"].loss for fill in _FILLS}
         rows.append(
             Replacement(
-                tuple(p.writes.name for p in group), scores["unedited"].loss, loss["dictionary"],
-                scores[f"dictionary {number}"].kl, loss["with_errors"], loss["zero"], loss["mean"],
+                tuple(p.writes.name for p in group),
+                scores["unedited"].loss,
+                loss["dictionary"],
+                scores[f"dictionary {number}"].kl,
+                loss["with_errors"],
+                loss["zero"],
+                loss["mean"],
                 int(scores["unedited"].tokens.sum()),
             )
-        )  # fmt: skip
+        )
     return SetQuality(rows)
 
 

@@ -139,10 +139,19 @@ def train_set(
     d_sae = 8 * model.d_model if d_sae is None else whole("d_sae", d_sae, least=1)
     n_tokens = 2 * capture_tokens if n_tokens is None else whole("n_tokens", n_tokens, least=1)
     settings: dict[str, Any] = {
-        "architecture": type(architecture).__name__, **architecture.config(), "d_sae": d_sae, "skip": skip,
-        "capture_tokens": capture_tokens, "n_tokens": n_tokens, "seed": seed, "dtype": dtype, "context": context,
-        "pack": pack, "compute_dtype": compute_dtype, **{name: repr(value) for name, value in training.items()},
-    }  # fmt: skip
+        "architecture": type(architecture).__name__,
+        **architecture.config(),
+        "d_sae": d_sae,
+        "skip": skip,
+        "capture_tokens": capture_tokens,
+        "n_tokens": n_tokens,
+        "seed": seed,
+        "dtype": dtype,
+        "context": context,
+        "pack": pack,
+        "compute_dtype": compute_dtype,
+        **{name: repr(value) for name, value in training.items()},
+    }
     manifest = _begun(out, model, settings)
     rows, known = manifest["dictionaries"], manifest["training"]
     made = {(row["reads"], row["writes"]) for row in rows}
@@ -153,10 +162,18 @@ def train_set(
     held = out / _WORK / "activations"
     for group in _groups(model, wanted, capture_tokens, dtype, budget):
         stores = capture(
-            model, texts(), list(dict.fromkeys(h for p in group for h in p.hooks)), held, max_tokens=capture_tokens,
-            context=context, pack=pack, dtype=dtype, compute_dtype=known["compute_dtype"], parse_special=False,
+            model,
+            texts(),
+            list(dict.fromkeys(h for p in group for h in p.hooks)),
+            held,
+            max_tokens=capture_tokens,
+            context=context,
+            pack=pack,
+            dtype=dtype,
+            compute_dtype=known["compute_dtype"],
+            parse_special=False,
             progress=progress,
-        )  # fmt: skip
+        )
         digest = stores[group[0].writes].manifest["shards"][-1]["state"]
         if known.setdefault("texts", digest) != digest:
             raise ValueError(
@@ -166,10 +183,17 @@ def train_set(
             run = out / _WORK / f"run of {place.writes}"
             fitted, held_out = _split([stores[hook] for hook in place.hooks])
             sae = train(
-                tuple(fitted) if len(fitted) > 1 else fitted[0], architecture, d_sae=d_sae, n_tokens=n_tokens,
-                seed=seed, coder=Coder(place.coder, skip and place.coder == "transcoder"), num_threads=num_threads,
-                out=run, resume=checkpoint.exists(run), **training,
-            ).sae  # fmt: skip
+                tuple(fitted) if len(fitted) > 1 else fitted[0],
+                architecture,
+                d_sae=d_sae,
+                n_tokens=n_tokens,
+                seed=seed,
+                coder=Coder(place.coder, skip and place.coder == "transcoder"),
+                num_threads=num_threads,
+                out=run,
+                resume=checkpoint.exists(run),
+                **training,
+            ).sae
             scores = {}
             if all(len(store) for store in held_out):
                 measured = evaluate(sae, *held_out, num_threads=num_threads)

@@ -70,17 +70,26 @@ class Curve:
 
 
 def faithfulness(
-    passes: Passes, units: Sequence[Units], batches: Sequence[Batch], masks: Sequence[Mask],
-    errors: ErrorPolicy, reference: Reference,
-) -> float:  # fmt: skip
+    passes: Passes,
+    units: Sequence[Units],
+    batches: Sequence[Batch],
+    masks: Sequence[Mask],
+    errors: ErrorPolicy,
+    reference: Reference,
+) -> float:
     """F of one circuit, of means over all pairs; NaN where m(M) = m(∅)."""
     return many(passes, units, batches, [masks], errors, reference)[0]
 
 
 def curve(
-    passes: Passes, units: Sequence[Units], batches: Sequence[Batch], effects: Sequence[Effects],
-    errors: ErrorPolicy, reference: Reference, sizes: Sequence[int] | None = None,
-) -> Curve:  # fmt: skip
+    passes: Passes,
+    units: Sequence[Units],
+    batches: Sequence[Batch],
+    effects: Sequence[Effects],
+    errors: ErrorPolicy,
+    reference: Reference,
+    sizes: Sequence[int] | None = None,
+) -> Curve:
     """Circuits of the nodes of largest |effect|; error nodes are ranked among them under the policy "default".
 
     Raises:
@@ -114,13 +123,18 @@ def matched(mask: Mask, effects: Effects, rng: np.random.Generator) -> Mask:
 
 
 def many(
-    passes: Passes, units: Sequence[Units], batches: Sequence[Batch], circuits: Sequence[Sequence[Mask]],
-    errors: ErrorPolicy, reference: Reference,
-) -> list[float]:  # fmt: skip
+    passes: Passes,
+    units: Sequence[Units],
+    batches: Sequence[Batch],
+    circuits: Sequence[Sequence[Mask]],
+    errors: ErrorPolicy,
+    reference: Reference,
+) -> list[float]:
     """F of each circuit, of means over all pairs; NaN where m(M) = m(∅)."""
     for name, value, known in (
-        ("errors", errors, ("default", "keep", "remove")), ("reference", reference, ("patch", "zero")),
-    ):  # fmt: skip
+        ("errors", errors, ("default", "keep", "remove")),
+        ("reference", reference, ("patch", "zero")),
+    ):
         if value not in known:
             raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
     total = np.zeros(len(circuits) + 2)

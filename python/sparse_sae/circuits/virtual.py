@@ -238,8 +238,12 @@ def _of(dictionaries: DictionarySet, hook: str) -> Dictionary:
 
 # where in a layer a hook point lies, as a fraction of it
 _SITES = {
-    "hook_resid_pre": -0.5, "hook_resid_mid": 0.25, "mlp.hook_in": 0.25, "hook_mlp_out": 0.5, "hook_resid_post": 0.5,
-}  # fmt: skip
+    "hook_resid_pre": -0.5,
+    "hook_resid_mid": 0.25,
+    "mlp.hook_in": 0.25,
+    "hook_mlp_out": 0.5,
+    "hook_resid_post": 0.5,
+}
 
 
 def _depth(hook: str) -> float:

@@ -33,9 +33,13 @@ def add_evaluate(add: AddCommand) -> None:
     )
     score.add_argument("--truth", metavar="FILE", help="true features (n, d) as .npy: are they found?")
     score.add_argument(
-        "--control", nargs=2, action="append", default=[], metavar=("SAE", "DATA"),
+        "--control",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("SAE", "DATA"),
         help="an SAE trained alike on data without features, and its held-out data: is it as good?",
-    )  # fmt: skip
+    )
     score.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
 
 
@@ -66,12 +70,13 @@ def add_bench(add: AddCommand) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     sae = load(options.sae)
     metrics = evaluate(
-        sae, *options.data,
+        sae,
+        *options.data,
         other=one_or_tuple(options.other) if options.other else None,
         seeds=[load(p) for p in options.seeds],
         truth=None if options.truth is None else open_path(options.truth, "--truth"),
         controls={data: (load(control), data) for control, data in options.control},
-    )  # fmt: skip
+    )
     print(metrics)
     if options.json:
         write_json(options.json, metrics.to_dict())

@@ -75,9 +75,14 @@ def _browse(options: argparse.Namespace) -> int:
     from ..browser.server import serve
 
     serve(
-        file, sae=None if sae is None else load(sae), model=model, graph=options.graph, port=options.port,
-        open_page=not options.no_open, say=print,
-    )  # fmt: skip
+        file,
+        sae=None if sae is None else load(sae),
+        model=model,
+        graph=options.graph,
+        port=options.port,
+        open_page=not options.no_open,
+        say=print,
+    )
     return 0
 
 
@@ -123,10 +128,15 @@ def _built(directory: Path, model: Any, options: argparse.Namespace) -> Path:
 
     try:
         build(
-            sae, store, path, model=model, vocabulary=vocabulary, progress=progress,
+            sae,
+            store,
+            path,
+            model=model,
+            vocabulary=vocabulary,
+            progress=progress,
             others={p.name if p.name != "sae" else p.parent.name: load(p) for p in options.compare},
             labels=read_json(options.labels, 64 << 20) if options.labels else None,
-        )  # fmt: skip
+        )
     finally:
         for bar in stages.values():
             bar.__exit__(None, None, None)

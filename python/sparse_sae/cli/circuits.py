@@ -17,9 +17,12 @@ def add_circuit(add: AddCommand) -> None:
     trace.add_argument("--plain", action="store_true", help="no chat template")
     trace.add_argument("--set", type=Path, required=True, metavar="DIR", help="directory of train-set")
     trace.add_argument(
-        "--target", action="append", default=[], metavar="TOKEN",
+        "--target",
+        action="append",
+        default=[],
+        metavar="TOKEN",
         help="the next token to explain, such as ' Yes' (default: the likeliest ones); may be given several times",
-    )  # fmt: skip
+    )
     trace.add_argument(
         "--minus", metavar="TOKEN", help="explain by how much the target's logit exceeds this one's"
     )
@@ -51,9 +54,11 @@ def add_circuit(add: AddCommand) -> None:
         "--names", type=Path, metavar="FILE", help='your names of features, JSON: {"12/345": "a name"}'
     )
     trace.add_argument(
-        "--label-tokens", type=count, metavar="N",
+        "--label-tokens",
+        type=count,
+        metavar="N",
         help="label the features by the tokens of N tokens of text on which they fire, and by what they promote",
-    )  # fmt: skip
+    )
     trace.add_argument(
         "--texts", type=Path, metavar="FILE", help="that text, one a line (default: Python's prose)"
     )
@@ -76,7 +81,7 @@ def _circuit(options: argparse.Namespace) -> int:
         supernodes,
         write_neuronpedia,
         write_page,
-    )  # fmt: skip
+    )
     from ..lm.model.prompts import token_ids
 
     def ids(prompt: str) -> list[int]:

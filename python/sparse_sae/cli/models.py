@@ -118,9 +118,13 @@ def _demo(options: argparse.Namespace) -> int:
     from ..demo.language_model import run
 
     run(
-        tokens=options.tokens, features=options.features or 4608, k=options.k or 32, out=options.out,
-        model=options.model, json_path=options.json,
-    )  # fmt: skip
+        tokens=options.tokens,
+        features=options.features or 4608,
+        k=options.k or 32,
+        out=options.out,
+        model=options.model,
+        json_path=options.json,
+    )
     return 0
 
 
@@ -164,10 +168,16 @@ def _capture(options: argparse.Namespace) -> int:
     texts = lines(options.texts) if options.texts else english_documents()
     with Bar("capturing", options.tokens) as bar:
         stores = capture(
-            model, texts, hooks, options.out, max_tokens=options.tokens, dtype=options.dtype, context=options.context,
+            model,
+            texts,
+            hooks,
+            options.out,
+            max_tokens=options.tokens,
+            dtype=options.dtype,
+            context=options.context,
             parse_special=options.parse_special,
             progress=lambda p: bar.update(p.tokens, f"{p.tokens:,} tokens, {p.tokens_per_second:,.0f}/s"),
-        )  # fmt: skip
+        )
     for store in stores.values() if isinstance(stores, dict) else [stores]:
         excluded = ", ".join(f"{n} {kind}" for kind, n in store.excluded.items())
         print(f"{store.path}: {len(store):,} rows of {store.d_in}; left out: {excluded}")

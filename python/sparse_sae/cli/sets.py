@@ -25,13 +25,17 @@ def add_train_set(add: AddCommand) -> None:
         "--out", type=Path, required=True, help="directory of the set; a stopped run goes on from it"
     )
     fit.add_argument(
-        "--layers", default="all", metavar="LAYERS",
+        "--layers",
+        default="all",
+        metavar="LAYERS",
         help="whose MLP gets a transcoder: all, none, or numbers such as 0,3,10-14 (default: all)",
-    )  # fmt: skip
+    )
     fit.add_argument(
-        "--residual", default="none", metavar="LAYERS",
+        "--residual",
+        default="none",
+        metavar="LAYERS",
         help="after which layers the residual stream gets an SAE (default: none)",
-    )  # fmt: skip
+    )
     fit.add_argument("--d-sae", type=count, help="latents of each (default: eight times the model's width)")
     fit.add_argument("--k", type=count, default=32, help="active latents a token (default: 32)")
     fit.add_argument("--no-skip", action="store_true", help="transcoders without a linear skip")
@@ -53,9 +57,10 @@ def add_train_set(add: AddCommand) -> None:
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--threads", type=int)
     fit.add_argument(
-        "--no-quality", action="store_true",
+        "--no-quality",
+        action="store_true",
         help="do not measure, at the end, the model's loss with each dictionary and with all of them in place",
-    )  # fmt: skip
+    )
     fit.add_argument("--json", type=Path, metavar="FILE", help="also write these losses there")
 
 
@@ -98,13 +103,24 @@ def _train_set(options: argparse.Namespace) -> int:
 
     with Bar("capturing", options.capture_tokens) as bar:
         made = train_set(
-            model, texts, options.out, TopK(k=options.k), layers=layers,
-            residual=list(range(model.n_layers)) if residual is None else residual, d_sae=options.d_sae,
-            skip=not options.no_skip, capture_tokens=options.capture_tokens, n_tokens=options.tokens,
-            seed=options.seed, disk_bytes=None if options.disk_gb is None else int(options.disk_gb * 1e9),
-            dtype=options.dtype, context=options.context, num_threads=options.threads, report=finished,
+            model,
+            texts,
+            options.out,
+            TopK(k=options.k),
+            layers=layers,
+            residual=list(range(model.n_layers)) if residual is None else residual,
+            d_sae=options.d_sae,
+            skip=not options.no_skip,
+            capture_tokens=options.capture_tokens,
+            n_tokens=options.tokens,
+            seed=options.seed,
+            disk_bytes=None if options.disk_gb is None else int(options.disk_gb * 1e9),
+            dtype=options.dtype,
+            context=options.context,
+            num_threads=options.threads,
+            report=finished,
             progress=lambda p: bar.update(p.tokens, f"{p.tokens:,} tokens, {p.tokens_per_second:,.0f}/s"),
-        )  # fmt: skip
+        )
     print(f"{options.out}: {made}")
     if not options.no_quality:
         every = lines(options.texts) if options.texts else english_documents()

@@ -34,9 +34,10 @@ def add_train(add: AddCommand) -> None:
     )
     fit.add_argument("--out", type=Path, help="directory for checkpoints, history.jsonl and the SAE")
     fit.add_argument(
-        "--architecture", choices=sorted(ARCHITECTURES),
+        "--architecture",
+        choices=sorted(ARCHITECTURES),
         help="topk unless given",
-    )  # fmt: skip
+    )
     fit.add_argument(
         "--set",
         action="append",
@@ -111,9 +112,13 @@ def _train(options: argparse.Namespace) -> int:
     data, out = asked.pop("data"), Path(asked.pop("out"))
     try:
         result = train(
-            data if isinstance(data, str) else one_or_tuple(list(data)), config=TrainConfig.from_dict(asked), out=out,
-            resume=options.resume, overwrite=options.overwrite, num_threads=options.threads,
-        )  # fmt: skip
+            data if isinstance(data, str) else one_or_tuple(list(data)),
+            config=TrainConfig.from_dict(asked),
+            out=out,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            num_threads=options.threads,
+        )
     except TrainingInterrupted as interrupted:
         print(
             f"interrupted after {interrupted.result.tokens:,} tokens; go on with the same command and --resume",

@@ -87,15 +87,20 @@ def run(
     print(f"   {reason.line()}")
 
     result = {
-        "fvu": metrics.fvu, "l0": metrics.l0, "dead_fraction": metrics.dead_fraction,
-        "tokens": len(parts["training"]), "excluded_tokens": sum(excluded.values()), "excluded": excluded,
+        "fvu": metrics.fvu,
+        "l0": metrics.l0,
+        "dead_fraction": metrics.dead_fraction,
+        "tokens": len(parts["training"]),
+        "excluded_tokens": sum(excluded.values()),
+        "excluded": excluded,
         "labels": {
-            name: {kind: detector.to_dict() for kind, detector in found.items()} for name, found in labels.items()
+            name: {kind: detector.to_dict() for kind, detector in found.items()}
+            for name, found in labels.items()
         },
         "contexts": {str(latent): lines for latent, lines in contexts.items()},
         "steering": {"latent": latent, "prompt": PROMPT, "examples": steering},
         "why": reason.to_dict(),
-    }  # fmt: skip
+    }
     if json_path:
         write_json(json_path, result)
     where = f"{out / f'sae-{tokens}-{features}-{k}' / 'sae'} --store {out / f'activations-{tokens}'}"
@@ -110,9 +115,15 @@ def _captured(lm: LanguageModel, texts: Iterator[str], path: Path, max_tokens: i
     except (FileNotFoundError, ValueError):
         with Bar("capturing", max_tokens) as bar:
             return capture(
-                lm, texts, HOOK, path, max_tokens=max_tokens, pack=False, parse_special=False,
+                lm,
+                texts,
+                HOOK,
+                path,
+                max_tokens=max_tokens,
+                pack=False,
+                parse_special=False,
                 progress=lambda p: bar.update(p.tokens, f"{p.tokens_per_second:,.0f} tokens/s"),
-            )  # fmt: skip
+            )
 
 
 def _split(store: ActivationStore, n_tickets: int) -> dict[str, ActivationStore]:
@@ -128,9 +139,11 @@ def _split(store: ActivationStore, n_tickets: int) -> dict[str, ActivationStore]
             f"tokens: {len(store):,} leave no prose beside {2 * n_tickets} tickets; ask for 40,000 or more"
         )
     chosen = {
-        "training": ~held_out, "held out": held_out, "train tickets": ticket & ~held_out,
+        "training": ~held_out,
+        "held out": held_out,
+        "train tickets": ticket & ~held_out,
         "held_out tickets": ticket & held_out,
-    }  # fmt: skip
+    }
     return {name: store.select(documents=texts[mask]) for name, mask in chosen.items()}
 
 
@@ -141,9 +154,14 @@ def _trained(rows: ActivationStore, path: Path, features: int, k: int, model_nam
     metadata = {"model_name": model_name, "hook_name": HOOK}
     # A demo that was stopped while it trained goes on where it was.
     return train(
-        rows, TopK(k=k), d_sae=features, n_tokens=passes * len(rows), out=path, metadata=metadata,
+        rows,
+        TopK(k=k),
+        d_sae=features,
+        n_tokens=passes * len(rows),
+        out=path,
+        metadata=metadata,
         resume=checkpoint.exists(path),
-    ).sae  # fmt: skip
+    ).sae
 
 
 def _detectors(

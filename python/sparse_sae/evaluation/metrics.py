@@ -156,9 +156,15 @@ def evaluate(
         for name, (control, rows) in (controls or {}).items()
     }
     found, checked = findings(
-        sae, metrics, sample, fvu_other=fvu_other, seeds=seeds, truth=truth, controls=of_controls,
+        sae,
+        metrics,
+        sample,
+        fvu_other=fvu_other,
+        seeds=seeds,
+        truth=truth,
+        controls=of_controls,
         dead_before=dead_before,
-    )  # fmt: skip
+    )
     return replace(metrics, warnings=tuple(found), checked=tuple(checked))
 
 

@@ -14,9 +14,20 @@ from .._io.safetensors import read_header, widen
 from .._io.safetensors import read_tensors as read_safetensors
 
 __all__ = [
-    "Array", "FormatError", "contents", "integer", "is_saved_sae", "peek_json", "peek_npz", "peek_shapes",
-    "peek_torch", "read_json", "read_npz", "read_safetensors", "read_torch",
-]  # fmt: skip
+    "Array",
+    "FormatError",
+    "contents",
+    "integer",
+    "is_saved_sae",
+    "peek_json",
+    "peek_npz",
+    "peek_shapes",
+    "peek_torch",
+    "read_json",
+    "read_npz",
+    "read_safetensors",
+    "read_torch",
+]
 
 # What the writers of this package put into a directory, whichever format.
 _SAVED = {"cfg.json", "sae_weights.safetensors", "sae.safetensors", "config.json", "ae.pt"}

@@ -13,10 +13,23 @@ _RENAMED = {
 }
 # What version 6 keeps under "metadata".
 _METADATA = (
-    "model_name", "hook_name", "hook_name_out", "hook_head_index", "hook_head_index_out", "hf_hook_name",
-    "model_class_name", "model_from_pretrained_kwargs", "prepend_bos", "exclude_special_tokens", "neuronpedia_id",
-    "context_size", "seqpos_slice", "dataset_path", "sae_lens_version", "sae_lens_training_version",
-)  # fmt: skip
+    "model_name",
+    "hook_name",
+    "hook_name_out",
+    "hook_head_index",
+    "hook_head_index_out",
+    "hf_hook_name",
+    "model_class_name",
+    "model_from_pretrained_kwargs",
+    "prepend_bos",
+    "exclude_special_tokens",
+    "neuronpedia_id",
+    "context_size",
+    "seqpos_slice",
+    "dataset_path",
+    "sae_lens_version",
+    "sae_lens_training_version",
+)
 
 
 def current(config: dict[str, Any], where: Path) -> dict[str, Any]:

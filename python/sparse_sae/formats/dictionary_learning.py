@@ -30,23 +30,45 @@ _PLAIN = {n: n for n in ("W_enc", "b_enc", "W_dec", "b_dec")}
 _TENSORS: dict[str, dict[str, str]] = {
     "AutoEncoder": {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "bias"},
     "AutoEncoderNew": {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "decoder.bias"},
-    "AutoEncoderTopK": {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "b_dec", "k": "k", "threshold": "threshold"},
-    "BatchTopKSAE": {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "b_dec", "k": "k", "threshold": "threshold"},
+    "AutoEncoderTopK": {
+        **_LINEAR,
+        "b_enc": "encoder.bias",
+        "b_dec": "b_dec",
+        "k": "k",
+        "threshold": "threshold",
+    },
+    "BatchTopKSAE": {
+        **_LINEAR,
+        "b_enc": "encoder.bias",
+        "b_dec": "b_dec",
+        "k": "k",
+        "threshold": "threshold",
+    },
     "MatryoshkaBatchTopKSAE": {**_PLAIN, "k": "k", "threshold": "threshold", "group_sizes": "group_sizes"},
     "JumpReluAutoEncoder": {**_PLAIN, "threshold": "threshold"},
     "GatedAutoEncoder": {
-        **_LINEAR, "b_enc": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag", "b_dec": "decoder_bias"
+        **_LINEAR,
+        "b_enc": "gate_bias",
+        "b_mag": "mag_bias",
+        "r_mag": "r_mag",
+        "b_dec": "decoder_bias",
     },
-}  # fmt: skip
+}
 _UNCENTERED = ("AutoEncoderNew", "JumpReluAutoEncoder")
 # Which class holds an activation when written, and who trains such a class there.
 _CLASSES = {
-    "topk": "AutoEncoderTopK", "jumprelu": "JumpReluAutoEncoder", "relu": "AutoEncoder", "gated": "GatedAutoEncoder"
-}  # fmt: skip
+    "topk": "AutoEncoderTopK",
+    "jumprelu": "JumpReluAutoEncoder",
+    "relu": "AutoEncoder",
+    "gated": "GatedAutoEncoder",
+}
 _TRAINERS = {
-    "AutoEncoder": "StandardTrainer", "AutoEncoderNew": "StandardTrainerAprilUpdate",
-    "AutoEncoderTopK": "TopKTrainer", "JumpReluAutoEncoder": "JumpReluTrainer", "GatedAutoEncoder": "GatedSAETrainer",
-}  # fmt: skip
+    "AutoEncoder": "StandardTrainer",
+    "AutoEncoderNew": "StandardTrainerAprilUpdate",
+    "AutoEncoderTopK": "TopKTrainer",
+    "JumpReluAutoEncoder": "JumpReluTrainer",
+    "GatedAutoEncoder": "GatedSAETrainer",
+}
 
 
 def recognise(path: Path) -> bool:

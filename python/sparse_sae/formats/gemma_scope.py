@@ -99,9 +99,14 @@ def _metadata(folder: Path) -> dict[str, Any]:
         metadata["hook_name"] = "hook_embed"
     elif layer:
         sites = {
-            "transcoder": "ln2.hook_normalized", "-res": "hook_resid_post", "resid_post": "hook_resid_post",
-            "-mlp": "hook_mlp_out", "mlp_out": "hook_mlp_out", "-att": "attn.hook_z", "attn_out": "attn.hook_z",
-        }  # fmt: skip
+            "transcoder": "ln2.hook_normalized",
+            "-res": "hook_resid_post",
+            "resid_post": "hook_resid_post",
+            "-mlp": "hook_mlp_out",
+            "mlp_out": "hook_mlp_out",
+            "-att": "attn.hook_z",
+            "attn_out": "attn.hook_z",
+        }
         site = next((site for word, site in sites.items() if word in text), None)
         if site:
             metadata["hook_name"] = f"blocks.{layer.group(1)}.{site}"

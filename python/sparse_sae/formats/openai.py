@@ -56,9 +56,12 @@ def read(path: Path) -> SAE:
 def _metadata(path: Path) -> dict[str, Any]:
     """…/gpt2-small/{location}/autoencoders/{layer}.pt, as released."""
     sites = {
-        "mlp_post_act": "mlp.hook_post", "resid_delta_attn": "hook_attn_out", "resid_delta_mlp": "hook_mlp_out",
-        "resid_post_attn": "hook_resid_mid", "resid_post_mlp": "hook_resid_post",
-    }  # fmt: skip
+        "mlp_post_act": "mlp.hook_post",
+        "resid_delta_attn": "hook_attn_out",
+        "resid_delta_mlp": "hook_mlp_out",
+        "resid_post_attn": "hook_resid_mid",
+        "resid_post_mlp": "hook_resid_post",
+    }
     location = path.parent.parent.name
     site = next((hook for name, hook in sites.items() if location.startswith(name)), None)
     if site is None or not re.fullmatch(r"\d+\.pt", path.name):

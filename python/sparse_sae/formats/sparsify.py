@@ -22,8 +22,12 @@ NAME = "sparsify"
 EXPECTS = "sparsify: a directory (one hook point's) with cfg.json and sae.safetensors"
 WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
 _NAMES = {
-    "W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec", "W_skip": "W_skip",
-}  # fmt: skip
+    "W_enc": "encoder.weight",
+    "b_enc": "encoder.bias",
+    "W_dec": "W_dec",
+    "b_dec": "b_dec",
+    "W_skip": "W_skip",
+}
 
 
 def recognise(path: Path) -> bool:

@@ -17,9 +17,16 @@ from .._io.safetensors import checksum, map_tensors, read_header, write_tensors
 NAME = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
 _STATE = {
-    "config": dict, "widths": list, "tokens": int, "adam_step": int, "variance": float, "power": float,
-    "transforms": list, "history": list, "data": str,
-}  # fmt: skip
+    "config": dict,
+    "widths": list,
+    "tokens": int,
+    "adam_step": int,
+    "variance": float,
+    "power": float,
+    "transforms": list,
+    "history": list,
+    "data": str,
+}
 
 
 def save(directory: Path, groups: dict[str, dict[str, Array]], state: dict[str, Any]) -> None:

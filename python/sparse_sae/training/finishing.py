@@ -35,10 +35,14 @@ def finished(
     used, params = architecture.trained(params)
     how = {name: value for name, value in config.to_dict().items() if name != "metadata"}
     return SAE.from_rows(
-        params, used, kind=coder.kind, apply_b_dec_to_input=coder.reads_all,
-        transform=Transform() if inputs.folds else inputs, sources=coder.sources(widths),
+        params,
+        used,
+        kind=coder.kind,
+        apply_b_dec_to_input=coder.reads_all,
+        transform=Transform() if inputs.folds else inputs,
+        sources=coder.sources(widths),
         metadata={**metadata, "train_config": how},
-    )  # fmt: skip
+    )
 
 
 def _unit_rows(params: dict[str, Array], architecture: Architecture, equal: bool) -> None:

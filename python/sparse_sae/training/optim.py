@@ -77,9 +77,17 @@ class Adam:
             self.v.setdefault(name, np.zeros_like(value))
 
     def update(
-        self, params: dict[str, Array], g: Gradients, x: Array, vectors: dict[str, Array], lr: float, *,
-        unit_norm: bool, num_threads: int, sources: tuple[int, ...] = (),
-    ) -> float:  # fmt: skip
+        self,
+        params: dict[str, Array],
+        g: Gradients,
+        x: Array,
+        vectors: dict[str, Array],
+        lr: float,
+        *,
+        unit_norm: bool,
+        num_threads: int,
+        sources: tuple[int, ...] = (),
+    ) -> float:
         """One step in place. vectors: gradients of the parameters that are not W_enc and W_dec.
 
         Returns the factor by which gradients were scaled (1 without clipping).
@@ -113,9 +121,14 @@ class Adam:
             squared += sum(float((v.astype(np.float64) ** 2).sum()) for v in vectors.values())
             scale = min(1.0, self.clip_norm / max(math.sqrt(squared), 1e-30))
         how: dict[str, Any] = {
-            "lr": lr, "beta1": self.betas[0], "beta2": self.betas[1], "eps": self.eps, "step": self.step,
-            "scale": scale, "num_threads": num_threads,
-        }  # fmt: skip
+            "lr": lr,
+            "beta1": self.betas[0],
+            "beta2": self.betas[1],
+            "eps": self.eps,
+            "step": self.step,
+            "scale": scale,
+            "num_threads": num_threads,
+        }
         if fused:
             _kernels.update_rows(fused, *pattern, **how)
         for row, grad in stored:
@@ -191,9 +204,15 @@ def geometric_median(x: Array, steps: int = 100, tolerance: float = 1e-6) -> Arr
 
 
 def initial_params(
-    x: Array, y: Array, d_sae: int, rng: np.random.Generator, *, tied: bool, b_dec: Center,
+    x: Array,
+    y: Array,
+    d_sae: int,
+    rng: np.random.Generator,
+    *,
+    tied: bool,
+    b_dec: Center,
     skip: bool = False,
-) -> dict[str, Array]:  # fmt: skip
+) -> dict[str, Array]:
     """Random unit decoder rows; W_enc equal to them (tied) or random unit rows; b_dec at the data's centre."""
     dtype = x.dtype
     centers: dict[str, Callable[[Array], Array]] = {

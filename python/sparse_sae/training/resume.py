@@ -116,8 +116,11 @@ def parameter_shapes(config: TrainConfig, widths: tuple[int, ...]) -> dict[str, 
     m = config.d_sae
     # What an architecture adds does not depend on the width of the data, so one column shows it.
     params: dict[str, Array] = {
-        "W_enc": np.ones((m, 1)), "W_dec": np.ones((m, 1)), "b_enc": np.zeros(m), "b_dec": np.zeros(1),
-    }  # fmt: skip
+        "W_enc": np.ones((m, 1)),
+        "W_dec": np.ones((m, 1)),
+        "b_enc": np.zeros(m),
+        "b_dec": np.zeros(1),
+    }
     config.architecture.init(params, np.ones((1, 1)))
     shapes = {name: value.shape for name, value in params.items()}
     shapes |= {"W_enc": (m, d_in), "W_dec": (m, d_out), "b_dec": (d_out,)}

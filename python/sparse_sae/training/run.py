@@ -64,9 +64,13 @@ class Run:
 
     @classmethod
     def start(
-        cls, sample: Array, config: TrainConfig, widths: tuple[int, ...], threads: int,
+        cls,
+        sample: Array,
+        config: TrainConfig,
+        widths: tuple[int, ...],
+        threads: int,
         transforms: tuple[Transform, Transform] | None = None,
-    ) -> Run:  # fmt: skip
+    ) -> Run:
         """Start a run; the sample (n, Σ widths) decides on transforms and b_dec."""
         config = config.filled()
         architecture, coder = config.architecture, config.coder
@@ -84,10 +88,16 @@ class Run:
         adam.attach(params)
         y64 = y.astype(np.float64)
         return cls(
-            config, widths, threads, params, adam, np.zeros(config.d_sae, np.int64), transforms,
+            config,
+            widths,
+            threads,
+            params,
+            adam,
+            np.zeros(config.d_sae, np.int64),
+            transforms,
             variance=float(y64.var(axis=0).sum()),
             power=max(float(((y64 - params["b_dec"]) ** 2).sum(axis=1).mean()), 1e-30),
-        )  # fmt: skip
+        )
 
     @property
     def architecture(self) -> Architecture:
@@ -124,9 +134,14 @@ class Run:
         elif "W_skip" in self.params:
             y = y - _kernels.matmul_nt(x, self.params["W_skip"], num_threads=self.threads)
         return Batch(
-            x, y, self.power, self.dead, self.steps_done / self.config.steps, self.threads,
+            x,
+            y,
+            self.power,
+            self.dead,
+            self.steps_done / self.config.steps,
+            self.threads,
             self.coder.sources(self.widths),
-        )  # fmt: skip
+        )
 
     def gradients(self, batch: Batch) -> tuple[Gradients, dict[str, Array]]:
         """The gradients of one batch, and by name those of all parameters but W_enc and W_dec."""
@@ -156,9 +171,15 @@ class Run:
         with self.phases("gradients and Adam"):
             lr = config.plan.at(self.steps_done, config.steps)
             self.adam.update(
-                self.params, g, batch.x, vectors, lr, unit_norm=self.architecture.unit_norm, num_threads=self.threads,
+                self.params,
+                g,
+                batch.x,
+                vectors,
+                lr,
+                unit_norm=self.architecture.unit_norm,
+                num_threads=self.threads,
                 sources=batch.sources,
-            )  # fmt: skip
+            )
             self.architecture.end_of_step(self.params, g, batch)
         self.tokens_since_fired += len(batch.x)
         self.tokens_since_fired[g.codes.indices] = 0
@@ -220,15 +241,24 @@ class Run:
         """Write a checkpoint and the history, unless a parameter is not finite."""
         self.check_finite()
         groups = {
-            "param": self.params, "m": self.adam.m, "v": self.adam.v,
+            "param": self.params,
+            "m": self.adam.m,
+            "v": self.adam.v,
             "counter": {"since_fired": self.tokens_since_fired},
-            "transform_in": self.transforms[0].arrays, "transform_out": self.transforms[1].arrays,
-        }  # fmt: skip
+            "transform_in": self.transforms[0].arrays,
+            "transform_out": self.transforms[1].arrays,
+        }
         state = {
-            "config": self.config.to_dict(), "widths": list(self.widths), "tokens": self.tokens,
-            "adam_step": self.adam.step, "variance": self.variance, "power": self.power,
-            "transforms": [t.kind for t in self.transforms], "history": self.history, "data": self.data,
-        }  # fmt: skip
+            "config": self.config.to_dict(),
+            "widths": list(self.widths),
+            "tokens": self.tokens,
+            "adam_step": self.adam.step,
+            "variance": self.variance,
+            "power": self.power,
+            "transforms": [t.kind for t in self.transforms],
+            "history": self.history,
+            "data": self.data,
+        }
         checkpoint.save(directory, groups, state)
         self.write_history(directory)
 
@@ -258,9 +288,19 @@ class Run:
         )
         adam = Adam(config.betas, config.eps, config.clip_norm, groups["m"], groups["v"], state["adam_step"])
         return cls(
-            config, widths, threads, groups["param"], adam, groups["counter"]["since_fired"], transforms,
-            state["variance"], state["power"], state["tokens"], state["history"], data=data,
-        )  # fmt: skip
+            config,
+            widths,
+            threads,
+            groups["param"],
+            adam,
+            groups["counter"]["since_fired"],
+            transforms,
+            state["variance"],
+            state["power"],
+            state["tokens"],
+            state["history"],
+            data=data,
+        )
 
     def finished(self, metadata: dict[str, Any]) -> SAE:
         """The SAE of this run, in raw units; what it was trained with is in its metadata, as `train_config`."""

@@ -41,9 +41,15 @@ class Member:
 
 
 def prepared(
-    source: Source, configs: Mapping[str, TrainConfig], seed: int, out: Path | None, resume: bool, overwrite: bool,
-    threads: int, stack: ExitStack,
-) -> dict[str, Member]:  # fmt: skip
+    source: Source,
+    configs: Mapping[str, TrainConfig],
+    seed: int,
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    threads: int,
+    stack: ExitStack,
+) -> dict[str, Member]:
     """The runs of a loop, started or resumed. Whatever can be wrong with what was asked for is found here.
 
     Args:
@@ -91,9 +97,13 @@ def prepared(
 
 
 def _started(
-    sample: Array, config: TrainConfig, widths: tuple[int, ...], threads: int, members: Mapping[str, Member],
+    sample: Array,
+    config: TrainConfig,
+    widths: tuple[int, ...],
+    threads: int,
+    members: Mapping[str, Member],
     part: slice,
-) -> Run:  # fmt: skip
+) -> Run:
     """A new run, with the transforms of an earlier one that has the same, so that rows are transformed once."""
     transforms = None
     for member in members.values():

@@ -238,9 +238,16 @@ def _config(given: dict[str, Any], of: str = "") -> TrainConfig:
 
 
 def _train(
-    source: Source, configs: Mapping[str, TrainConfig], seed: int, out: str | Path | None, resume: bool,
-    overwrite: bool, progress: bool | None, callback: Callback | None, num_threads: int | None,
-) -> dict[str, TrainResult]:  # fmt: skip
+    source: Source,
+    configs: Mapping[str, TrainConfig],
+    seed: int,
+    out: str | Path | None,
+    resume: bool,
+    overwrite: bool,
+    progress: bool | None,
+    callback: Callback | None,
+    num_threads: int | None,
+) -> dict[str, TrainResult]:
     threads = resolve_threads(num_threads)
     directory = None if out is None else Path(out)
     with ExitStack() as stack:

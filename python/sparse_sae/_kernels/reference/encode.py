@@ -17,9 +17,19 @@ def _pre(x: Array, w: Array, b: Array | None, center: Array | None, latents: Arr
 
 
 def encode_topk(
-    x: Array, w: Array, b: Array | None, k: int, *, center: Array | None = None, latents: Array | None = None,
-    absolute: bool = False, relu: bool = True, simple: bool = False, screen: str = "auto", num_threads: int = 1,
-) -> tuple[Array, Array, Array, int]:  # fmt: skip
+    x: Array,
+    w: Array,
+    b: Array | None,
+    k: int,
+    *,
+    center: Array | None = None,
+    latents: Array | None = None,
+    absolute: bool = False,
+    relu: bool = True,
+    simple: bool = False,
+    screen: str = "auto",
+    num_threads: int = 1,
+) -> tuple[Array, Array, Array, int]:
     """Sort every row."""
     if k < 1:
         raise ValueError(f"k: {k}, expected at least 1")
@@ -46,9 +56,19 @@ def _topk(
 
 
 def encode_topk_aux(
-    x: Array, w: Array, b: Array | None, k: int, dead: Array, aux_k: int, *, center: Array | None = None,
-    absolute: bool = False, relu: bool = True, screen: str = "auto", num_threads: int = 1,
-) -> tuple[Array, Array, Array, Array, Array, Array, int]:  # fmt: skip
+    x: Array,
+    w: Array,
+    b: Array | None,
+    k: int,
+    dead: Array,
+    aux_k: int,
+    *,
+    center: Array | None = None,
+    absolute: bool = False,
+    relu: bool = True,
+    screen: str = "auto",
+    num_threads: int = 1,
+) -> tuple[Array, Array, Array, Array, Array, Array, int]:
     """Two calls."""
     main = encode_topk(x, w, b, k, center=center, absolute=absolute, relu=relu)
     latents = np.flatnonzero(dead).astype(np.int32)
@@ -57,9 +77,16 @@ def encode_topk_aux(
 
 
 def encode_threshold(
-    x: Array, w: Array, b: Array | None, threshold: Array | None, *, center: Array | None = None,
-    latents: Array | None = None, screen: str = "auto", num_threads: int = 1,
-) -> tuple[Array, Array, Array]:  # fmt: skip
+    x: Array,
+    w: Array,
+    b: Array | None,
+    threshold: Array | None,
+    *,
+    center: Array | None = None,
+    latents: Array | None = None,
+    screen: str = "auto",
+    num_threads: int = 1,
+) -> tuple[Array, Array, Array]:
     """Compare every pre-activation."""
     pre = _pre(x, w, b, center, latents)
     if threshold is not None and latents is not None:

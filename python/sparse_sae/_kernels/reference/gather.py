@@ -14,9 +14,15 @@ def first_nonfinite_row(x: Array, *, num_threads: int = 1) -> int:
 
 
 def gather(
-    out: Array, x: Array, index: Array, scale: Array | None = None, *, center: Array | None = None,
-    factor: Array | None = None, num_threads: int = 1,
-) -> int:  # fmt: skip
+    out: Array,
+    x: Array,
+    index: Array,
+    scale: Array | None = None,
+    *,
+    center: Array | None = None,
+    factor: Array | None = None,
+    num_threads: int = 1,
+) -> int:
     """Index, then one whole array after the other."""
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(x):
         raise IndexError(f"index: rows {index.min()} to {index.max()}, expected 0 to {len(x) - 1}")

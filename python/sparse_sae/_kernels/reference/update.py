@@ -33,9 +33,20 @@ def _without_parallel(grad: Array, w: Array) -> Array:
 
 
 def adam_rows(
-    w: Array, m: Array, v: Array, grad: Array, *, lr: float, beta1: float, beta2: float, eps: float, step: int,
-    unit_norm: bool = False, scale: float = 1.0, num_threads: int = 1,
-) -> None:  # fmt: skip
+    w: Array,
+    m: Array,
+    v: Array,
+    grad: Array,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+    unit_norm: bool = False,
+    scale: float = 1.0,
+    num_threads: int = 1,
+) -> None:
     """Kingma & Ba 2015, algorithm 1."""
     if unit_norm:
         grad = _without_parallel(grad, w)
@@ -58,16 +69,35 @@ def _gradient(update: dict[str, Any], indptr: Array, indices: Array, n_latents: 
 
 
 def update_rows(
-    updates: list[dict[str, Any]], indptr: Array, indices: Array, n_latents: int, *, lr: float, beta1: float,
-    beta2: float, eps: float, step: int, scale: float = 1.0, num_threads: int = 1,
-) -> None:  # fmt: skip
+    updates: list[dict[str, Any]],
+    indptr: Array,
+    indices: Array,
+    n_latents: int,
+    *,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: int,
+    scale: float = 1.0,
+    num_threads: int = 1,
+) -> None:
     """One gradient matrix after the other."""
     for u in updates:
         grad = _gradient(u, indptr, indices, n_latents)
         adam_rows(
-            u["w"], u["m"], u["v"], grad, lr=lr, beta1=beta1, beta2=beta2, eps=eps, step=step,
-            unit_norm=bool(u.get("unit_norm")), scale=scale,
-        )  # fmt: skip
+            u["w"],
+            u["m"],
+            u["v"],
+            grad,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            step=step,
+            unit_norm=bool(u.get("unit_norm")),
+            scale=scale,
+        )
 
 
 def grad_squared_norm(

@@ -26,9 +26,13 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
     for item, row in zip(chosen, scores.tolist(), strict=True):
         first = bool(row[0] > row[1])
         sample = {
-            "text": item.prompt, "label": item.label, "group": item.group, "source": item.source,
-            "log_probabilities": dict(zip(names, row, strict=True)), names[0]: first,
-        }  # fmt: skip
+            "text": item.prompt,
+            "label": item.label,
+            "group": item.group,
+            "source": item.source,
+            "log_probabilities": dict(zip(names, row, strict=True)),
+            names[0]: first,
+        }
         if check["set"] == "false_claims":
             sample["correct"] = first == item.label
         result.samples.append(sample)

@@ -108,9 +108,11 @@ def _samples(
         part = slice(start, min(start + block, len(texts)))
         values = np.concatenate([found.plain[part, None], found.edited[part]], 1)
         sample: dict[str, Any] = {
-            "text": f"prompts {part.start} to {part.stop - 1}", "cases": part.stop - part.start,
-            "texts_sha256": sha256_of(texts[part]), "values_sha256": sha256(np.ascontiguousarray(values).tobytes()),
-        }  # fmt: skip
+            "text": f"prompts {part.start} to {part.stop - 1}",
+            "cases": part.stop - part.start,
+            "texts_sha256": sha256_of(texts[part]),
+            "values_sha256": sha256(np.ascontiguousarray(values).tobytes()),
+        }
         for o, name in enumerate(names):
             sample[name] = int((plain[part] == o).sum())
             for e, latent, kind in edits.of_latents():
@@ -156,8 +158,9 @@ def _outcome(
         result.number(f"{name}: its latent detects the decision, AUROC", float(auroc(value, own)), chance=0.5)
     result.number(
         f"{name}: the decision's log-odds detect the label, AUROC",
-        float(auroc(odds[:, o], data.examples.labels)), chance=0.5,
-    )  # fmt: skip
+        float(auroc(odds[:, o], data.examples.labels)),
+        chance=0.5,
+    )
     for kind in KINDS:
         at, controls = edits.index(kind, latent)
         change = after[:, at, o] - odds[:, o]

@@ -48,10 +48,13 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
     result = Result()
     for i, text in enumerate(test.texts):
         sample = {
-            "text": text, "label": bool(test.labels[i]), "group": str(np.asarray(test.groups)[i]),
-            "source": str(np.asarray(test.sources)[i]), "hard": bool(test.hard[i]),
+            "text": text,
+            "label": bool(test.labels[i]),
+            "group": str(np.asarray(test.groups)[i]),
+            "source": str(np.asarray(test.sources)[i]),
+            "hard": bool(test.hard[i]),
             "scores": {kind: float(m.scores[i]) for kind, m in found.items()},
-        }  # fmt: skip
+        }
         for kind, measured in found.items():
             for fpr, at in measured.operating.items():
                 if not isinstance(at, str):

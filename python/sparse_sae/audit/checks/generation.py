@@ -50,10 +50,15 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
     for item, answer in zip(chosen, texts, strict=True):
         result.samples.append(
             {
-                "text": item.prompt, "label": item.label, "group": item.group, "source": item.source, "answer": answer,
-                "refused": bool(REFUSAL.search(answer)), "broke the rule": rule(item, answer),
+                "text": item.prompt,
+                "label": item.label,
+                "group": item.group,
+                "source": item.source,
+                "answer": answer,
+                "refused": bool(REFUSAL.search(answer)),
+                "broke the rule": rule(item, answer),
             }
-        )  # fmt: skip
+        )
     result.rate("refused, harmful", "refused", label=True)
     result.rate("refused, benign twin (over-refusal)", "refused", label=False)
     if body["rule"] != "refusal":

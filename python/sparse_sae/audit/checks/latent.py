@@ -40,9 +40,17 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
     strength = float(check.get("strength") or features.latents[division.development, latent].max())
     benign = list(islice(english_documents(), check.get("benign_texts", 4)))
     found = causal_tests(
-        context.lm, sae, latent, [data.prompts[i] for i in index], (first, second), benign,
-        strength=strength, hook=context.hook, controls=check.get("controls", 9), seed=context.seed,
-    )  # fmt: skip
+        context.lm,
+        sae,
+        latent,
+        [data.prompts[i] for i in index],
+        (first, second),
+        benign,
+        strength=strength,
+        hook=context.hook,
+        controls=check.get("controls", 9),
+        seed=context.seed,
+    )
     result = Result()
     result.notes.append(
         f"Latent {latent}; steered with {strength:.3g} times its decoder row at every position; the outcome is "
@@ -51,13 +59,18 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
     for i, text in enumerate(test.texts):
         result.samples.append(
             {
-                "text": text, "label": bool(test.labels[i]), "group": str(np.asarray(test.groups)[i]),
-                "value": float(features.latents[index[i], latent]), "before": float(found.before[i]),
-                "steered": float(found.steered[i]), "silenced": float(found.silenced[i]),
-                "first": bool(found.before[i] > 0), "first, steered": bool(found.steered[i] > 0),
+                "text": text,
+                "label": bool(test.labels[i]),
+                "group": str(np.asarray(test.groups)[i]),
+                "value": float(features.latents[index[i], latent]),
+                "before": float(found.before[i]),
+                "steered": float(found.steered[i]),
+                "silenced": float(found.silenced[i]),
+                "first": bool(found.before[i] > 0),
+                "first, steered": bool(found.steered[i] > 0),
                 "first, silenced": bool(found.silenced[i] > 0),
             }
-        )  # fmt: skip
+        )
     values = features.latents[index]
     result.number("detects: AUROC", *auroc_interval(values[:, latent], test.labels, test.groups), chance=0.5)
     alive = np.flatnonzero(values.any(axis=0))
@@ -70,8 +83,9 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
         f"An AUROC at chance lies between {low:.3f} and {high:.3f} on these {len(test)} texts."
     )
     for name, effect, controls in (
-        ("steers", found.steer, found.steer_controls), ("silences", found.silence, found.silence_controls),
-    ):  # fmt: skip
+        ("steers", found.steer, found.steer_controls),
+        ("silences", found.silence, found.silence_controls),
+    ):
         _against(result, name, effect, controls, found.perplexity)
     for field in ("first", "first, steered", "first, silenced"):
         result.rate(f"{first!r} before {second!r}{field[5:]}", field)
@@ -107,9 +121,13 @@ def _over_refusal(result: Result, context: Context, latent: int, strength: float
     for item, a, b in zip(benign, plain, steered, strict=True):
         result.samples.append(
             {
-                "text": item.prompt, "benign": True, "answer": a, "answer, steered": b,
-                "refused": bool(REFUSAL.search(a)), "refused, steered": bool(REFUSAL.search(b)),
+                "text": item.prompt,
+                "benign": True,
+                "answer": a,
+                "answer, steered": b,
+                "refused": bool(REFUSAL.search(a)),
+                "refused, steered": bool(REFUSAL.search(b)),
             }
-        )  # fmt: skip
+        )
     result.rate("over-refusal of benign requests", "refused", benign=True)
     result.rate("over-refusal of benign requests, steered", "refused, steered", benign=True)

@@ -134,9 +134,10 @@ def _check_statistics(file: Path, manifest: dict[str, Any]) -> None:
     massive("threshold", "a norm or null", lambda v: v is None or (_number(v) and v >= 0))
     need("norm_percentiles", "an object", lambda v: isinstance(v, dict))
     need(
-        "mean", f"{manifest['d_in']} numbers",
+        "mean",
+        f"{manifest['d_in']} numbers",
         lambda v: isinstance(v, list) and len(v) == manifest["d_in"] and all(map(_number, v)),
-    )  # fmt: skip
+    )
     need("total_variance", "a number from 0 on", lambda v: _number(v) and v >= 0)
     need("storage_fvu", "a number from 0 on", lambda v: _number(v) and v >= 0)
 

@@ -83,9 +83,14 @@ class StoreWriter:
         self._pending_bytes = 0
         self._progress, self._state = 0, ""
         described = {
-            "format": FORMAT, "version": VERSION, "model": model, "hook": hook, "d_in": d_in, "dtype": dtype,
+            "format": FORMAT,
+            "version": VERSION,
+            "model": model,
+            "hook": hook,
+            "d_in": d_in,
+            "dtype": dtype,
             "metadata": metadata or {},
-        }  # fmt: skip
+        }
         self.path.mkdir(parents=True, exist_ok=True)
         # A writer killed at any moment leaves temporary files: in its very first save, nothing but one.
         ours = f"{NAME}|{SHARD_NAME.pattern}"
@@ -204,14 +209,16 @@ class StoreWriter:
         name = f"shard-{len(self.manifest['shards']):05d}.safetensors"
         write_tensors(self.path / name, tensors, bfloat16=("rows",) if self.dtype == "bfloat16" else ())
         content = map_bytes(self.path / name)
-        self.manifest["shards"].append({
-            "file": name,
-            "rows": len(tensors["tokens"]),
-            "bytes": len(content),
-            "crc32": block_checksums(content),
-            "progress": self._progress,
-            "state": self._state,
-        })  # fmt: skip
+        self.manifest["shards"].append(
+            {
+                "file": name,
+                "rows": len(tensors["tokens"]),
+                "bytes": len(content),
+                "crc32": block_checksums(content),
+                "progress": self._progress,
+                "state": self._state,
+            }
+        )
         self.manifest["count"] += len(tensors["tokens"])
         self.manifest["complete"] = False
         self.manifest.pop("statistics", None)

@@ -34,18 +34,38 @@ class CaptureProgress:
 
 @overload
 def capture(  # type: ignore[overload-overlap]  # a str is a sequence of str too
-    model: LanguageModel | Engine, texts: Iterable[Text], hooks: str, store: str | Path, *,
-    max_tokens: int | None = ..., context: int = ..., pack: bool = ..., batch_tokens: int = ...,
-    dtype: Dtype = ..., compute_dtype: ComputeDtype = ..., shard_bytes: int = ...,
-    parse_special: bool | None = ..., progress: Callable[[CaptureProgress], None] | None = ...,
-) -> ActivationStore: ...  # fmt: skip
+    model: LanguageModel | Engine,
+    texts: Iterable[Text],
+    hooks: str,
+    store: str | Path,
+    *,
+    max_tokens: int | None = ...,
+    context: int = ...,
+    pack: bool = ...,
+    batch_tokens: int = ...,
+    dtype: Dtype = ...,
+    compute_dtype: ComputeDtype = ...,
+    shard_bytes: int = ...,
+    parse_special: bool | None = ...,
+    progress: Callable[[CaptureProgress], None] | None = ...,
+) -> ActivationStore: ...
 @overload
 def capture(
-    model: LanguageModel | Engine, texts: Iterable[Text], hooks: Sequence[str], store: str | Path, *,
-    max_tokens: int | None = ..., context: int = ..., pack: bool = ..., batch_tokens: int = ...,
-    dtype: Dtype = ..., compute_dtype: ComputeDtype = ..., shard_bytes: int = ...,
-    parse_special: bool | None = ..., progress: Callable[[CaptureProgress], None] | None = ...,
-) -> dict[str, ActivationStore]: ...  # fmt: skip
+    model: LanguageModel | Engine,
+    texts: Iterable[Text],
+    hooks: Sequence[str],
+    store: str | Path,
+    *,
+    max_tokens: int | None = ...,
+    context: int = ...,
+    pack: bool = ...,
+    batch_tokens: int = ...,
+    dtype: Dtype = ...,
+    compute_dtype: ComputeDtype = ...,
+    shard_bytes: int = ...,
+    parse_special: bool | None = ...,
+    progress: Callable[[CaptureProgress], None] | None = ...,
+) -> dict[str, ActivationStore]: ...
 def capture(
     model: LanguageModel | Engine,
     texts: Iterable[Text],
@@ -112,9 +132,14 @@ def capture(
         compute_dtype = _earlier_compute_dtype(paths[names[0]])
     reader = Reader(model, names, context=context, compute_dtype=compute_dtype)
     source = windows(
-        texts, model.tokenizer, context=context, pack=pack, batch_tokens=batch_tokens, bos=reader.bos,
+        texts,
+        model.tokenizer,
+        context=context,
+        pack=pack,
+        batch_tokens=batch_tokens,
+        bos=reader.bos,
         parse_special=parse_special,
-    )  # fmt: skip
+    )
     settings = {
         "context": context,
         "pack": pack,
@@ -126,11 +151,16 @@ def capture(
     # Shards of all hook points end with the same batches, so they are flushed below and not by the writers.
     writers = [
         StoreWriter(
-            paths[name], reader.widths[name], dtype, model=model.name, hook=name, metadata=settings,
+            paths[name],
+            reader.widths[name],
+            dtype,
+            model=model.name,
+            hook=name,
+            metadata=settings,
             shard_bytes=1 << 62,
         )
         for name in names
-    ]  # fmt: skip
+    ]
     done = min(writer.progress for writer in writers)
     for writer in writers:
         writer.truncate(done)  # a kill may have come between two hook points' shards

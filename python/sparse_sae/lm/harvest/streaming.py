@@ -145,7 +145,12 @@ def stream(
             raise ValueError(f"{name}: got {value}, expected at least 1")
     reader = Reader(model, [hook], context=context, compute_dtype=compute_dtype)
     source = windows(
-        texts, model.tokenizer, context=context, pack=pack, batch_tokens=batch_tokens, bos=reader.bos,
+        texts,
+        model.tokenizer,
+        context=context,
+        pack=pack,
+        batch_tokens=batch_tokens,
+        bos=reader.bos,
         parse_special=parse_special,
-    )  # fmt: skip
+    )
     return ActivationStream(reader, hook, source, max_tokens, block_rows, buffer_bytes, seed)

@@ -25,9 +25,15 @@ class Family:
 _LLAMA = Family("layers", "self_attn", "mlp", "self_attn.o_proj", "mlp.down_proj", "post_attention_layernorm")
 # Gemma normalises what attention and MLP return before adding it
 _GEMMA = Family(
-    "layers", "self_attn", "mlp", "self_attn.o_proj", "mlp.down_proj", "pre_feedforward_layernorm",
-    attn_out="post_attention_layernorm", mlp_out="post_feedforward_layernorm",
-)  # fmt: skip
+    "layers",
+    "self_attn",
+    "mlp",
+    "self_attn.o_proj",
+    "mlp.down_proj",
+    "pre_feedforward_layernorm",
+    attn_out="post_attention_layernorm",
+    mlp_out="post_feedforward_layernorm",
+)
 
 # config.model_type -> names
 FAMILIES: dict[str, Family] = {

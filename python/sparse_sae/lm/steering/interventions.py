@@ -97,9 +97,17 @@ def steer(
         values = list(latents.values())
     rows = np.array(sae.rows["W_dec"][names], dtype=np.float32)
     return Steering(
-        model, hook_of(model, sae, hook, writes=not encodes), rows, _values(values), mode,
-        sae=sae, latents=names, positions=positions, prompt_length=prompt_length, exact=exact,
-    )  # fmt: skip
+        model,
+        hook_of(model, sae, hook, writes=not encodes),
+        rows,
+        _values(values),
+        mode,
+        sae=sae,
+        latents=names,
+        positions=positions,
+        prompt_length=prompt_length,
+        exact=exact,
+    )
 
 
 def steer_direction(

@@ -224,10 +224,17 @@ def dose_response(
 
     edits = {(name, s): steering(vector, s, positions) for name, _, vector in directions for s in doses}
     found = experiment(
-        model, prompts, outcome, {f"{name} × {s:g}": edit for (name, s), edit in edits.items()},
-        outcomes=outcomes, groups=groups, confidence=confidence, seed=seed, progress=progress,
+        model,
+        prompts,
+        outcome,
+        {f"{name} × {s:g}": edit for (name, s), edit in edits.items()},
+        outcomes=outcomes,
+        groups=groups,
+        confidence=confidence,
+        seed=seed,
+        progress=progress,
         reuse=point if layers_below(model, point) else None,
-    )  # fmt: skip
+    )
     by_edit: dict[str, list[Change]] = {}
     for change in found.changes:
         by_edit.setdefault(change.edit, []).append(change)

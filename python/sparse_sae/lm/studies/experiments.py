@@ -240,8 +240,18 @@ def _changes(
     spans = [ends[part : part + len(names)] for part in range(0, len(ends), len(names))]
     return [
         Change(
-            edit, key, means[0][i], means[1][i], means[2][i], spans[0][i], spans[1][i], spans[2][i],
-            float(p[i]), float(p[i]), float(p[i]), n,
+            edit,
+            key,
+            means[0][i],
+            means[1][i],
+            means[2][i],
+            spans[0][i],
+            spans[1][i],
+            spans[2][i],
+            float(p[i]),
+            float(p[i]),
+            float(p[i]),
+            n,
         )
         for i, (edit, key) in enumerate(names)
-    ]  # fmt: skip
+    ]

@@ -212,9 +212,20 @@ def _row(hook: str, positions: str, scores: dict[str, TextScores], usual: Usual)
     sae, zero, mean = (scores[f"{name} {positions}"] for name in ("sae", "zero", "mean"))
     plain = scores["unedited"]
     return HookQuality(
-        hook, positions, plain.loss, sae.loss, zero.loss, mean.loss, sae.kl, zero.kl, mean.kl,
-        int(plain.tokens.sum()), usual.read, usual.first, usual.massive,
-    )  # fmt: skip
+        hook,
+        positions,
+        plain.loss,
+        sae.loss,
+        zero.loss,
+        mean.loss,
+        sae.kl,
+        zero.kl,
+        mean.kl,
+        int(plain.tokens.sum()),
+        usual.read,
+        usual.first,
+        usual.massive,
+    )
 
 
 def randomise(model: Model, seed: int = 0, *, embeddings: bool = True) -> Model:

@@ -110,9 +110,14 @@ def _score_choices(
         cache = copy.deepcopy(prefix)
         cache.batch_repeat_interleave(rows)
     out = logits_of(
-        module, batch.ids, keep=1, attention_mask=mask, position_ids=positions, use_cache=longer,
+        module,
+        batch.ids,
+        keep=1,
+        attention_mask=mask,
+        position_ids=positions,
+        use_cache=longer,
         **({} if cache is None else {"past_key_values": cache}),
-    )  # fmt: skip
+    )
     first = out.logits[:, -1].float().log_softmax(-1)
     scores = torch.stack([first[:, ids[0]] for ids in choices], 1).double()
     for column, ids in enumerate(choices):
@@ -121,10 +126,13 @@ def _score_choices(
         rest = torch.tensor(ids).expand(rows, -1)
         n = len(ids) - 1
         more = logits_of(
-            module, rest[:, :-1], attention_mask=torch.cat([mask, torch.ones(rows, n, dtype=torch.long)], 1),
+            module,
+            rest[:, :-1],
+            attention_mask=torch.cat([mask, torch.ones(rows, n, dtype=torch.long)], 1),
             position_ids=positions[:, -1:] + 1 + torch.arange(n),
-            past_key_values=out.past_key_values, use_cache=True,
-        )  # fmt: skip
+            past_key_values=out.past_key_values,
+            use_cache=True,
+        )
         logprobs = more.logits.float().log_softmax(-1)
         scores[:, column] += logprobs.gather(2, rest[:, 1:, None]).sum((1, 2)).double()
         out.past_key_values.crop(-n)  # back to the prompt

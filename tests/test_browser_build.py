@@ -12,8 +12,7 @@ import pytest
 
 import sparse_sae
 from sparse_sae.audit.hashes import sae_sha256
-from sparse_sae.browser import build, open_browser, schema
-from sparse_sae.browser import build as build_function
+from sparse_sae.browser import build, build as build_function, open_browser, schema
 from sparse_sae.browser.building import fingerprint_of_sae
 from sparse_sae.browser.neighbours import by_coactivation, by_direction, largest
 from sparse_sae.browser.spill import Spill

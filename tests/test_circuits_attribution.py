@@ -26,8 +26,8 @@ from sparse_sae.circuits import (  # noqa: E402
     attribute_many,
     freeze,
     graph_of,
+    pull as pull_module,
 )
-from sparse_sae.circuits import pull as pull_module  # noqa: E402
 from sparse_sae.circuits.families import transformer_of  # noqa: E402
 from sparse_sae.circuits.graph import influence, normalise  # noqa: E402
 from sparse_sae.circuits.pull import feature_row, pull  # noqa: E402

@@ -9,36 +9,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import _kernels
-from ._threads import resolve_threads
-from .architectures import ARCHITECTURES, L1, AbsTopK, BatchTopK, Gated, JumpReLU, Matryoshka, TopK
-from .coders import Coder
-from .evaluation.metrics import Metrics, evaluate
-from .formats import load
-from .sae import SAE
-from .training.config import TrainConfig
-from .training.resampling import Resampling
-from .training.trainer import TrainingDiverged, TrainingInterrupted, TrainResult, train, train_many
-from .transforms import Transform
+from sparse_sae import _kernels
+from sparse_sae._threads import resolve_threads
+from sparse_sae.architectures import ARCHITECTURES, L1, AbsTopK, BatchTopK, Gated, JumpReLU, Matryoshka, TopK
+from sparse_sae.coders import Coder
+from sparse_sae.evaluation.metrics import Metrics, evaluate
+from sparse_sae.formats import load
+from sparse_sae.sae import SAE
+from sparse_sae.training.config import TrainConfig
+from sparse_sae.training.resampling import Resampling
+from sparse_sae.training.trainer import TrainingDiverged, TrainingInterrupted, TrainResult, train, train_many
+from sparse_sae.transforms import Transform
 
-if TYPE_CHECKING:
-    from . import (  # noqa: F401 (what `__getattr__` gives)
-        activations,
-        architectures,
-        audit,
-        browser,
-        circuits,
-        data,
-        evaluation,
-        formats,
-        hub,
-        lm,
-        match,
-        probing,
-        pursuit,
-        synthetic,
-        toy,
-        training,
+if TYPE_CHECKING:  # what `__getattr__` gives
+    from sparse_sae import (
+        activations as activations,
+        architectures as architectures,
+        audit as audit,
+        browser as browser,
+        circuits as circuits,
+        data as data,
+        evaluation as evaluation,
+        formats as formats,
+        hub as hub,
+        lm as lm,
+        match as match,
+        probing as probing,
+        pursuit as pursuit,
+        synthetic as synthetic,
+        toy as toy,
+        training as training,
     )
 
 __version__ = "0.1.0"

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _kernels
-from ._io.arrays import Array
+from sparse_sae import _kernels
+from sparse_sae._io.arrays import Array
 
 
 def keep(params: dict[str, Array], sample: Array | None, num_threads: int) -> Any:

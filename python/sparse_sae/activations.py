@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import _kernels
-from ._arguments import conform, known_names, require
-from ._io.arrays import to_float
-from .codes import Array, Codes, Params, stack
-from .pursuit import inference
+from sparse_sae import _kernels
+from sparse_sae._arguments import conform, known_names, require
+from sparse_sae._io.arrays import to_float
+from sparse_sae.codes import Array, Codes, Params, stack
+from sparse_sae.pursuit import inference
 
 _ROWS = 512
 

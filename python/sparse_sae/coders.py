@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from ._arguments import require
-from ._io.arrays import Array
-from .transforms import Transform
+from sparse_sae._arguments import require
+from sparse_sae._io.arrays import Array
+from sparse_sae.transforms import Transform
 
 Kind: TypeAlias = Literal["sae", "transcoder", "crosscoder"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .sae import SAE
+    from sparse_sae.sae import SAE
 
 __all__ = ["SCHEME", "download", "from_pretrained", "push"]
 
@@ -54,7 +54,7 @@ def from_pretrained(
             connection and nothing in the cache; the message says which, and names paths that are there.
         ValueError, NotImplementedError: what was found cannot be read, as for `sparse_sae.load`.
     """
-    from .formats import load
+    from sparse_sae.formats import load
 
     place = download(
         repo_id, path, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only

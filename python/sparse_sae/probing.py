@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._io.arrays import Array
+from sparse_sae._io.arrays import Array
 
 if TYPE_CHECKING:
-    from .data.store import ActivationStore
-    from .sae import SAE
+    from sparse_sae.data.store import ActivationStore
+    from sparse_sae.sae import SAE
 
 
 def auroc(scores: Array, labels: Array) -> Array:

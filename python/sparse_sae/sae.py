@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.sparse import csr_array
 
-from . import _kernels
-from ._arguments import latent_numbers
-from ._io.arrays import Array, as_array, as_rows, to_float
-from ._threads import resolve_threads
-from .activations import Activation
-from .architectures import Architecture
-from .coders import Kind, kind_of
-from .codes import Codes
-from .transforms import Transform
-from .weights import NEEDED, check_weights
+from sparse_sae import _kernels
+from sparse_sae._arguments import latent_numbers
+from sparse_sae._io.arrays import Array, as_array, as_rows, to_float
+from sparse_sae._threads import resolve_threads
+from sparse_sae.activations import Activation
+from sparse_sae.architectures import Architecture
+from sparse_sae.coders import Kind, kind_of
+from sparse_sae.codes import Codes
+from sparse_sae.transforms import Transform
+from sparse_sae.weights import NEEDED, check_weights
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -103,13 +103,13 @@ class SAE:
             **options: revision, format, token, cache_dir, local_files_only; `sparse_sae.hub.from_pretrained` lists
                 the errors.
         """
-        from .hub import from_pretrained
+        from sparse_sae.hub import from_pretrained
 
         return from_pretrained(repo_id, path, **options)
 
     def push_to_hub(self, repo_id: str, path: str | None = None, **options: Any) -> str:
         """Publish this SAE for `from_pretrained` and SAELens; see `sparse_sae.hub.push`."""
-        from .hub import push
+        from sparse_sae.hub import push
 
         return push(self, repo_id, path, **options)
 
@@ -135,7 +135,7 @@ class SAE:
         Raises:
             TypeError: the SAE is float64.
         """
-        from ._prepared import keep
+        from sparse_sae._prepared import keep
 
         threads, rows = resolve_threads(num_threads), None
         if sample is not None:
@@ -275,7 +275,7 @@ class SAE:
         Raises:
             ValueError: the format is not known or cannot hold this SAE. ImportError: it needs torch.
         """
-        from .formats import save
+        from sparse_sae.formats import save
 
         save(self, path, format)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._io.arrays import Array
+from sparse_sae._io.arrays import Array
 
 KINDS = ("none", "scale", "token_norm", "layer_norm", "whiten")
 # SAELens adds this to the standard deviation; files trained with it need the same number.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .codes import Array
+from sparse_sae.codes import Array
 
 NEEDED = ("W_enc", "W_dec", "b_enc", "b_dec")
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .. import _kernels
+from sparse_sae import _kernels
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -9,9 +9,9 @@ from typing import IO
 
 import numpy as np
 
-from .arrays import Array
-from .files import FormatError, open_regular, reading
-from .safetensors import widen
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.files import FormatError, open_regular, reading
+from sparse_sae._io.safetensors import widen
 
 _MOST_EXPANSION = 4  # what an .npz file may hold, as a multiple of its size
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import Array
-from .atomic import atomic_write
-from .files import FormatError, open_regular
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.atomic import atomic_write
+from sparse_sae._io.files import FormatError, open_regular
 
 # NumPy has no bfloat16: its bits are the upper halves of float32 words.
 DTYPES: dict[str, Any] = {

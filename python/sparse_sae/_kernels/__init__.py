@@ -30,7 +30,7 @@ FUNCTIONS = (
 
 def loadable_levels():
     """Names of the levels this CPU can run and this build contains, best first."""
-    from . import _cpu
+    from sparse_sae._kernels import _cpu
 
     here = os.path.dirname(__file__)
     built = {name.split(".")[0] for name in os.listdir(here)}
@@ -39,7 +39,7 @@ def loadable_levels():
 
 def needs(level):
     """Names of the CPU features that a level needs, in this build."""
-    from . import _cpu
+    from sparse_sae._kernels import _cpu
 
     return dict(_cpu.needs()).get(level, [])
 

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from .._arguments import known_names
-from ..codes import Codes
-from .base import Architecture, Batch, Gradients
-from .batch_topk import BatchTopK
-from .gated import Gated
-from .jump_relu import JumpReLU
-from .matryoshka import Matryoshka
-from .pursuit import Pursuit
-from .relu_l1 import L1
-from .topk import AbsTopK, TopK
+from sparse_sae._arguments import known_names
+from sparse_sae.architectures.base import Architecture, Batch, Gradients
+from sparse_sae.architectures.batch_topk import BatchTopK
+from sparse_sae.architectures.gated import Gated
+from sparse_sae.architectures.jump_relu import JumpReLU
+from sparse_sae.architectures.matryoshka import Matryoshka
+from sparse_sae.architectures.pursuit import Pursuit
+from sparse_sae.architectures.relu_l1 import L1
+from sparse_sae.architectures.topk import AbsTopK, TopK
+from sparse_sae.codes import Codes
 
 ARCHITECTURES: dict[str, type[Architecture]] = {
     TopK.name: TopK,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import _kernels
-from ..codes import Array, Codes, Params
-from .base import Batch, Block, reconstruction
+from sparse_sae import _kernels
+from sparse_sae.architectures.base import Batch, Block, reconstruction
+from sparse_sae.codes import Array, Codes, Params
 
 
 def aux_size(batch: Batch, aux_k: int | None) -> int:

@@ -15,11 +15,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .. import _kernels
-from .._arguments import conform
-from ..activations import Activation
-from ..codes import Array, Codes, Params, joined, stack
-from .products import residual_products
+from sparse_sae import _kernels
+from sparse_sae._arguments import conform
+from sparse_sae.activations import Activation
+from sparse_sae.architectures.products import residual_products
+from sparse_sae.codes import Array, Codes, Params, joined, stack
 
 
 @dataclass(frozen=True)

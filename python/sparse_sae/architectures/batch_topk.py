@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from .. import _kernels, activations
-from ..codes import Array, Codes, Params
-from .base import Batch, Gradients
-from .topk import TopK
+from sparse_sae import _kernels, activations
+from sparse_sae.architectures.base import Batch, Gradients
+from sparse_sae.architectures.topk import TopK
+from sparse_sae.codes import Array, Codes, Params
 
 # The mean over about the last 20 batches, and over all of them before that many were seen. A longer memory keeps
 # thresholds of weights that have moved on since, and a short run is left with a lower L0 than k.

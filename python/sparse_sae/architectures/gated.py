@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from .. import _kernels
-from ..activations import Activation, Gate, above, magnitude
-from ..codes import Array, Params
-from .auxiliary import auxiliary
-from .base import Batch, Block, Gradients, gradients, reconstruction
-from .penalty import Penalised, along, decoder_norms, starting_bias
+from sparse_sae import _kernels
+from sparse_sae.activations import Activation, Gate, above, magnitude
+from sparse_sae.architectures.auxiliary import auxiliary
+from sparse_sae.architectures.base import Batch, Block, Gradients, gradients, reconstruction
+from sparse_sae.architectures.penalty import Penalised, along, decoder_norms, starting_bias
+from sparse_sae.codes import Array, Params
 
 
 @dataclass(frozen=True)

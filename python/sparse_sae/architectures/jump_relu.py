@@ -7,11 +7,18 @@ from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from .. import _kernels, activations
-from ..codes import Array, Codes, Params
-from .auxiliary import auxiliary
-from .base import Batch, Block, Gradients, gradients, reconstruction
-from .penalty import SAMPLE_ROWS, Penalised, along, decoder_norms, quantile_of_products, starting_bias
+from sparse_sae import _kernels, activations
+from sparse_sae.architectures.auxiliary import auxiliary
+from sparse_sae.architectures.base import Batch, Block, Gradients, gradients, reconstruction
+from sparse_sae.architectures.penalty import (
+    SAMPLE_ROWS,
+    Penalised,
+    along,
+    decoder_norms,
+    quantile_of_products,
+    starting_bias,
+)
+from sparse_sae.codes import Array, Codes, Params
 
 Recipe: TypeAlias = Literal["step", "tanh"]
 _FOLLOW = 0.02  # of log(L0 / target), per step, added to log θ

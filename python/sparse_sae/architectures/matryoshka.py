@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from .. import _kernels, activations
-from ..codes import Array, Codes, Params
-from .base import Batch, Block, Gradients
-from .batch_topk import BatchTopK
-from .topk import TopK
+from sparse_sae import _kernels, activations
+from sparse_sae.architectures.base import Batch, Block, Gradients
+from sparse_sae.architectures.batch_topk import BatchTopK
+from sparse_sae.architectures.topk import TopK
+from sparse_sae.codes import Array, Codes, Params
 
 
 @dataclass(frozen=True)

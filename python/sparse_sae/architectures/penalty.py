@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import _kernels
-from .._arguments import require
-from ..activations import Activation
-from ..codes import Array, Params
-from .base import Architecture, Batch, Gradients, annealed
+from sparse_sae import _kernels
+from sparse_sae._arguments import require
+from sparse_sae.activations import Activation
+from sparse_sae.architectures.base import Architecture, Batch, Gradients, annealed
+from sparse_sae.codes import Array, Params
 
 # Of the control loop, per step: how fast the coefficient follows log(L0 / target), and how much of that ratio
 # acts at once. Codes answer the coefficient with a lag of some hundred steps; these values damp the loop.

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _kernels
+from sparse_sae import _kernels
 
 if TYPE_CHECKING:
-    from ..codes import Array, Codes
+    from sparse_sae.codes import Array, Codes
 
 # Share of active latents above which the dense product is the faster one ("crossover" in
 # benchmarks/results/architectures.json).

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from .. import activations
-from ..codes import Array, Codes, Params
-from ..pursuit import inference
-from .base import Architecture, Batch, Gradients, reconstruction
+from sparse_sae import activations
+from sparse_sae.architectures.base import Architecture, Batch, Gradients, reconstruction
+from sparse_sae.codes import Array, Codes, Params
+from sparse_sae.pursuit import inference
 
 
 @dataclass(frozen=True)

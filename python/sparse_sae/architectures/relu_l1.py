@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .. import _kernels
-from ..activations import Activation, ReLU
-from ..codes import Array, Params
-from .auxiliary import auxiliary
-from .base import Batch, Block, Gradients, gradients, reconstruction
-from .penalty import Penalised, along, decoder_norms, starting_bias
+from sparse_sae import _kernels
+from sparse_sae.activations import Activation, ReLU
+from sparse_sae.architectures.auxiliary import auxiliary
+from sparse_sae.architectures.base import Batch, Block, Gradients, gradients, reconstruction
+from sparse_sae.architectures.penalty import Penalised, along, decoder_norms, starting_bias
+from sparse_sae.codes import Array, Params
 
 
 @dataclass(frozen=True)

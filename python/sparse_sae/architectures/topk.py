@@ -7,10 +7,18 @@ from typing import ClassVar
 
 import numpy as np
 
-from .. import _kernels, activations
-from ..codes import Array, Codes, Params, divided, stack
-from .auxiliary import aux_size, auxiliary
-from .base import Architecture, Batch, Block, Gradients, annealed, gradients, reconstruction
+from sparse_sae import _kernels, activations
+from sparse_sae.architectures.auxiliary import aux_size, auxiliary
+from sparse_sae.architectures.base import (
+    Architecture,
+    Batch,
+    Block,
+    Gradients,
+    annealed,
+    gradients,
+    reconstruction,
+)
+from sparse_sae.codes import Array, Codes, Params, divided, stack
 
 
 @dataclass(frozen=True)

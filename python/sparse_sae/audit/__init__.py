@@ -10,29 +10,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._lazy import public
+from sparse_sae._lazy import public
 
 if TYPE_CHECKING:
-    from .choosing import choose as choose
-    from .choosing import watch_explanation as watch_explanation
-    from .choosing import watch_labels as watch_labels
-    from .events import Event as Event
-    from .events import GenerationStopped as GenerationStopped
-    from .events import Steer as Steer
-    from .examples import Examples as Examples
-    from .examples import Seal as Seal
-    from .examples import divide as divide
-    from .features import Features as Features
-    from .features import text_features as text_features
-    from .live import LiveMonitor as LiveMonitor
-    from .live import monitor as monitor
-    from .observer import Monitor as Monitor
-    from .rates import Rate as Rate
-    from .rates import auroc_interval as auroc_interval
-    from .rates import clopper_pearson as clopper_pearson
-    from .rates import operating_point as operating_point
-    from .watchlist import Watch as Watch
-    from .watchlist import WatchList as WatchList
+    from sparse_sae.audit.choosing import (
+        choose as choose,
+        watch_explanation as watch_explanation,
+        watch_labels as watch_labels,
+    )
+    from sparse_sae.audit.events import Event as Event, GenerationStopped as GenerationStopped, Steer as Steer
+    from sparse_sae.audit.examples import Examples as Examples, Seal as Seal, divide as divide
+    from sparse_sae.audit.features import Features as Features, text_features as text_features
+    from sparse_sae.audit.live import LiveMonitor as LiveMonitor, monitor as monitor
+    from sparse_sae.audit.observer import Monitor as Monitor
+    from sparse_sae.audit.rates import (
+        Rate as Rate,
+        auroc_interval as auroc_interval,
+        clopper_pearson as clopper_pearson,
+        operating_point as operating_point,
+    )
+    from sparse_sae.audit.watchlist import Watch as Watch, WatchList as WatchList
 
 # module -> its public names; the same as above, for the running program
 _MODULES = {

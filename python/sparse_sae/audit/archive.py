@@ -13,9 +13,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from .._io.atomic import atomic_write
-from .._io.files import FormatError, open_regular, reading
-from .hashes import canonical
+from sparse_sae._io.atomic import atomic_write
+from sparse_sae._io.files import FormatError, open_regular, reading
+from sparse_sae.audit.hashes import canonical
 
 # In this order; the last is there only in a signed bundle.
 MEMBERS = (

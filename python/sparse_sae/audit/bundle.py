@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._io.files import FormatError, open_regular, reading
-from . import archive
-from .chain import link, unlink
-from .evallog import eval_log
-from .hashes import canonical, code_sha256, sha256
-from .page import limitations, page
-from .policy import Policy
-from .results import judge, recount, worst
-from .statement import check_signature, sign, statement
+from sparse_sae._io.files import FormatError, open_regular, reading
+from sparse_sae.audit import archive
+from sparse_sae.audit.chain import link, unlink
+from sparse_sae.audit.evallog import eval_log
+from sparse_sae.audit.hashes import canonical, code_sha256, sha256
+from sparse_sae.audit.page import limitations, page
+from sparse_sae.audit.policy import Policy
+from sparse_sae.audit.results import judge, recount, worst
+from sparse_sae.audit.statement import check_signature, sign, statement
 
 _HASHED = tuple(
     name for name in archive.MEMBERS if name not in ("manifest.json", "statement.json", "signature.json")

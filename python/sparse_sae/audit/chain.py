@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .._io.files import FormatError, reading
-from .hashes import canonical, sha256
+from sparse_sae._io.files import FormatError, reading
+from sparse_sae.audit.hashes import canonical, sha256
 
 
 def link(samples: Iterable[Mapping[str, Any]], genesis: str) -> tuple[bytes, str]:

@@ -8,13 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from ..probing import auroc
-from .detectors import KINDS, Fitted
-from .examples import Division, Examples
-from .features import Features
-from .rates import Operating, Unsupported, auroc_interval, calibration, operating_point, threshold_at
-from .watchlist import Watch
+from sparse_sae._io.arrays import Array
+from sparse_sae.audit.detectors import KINDS, Fitted
+from sparse_sae.audit.examples import Division, Examples
+from sparse_sae.audit.features import Features
+from sparse_sae.audit.rates import (
+    Operating,
+    Unsupported,
+    auroc_interval,
+    calibration,
+    operating_point,
+    threshold_at,
+)
+from sparse_sae.audit.watchlist import Watch
+from sparse_sae.probing import auroc
 
 
 @dataclass(frozen=True)

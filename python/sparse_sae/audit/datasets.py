@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._arguments import whole
-from .._io.files import FormatError, open_regular, reading
-from .examples import Examples
-from .hashes import sha256_of
-from .sets import items, load_set
-from .sources import package_lines
+from sparse_sae._arguments import whole
+from sparse_sae._io.files import FormatError, open_regular, reading
+from sparse_sae.audit.examples import Examples
+from sparse_sae.audit.hashes import sha256_of
+from sparse_sae.audit.sets import items, load_set
+from sparse_sae.audit.sources import package_lines
 
 _BYTES = 1 << 26
 
@@ -102,7 +102,7 @@ def _prompts(spec: Mapping[str, Any], texts: Sequence[str]) -> list[Any]:
 
 
 def _tickets(spec: Mapping[str, Any]) -> Examples:
-    from ..demo.tickets import LABELS, tickets
+    from sparse_sae.demo.tickets import LABELS, tickets
 
     label = spec.get("label")
     if label not in LABELS:

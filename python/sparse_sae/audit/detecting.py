@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias, get_args
 
-from .readout import Readout
-from .watchlist import WatchList
+from sparse_sae.audit.readout import Readout
+from sparse_sae.audit.watchlist import WatchList
 
 Detect: TypeAlias = Literal["directions", "latents", "both", "cascade"]
 

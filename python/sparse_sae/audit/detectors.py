@@ -12,10 +12,10 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import expit
 
-from .._io.arrays import Array
-from ..probing import auroc
-from .examples import Examples
-from .features import Features
+from sparse_sae._io.arrays import Array
+from sparse_sae.audit.examples import Examples
+from sparse_sae.audit.features import Features
+from sparse_sae.probing import auroc
 
 
 @dataclass(frozen=True)

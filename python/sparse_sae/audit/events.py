@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from .._io.arrays import Array
+from sparse_sae._io.arrays import Array
 
 
 @dataclass(frozen=True)

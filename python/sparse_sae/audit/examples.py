@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from .._io.atomic import write_json
-from .._io.files import FormatError, read_json
-from .hashes import sha256_of
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.atomic import write_json
+from sparse_sae._io.files import FormatError, read_json
+from sparse_sae.audit.hashes import sha256_of
 
 
 @dataclass(frozen=True)

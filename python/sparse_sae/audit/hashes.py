@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from ..weights import what_encodes
+from sparse_sae._io.arrays import Array
+from sparse_sae.weights import what_encodes
 
 
 def canonical(value: Any) -> bytes:
@@ -93,7 +93,7 @@ def tokenizer_sha256(tokenizer: Any) -> str:
 @cache
 def code_sha256() -> str:
     """SHA-256 of this package's Python files and of the compiled kernels that run."""
-    from .. import _kernels
+    from sparse_sae import _kernels
 
     root = Path(__file__).resolve().parent.parent
     files = [path for path in root.rglob("*.py") if "__pycache__" not in path.parts]

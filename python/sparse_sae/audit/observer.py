@@ -14,14 +14,14 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .. import _kernels
-from .._arguments import real
-from .._io.arrays import Array, as_array
-from .detecting import Detect, readouts
-from .events import Answered, Event, OnEvent
-from .pooling import Pooling, Pools
-from .readout import Plain
-from .watchlist import WatchList
+from sparse_sae import _kernels
+from sparse_sae._arguments import real
+from sparse_sae._io.arrays import Array, as_array
+from sparse_sae.audit.detecting import Detect, readouts
+from sparse_sae.audit.events import Answered, Event, OnEvent
+from sparse_sae.audit.pooling import Pooling, Pools
+from sparse_sae.audit.readout import Plain
+from sparse_sae.audit.watchlist import WatchList
 
 _MANY = (list, np.ndarray)  # what holds a name for each row; a union would be made anew for each token
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._arguments import whole
-from .._io.files import FormatError, read_json
-from .hashes import canonical, sha256
+from sparse_sae._arguments import whole
+from sparse_sae._io.files import FormatError, read_json
+from sparse_sae.audit.hashes import canonical, sha256
 
 FORMAT, VERSION = "sparse_sae.audit.policy", 1
 _REQUIRED = ("format", "version", "title", "hook", "checks")
@@ -60,7 +60,7 @@ class Policy:
     @classmethod
     def of(cls, body: Mapping[str, Any], directory: Path, path: Any = "policy") -> Policy:
         """A policy from its fields; what may be left out is filled in."""
-        from .checks import KINDS
+        from sparse_sae.audit.checks import KINDS
 
         for name in _REQUIRED:
             if name not in body:

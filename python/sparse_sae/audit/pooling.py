@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from .._io.arrays import Array
+from sparse_sae._io.arrays import Array
 
 Pooling: TypeAlias = Literal["max", "mean", "ema", "last"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._arguments import real, whole
-from .._io.arrays import Array
-from ..probing import auroc
+from sparse_sae._arguments import real, whole
+from sparse_sae._io.arrays import Array
+from sparse_sae.probing import auroc
 
 
 class Unsupported(ValueError):

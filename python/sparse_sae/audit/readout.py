@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import _kernels
-from .._io.arrays import Array, to_float
-from ..activations import Activation, JumpReLU, ReLU, TopK
-from .watchlist import Watch
+from sparse_sae import _kernels
+from sparse_sae._io.arrays import Array, to_float
+from sparse_sae.activations import Activation, JumpReLU, ReLU, TopK
+from sparse_sae.audit.watchlist import Watch
 
 _ZERO = np.zeros((), np.float32)
 _EVERYTHING = np.float32(-3e38)  # below any pre-activation, so that the kernel keeps them all

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from .rates import clopper_pearson
+from sparse_sae.audit.rates import clopper_pearson
 
 Verdict: TypeAlias = Literal["PASSED", "WARNED", "FAILED"]
 _WORSE = ("PASSED", "WARNED", "FAILED")

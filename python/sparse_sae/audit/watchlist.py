@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .._arguments import as_json, real, whole
-from .._io.atomic import write_json
-from .._io.files import FormatError, read_json, reading
-from .hashes import sae_sha256, sha256_of
+from sparse_sae._arguments import as_json, real, whole
+from sparse_sae._io.atomic import write_json
+from sparse_sae._io.files import FormatError, read_json, reading
+from sparse_sae.audit.hashes import sae_sha256, sha256_of
 
 FORMAT, VERSION = "sparse_sae.watch_list", 1
 _BYTES = 1 << 26  # a thousand directions of a wide model, with room

@@ -11,13 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .._io.atomic import atomic_write
-from .._threads import resolve_threads
-from .latencies import few_rows, single_row
-from .runs import architectures, reading, selections
-from .tasks import products, sparse
-from .timing import SIZES, Line, Size, machine, table
-from .verdict import regressions, verdict
+from sparse_sae._io.atomic import atomic_write
+from sparse_sae._threads import resolve_threads
+from sparse_sae.bench.latencies import few_rows, single_row
+from sparse_sae.bench.runs import architectures, reading, selections
+from sparse_sae.bench.tasks import products, sparse
+from sparse_sae.bench.timing import SIZES, Line, Size, machine, table
+from sparse_sae.bench.verdict import regressions, verdict
 
 __all__ = ["ALL", "SIZES", "Line", "Size", "main", "regressions", "run", "table", "verdict"]
 

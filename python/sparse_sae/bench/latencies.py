@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import _kernels
-from .tasks import Problem
-from .timing import SIZES, Line, Task, in_turns
+from sparse_sae import _kernels
+from sparse_sae.bench.tasks import Problem
+from sparse_sae.bench.timing import SIZES, Line, Task, in_turns
 
 
 def single_row(threads: int, watched: int = 100) -> tuple[dict[str, float], list[Line]]:

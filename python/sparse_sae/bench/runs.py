@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import _kernels
-from .._io.arrays import Array
-from .tasks import Problem, training
-from .timing import SIZES, Line, Size, Task, in_turns
+from sparse_sae import _kernels
+from sparse_sae._io.arrays import Array
+from sparse_sae.bench.tasks import Problem, training
+from sparse_sae.bench.timing import SIZES, Line, Size, Task, in_turns
 
 _STEPS, _LOGGED = 60, 5  # of a run; the first third warms up
 
@@ -86,7 +86,7 @@ def model_like(size: Size, threads: int) -> Problem:
 
 def architectures(name: str, threads: int) -> tuple[dict[str, float], list[Line]]:
     """A step of each architecture at about k latents a row, beside TopK's."""
-    from ..architectures import L1, BatchTopK, Gated, JumpReLU, Matryoshka, TopK
+    from sparse_sae.architectures import L1, BatchTopK, Gated, JumpReLU, Matryoshka, TopK
 
     problem = Problem(SIZES[name], threads)
     k = problem.size.k
@@ -138,7 +138,7 @@ def reading(name: str, threads: int) -> tuple[dict[str, float], list[Line]]:
 
 def _sources(directory: Path, size: Size) -> dict[str, Any]:
     """The same rows in a file of float16, in memory and in a store; they lie in few directions, as activations do."""
-    from ..data.store import StoreWriter
+    from sparse_sae.data.store import StoreWriter
 
     # Not the seed of a run: [2, 0], which run 2 draws its weights from, is to NumPy the same as 2.
     rng = np.random.default_rng(2024)
@@ -156,8 +156,8 @@ def _sources(directory: Path, size: Size) -> dict[str, Any]:
 
 def _run(data: Any, size: Size, threads: int, runs: int = 1) -> tuple[float, float]:
     """Median seconds of a step, and of its wait for rows."""
-    from ..architectures import TopK
-    from ..training.trainer import train_many
+    from sparse_sae.architectures import TopK
+    from sparse_sae.training.trainer import train_many
 
     names = [f"run{i}" for i in range(runs)]
     moments: list[float] = []

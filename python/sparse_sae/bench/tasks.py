@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import _kernels
-from .._io.arrays import Array
-from .timing import SIZES, Line, Size, Task, in_turns, peak_megabytes
+from sparse_sae import _kernels
+from sparse_sae._io.arrays import Array
+from sparse_sae.bench.timing import SIZES, Line, Size, Task, in_turns, peak_megabytes
 
 # Aims of encode + TopK and of a training step, in G: where bytes multiply four times faster than floats, and elsewhere.
 AIMS = {
@@ -90,9 +90,9 @@ class Problem:
 def training(problem: Problem, architecture: Any = None) -> tuple[Any, Callable[[float], Any]]:
     """A training run at this size, of TopK unless told, and a function that makes one step with a share of the
     latents dead."""
-    from ..architectures import TopK
-    from ..training.config import TrainConfig
-    from ..training.run import Run
+    from sparse_sae.architectures import TopK
+    from sparse_sae.training.config import TrainConfig
+    from sparse_sae.training.run import Run
 
     size = problem.size
     config = TrainConfig(

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .. import _kernels
-from .._io import documents
+from sparse_sae import _kernels
+from sparse_sae._io import documents
 
 Task: TypeAlias = Callable[[], Any]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import _kernels
+from sparse_sae import _kernels
 
 # Slower than this, in units of G, is slower than any level was measured to be (docs/performance.md has the rows).
 LIMITS = {"encode + TopK": 1.15, "training step": 1.5}

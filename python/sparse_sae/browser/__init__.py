@@ -6,7 +6,7 @@
 The page is `sparse-sae browse FILE`; it comes with the extra `browser`.
 """
 
-from .building import build
-from .file import BrowserFile, open_browser
+from sparse_sae.browser.building import build
+from sparse_sae.browser.file import BrowserFile, open_browser
 
 __all__ = ["BrowserFile", "build", "open_browser"]

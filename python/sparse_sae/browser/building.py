@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from .._io.atomic import atomic_write, write_json
-from .._io.files import peek_json
-from ..data.provenance import mismatches
-from ..weights import what_encodes
-from . import logits, schema
-from .contexts import Stream
-from .detection import Labels
-from .neighbours import by_coactivation, by_direction, layout, lengths
-from .rows import Writer
-from .spill import Spill, encode_to
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.atomic import atomic_write, write_json
+from sparse_sae._io.files import peek_json
+from sparse_sae.browser import logits, schema
+from sparse_sae.browser.contexts import Stream
+from sparse_sae.browser.detection import Labels
+from sparse_sae.browser.neighbours import by_coactivation, by_direction, layout, lengths
+from sparse_sae.browser.rows import Writer
+from sparse_sae.browser.spill import Spill, encode_to
+from sparse_sae.data.provenance import mismatches
+from sparse_sae.weights import what_encodes
 
 GROUP_ENTRIES = 200_000
 Progress = Callable[[str, int, int], None]
@@ -216,7 +216,7 @@ def _fill(
     fingerprint: str,
     say: Progress,
 ) -> None:
-    from .vocabulary import texts_of
+    from sparse_sae.browser.vocabulary import texts_of
 
     if model is not None:
         vocabulary = texts_of(model.tokenizer)
@@ -282,7 +282,7 @@ def _matches(
     sae: Any, others: Mapping[str, Any]
 ) -> tuple[list[dict[str, list[float]]], Array | None, dict[str, Any]]:
     """For each latent, name -> [partner, cosine]; the mean cosine; and each comparison's mean and chance level."""
-    from ..match import match
+    from sparse_sae.match import match
 
     found: list[dict[str, list[float]]] = [{} for _ in range(sae.d_sae)]
     if not others:

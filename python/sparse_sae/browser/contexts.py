@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._io.arrays import Array
-from .spill import Entries, scattered
+from sparse_sae._io.arrays import Array
+from sparse_sae.browser.spill import Entries, scattered
 
 BINS = 50  # of the histogram, equally wide from 0 to the latent's maximum
 TOP = 20  # strongest contexts, one a sequence

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from ..probing import auroc
-from .contexts import Stream
-from .spill import Entries
+from sparse_sae._io.arrays import Array
+from sparse_sae.browser.contexts import Stream
+from sparse_sae.browser.spill import Entries
+from sparse_sae.probing import auroc
 
 
 class Labels:

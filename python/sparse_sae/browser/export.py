@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .._arguments import whole
-from .._io.atomic import atomic_directory, atomic_write, write_json
-from .file import BrowserFile
+from sparse_sae._arguments import whole
+from sparse_sae._io.atomic import atomic_directory, atomic_write, write_json
+from sparse_sae.browser.file import BrowserFile
 
 _PAGE = Path(__file__).parent / "page"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w-]+\.js)";$', re.M)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .._arguments import whole
-from .._io.arrays import Array
-from .._io.files import reading
-from . import schema
-from .contexts import INTERVALS
+from sparse_sae._arguments import whole
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.files import reading
+from sparse_sae.browser import schema
+from sparse_sae.browser.contexts import INTERVALS
 
 # what a list may be sorted by -> SQL; ids make every order a total one
 ORDERS = {
@@ -86,7 +86,7 @@ class BrowserFile:
 
     def __getitem__(self, latent: int) -> Any:
         """The latent, which a notebook shows with its histogram, contexts and logits."""
-        from .card import Latent
+        from sparse_sae.browser.card import Latent
 
         return Latent(self.latent(latent), self.meta)
 

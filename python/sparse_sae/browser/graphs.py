@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .._io.files import FormatError, read_json
+from sparse_sae._io.files import FormatError, read_json
 
 _LARGEST = 64 << 20
 
@@ -17,8 +17,8 @@ def read_graph(path: Path) -> dict[str, Any]:
         FormatError: another kind of file.
     """
     if path.suffix == ".npz":
-        from ..circuits.files import load_graph
-        from ..circuits.neuronpedia import document
+        from sparse_sae.circuits.files import load_graph
+        from sparse_sae.circuits.neuronpedia import document
 
         return document(load_graph(path), slug="graph")
     graph = read_json(path, _LARGEST)

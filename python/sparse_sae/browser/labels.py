@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from .contexts import Stream
-from .spill import Entries
+from sparse_sae._io.arrays import Array
+from sparse_sae.browser.contexts import Stream
+from sparse_sae.browser.spill import Entries
 
 _WORDS = 3  # tokens named in a label
 _LEAST = 0.25  # share of the strong firings that the named tokens must cover

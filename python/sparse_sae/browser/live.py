@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .building import fingerprint_of_sae
-from .file import BrowserFile
-from .vocabulary import texts_of
+from sparse_sae.browser.building import fingerprint_of_sae
+from sparse_sae.browser.file import BrowserFile
+from sparse_sae.browser.vocabulary import texts_of
 
 LONGEST = 512  # tokens of a text or prompt
 MOST_NEW = 128  # tokens generated
@@ -29,7 +29,7 @@ class Live:
     """
 
     def __init__(self, model: Any, sae: Any, file: BrowserFile) -> None:
-        from ..lm.model.pairing import hook_of
+        from sparse_sae.lm.model.pairing import hook_of
 
         if fingerprint_of_sae(sae) != file.meta["sae_fingerprint"]:
             raise ValueError(
@@ -51,7 +51,7 @@ class Live:
         return None if mode == "add" and self._sae.metadata.get("hook_name_out") else self._hook
 
     def _ids(self, text: object, chat: object) -> list[int]:
-        from ..lm.model.prompts import token_ids
+        from sparse_sae.lm.model.prompts import token_ids
 
         if not isinstance(text, str) or not text.strip():
             raise ValueError("text: empty; expected a few words")
@@ -69,8 +69,8 @@ class Live:
         """
         import torch
 
-        from ..data.store import massive_threshold
-        from ..lm import read_hooks
+        from sparse_sae.data.store import massive_threshold
+        from sparse_sae.lm import read_hooks
 
         ids = self._ids(text, chat)
         with torch.inference_mode():
@@ -109,7 +109,7 @@ class Live:
 
     def explain(self, ids: object, position: object) -> dict[str, Any]:
         """Which latents at earlier positions made the token at `position` more or less probable, by ablation."""
-        from ..lm import explain
+        from sparse_sae.lm import explain
 
         known = isinstance(ids, list) and all(type(i) is int for i in ids) and len(ids) <= LONGEST
         if not known or type(position) is not int or not isinstance(ids, list):
@@ -162,7 +162,7 @@ class Live:
         """
         import torch
 
-        from ..lm import steer, steer_direction
+        from sparse_sae.lm import steer, steer_direction
 
         if mode not in MODES or not (mode == "add" or self.abilities["ablate"]):
             raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .neighbours import largest
+from sparse_sae.browser.neighbours import largest
 
 SHOWN = 10
 BINS = 50
@@ -18,7 +18,7 @@ def effects(model: Any, sae: Any, begin: int, end: int) -> list[dict[str, Any]]:
 
     Effects are those of `sparse_sae.lm.direct_logits` for one unit of the latent, at a root mean square of 1.
     """
-    from ..lm import direct_logits
+    from sparse_sae.lm import direct_logits
 
     found = []
     for start in range(begin, end, _BLOCK):

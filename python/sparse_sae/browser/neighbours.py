@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
-from .. import _kernels
-from .._io.arrays import Array
-from .._threads import resolve_threads
-from .spill import Spill
+from sparse_sae import _kernels
+from sparse_sae._io.arrays import Array
+from sparse_sae._threads import resolve_threads
+from sparse_sae.browser.spill import Spill
 
 NEIGHBOURS = 10
 SAMPLED_ROWS = 1 << 16  # for co-activation

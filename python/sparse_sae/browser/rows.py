@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from . import schema
-from .contexts import Contexts, Stream, contexts, summarise
-from .detection import Labels, best
-from .labels import automatic
-from .neighbours import Nearest, Together
-from .spill import Entries
+from sparse_sae._io.arrays import Array
+from sparse_sae.browser import schema
+from sparse_sae.browser.contexts import Contexts, Stream, contexts, summarise
+from sparse_sae.browser.detection import Labels, best
+from sparse_sae.browser.labels import automatic
+from sparse_sae.browser.neighbours import Nearest, Together
+from sparse_sae.browser.spill import Entries
 
 _NEAR = 5  # tokens on either side of a firing that search finds a latent by
 _PANELS = (

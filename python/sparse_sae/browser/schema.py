@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from .._io.files import FormatError, open_regular
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.files import FormatError, open_regular
 
 APPLICATION_ID = 0x53414542  # "SAEB"
 VERSION = 1

@@ -28,11 +28,11 @@ except ImportError as error:
         'It comes with an extra: pip install "sparse-sae[browser]"'
     ) from None
 
-from . import user
-from .file import BrowserFile
-from .graphs import read_graph
-from .guard import Guard
-from .live import Live
+from sparse_sae.browser import user
+from sparse_sae.browser.file import BrowserFile
+from sparse_sae.browser.graphs import read_graph
+from sparse_sae.browser.guard import Guard
+from sparse_sae.browser.live import Live
 
 _PAGE = Path(__file__).parent / "page"
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}

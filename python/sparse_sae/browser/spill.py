@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from .._io.arrays import Array
-from .._io.files import FormatError
-from .._io.safetensors import map_tensors, write_tensors
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.files import FormatError
+from sparse_sae._io.safetensors import map_tensors, write_tensors
 
 SEGMENT_ENTRIES = 1 << 20
 BLOCK_ROWS = 4096

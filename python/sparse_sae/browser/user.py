@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from . import schema
+from sparse_sae.browser import schema
 
 LONGEST = 500  # characters of a label or of the name of a list
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
-from .._arguments import whole
-from .._io.atomic import atomic_write
-from .dictionaries import DictionarySet
+from sparse_sae._arguments import whole
+from sparse_sae._io.atomic import atomic_write
+from sparse_sae.circuits.dictionaries import DictionarySet
 
 if TYPE_CHECKING:
     from sparse_sae.lm.harvest.reader import ComputeDtype

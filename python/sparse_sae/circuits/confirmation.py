@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import whole
+from sparse_sae._arguments import whole
 
 if TYPE_CHECKING:
-    from .graph import AttributionGraph
+    from sparse_sae.circuits.graph import AttributionGraph
 
 FROZEN_CORRELATION, MODEL_CORRELATION, CHANCE = 0.99, 0.5, 0.05
 
@@ -191,7 +191,7 @@ def confirm(
     >>> graph.confirm(paraphrases=["France's capital is called"]).faithfulness  # doctest: +SKIP
     0.81
     """
-    from .measuring import measure
+    from sparse_sae.circuits.measuring import measure
 
     numbers: dict[str, Any] = {
         "n_edges": whole("n_edges", n_edges, 1),

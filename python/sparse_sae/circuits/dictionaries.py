@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .._io.atomic import atomic_directory
-from ..sae import SAE
-from . import set_files
+from sparse_sae._io.atomic import atomic_directory
+from sparse_sae.circuits import set_files
+from sparse_sae.sae import SAE
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from .._io.atomic import atomic_write
-from .._io.npz import read_npz
-from .graph import KINDS, AttributionGraph
+from sparse_sae._io.atomic import atomic_write
+from sparse_sae._io.npz import read_npz
+from sparse_sae.circuits.graph import KINDS, AttributionGraph
 
 _FORMAT, _VERSION = "sparse_sae attribution graph", 1
 _TEXTS = ("model_name", "tokens", "words", "n_layers", "labels", "missing_layers")

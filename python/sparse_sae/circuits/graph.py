@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 if TYPE_CHECKING:
-    from .confirmation import Confirmation
-    from .origin import Origin
+    from sparse_sae.circuits.confirmation import Confirmation
+    from sparse_sae.circuits.origin import Origin
 
 KINDS = ("token", "error", "feature", "target")
 TOKEN, ERROR, FEATURE, TARGET = range(4)
@@ -81,7 +81,7 @@ class AttributionGraph:
         Raises:
             ValueError: the graph was read from a file, or has no features.
         """
-        from .confirmation import confirm
+        from sparse_sae.circuits.confirmation import confirm
 
         self.confirmation = confirm(self, **options)
         return self.confirmation

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._arguments import real, whole
-from .._io.atomic import write_json
-from .codes import SetCodes
-from .dictionaries import DictionarySet
-from .graph import FEATURE, AttributionGraph
+from sparse_sae._arguments import real, whole
+from sparse_sae._io.atomic import write_json
+from sparse_sae.circuits.codes import SetCodes
+from sparse_sae.circuits.dictionaries import DictionarySet
+from sparse_sae.circuits.graph import FEATURE, AttributionGraph
 
 Names = Mapping[tuple[int, int], str]
 _FORMAT = "sparse_sae feature names"
@@ -200,7 +200,7 @@ def supernodes(
 def _logit_cosines(
     model: Any, dictionaries: DictionarySet, features: Sequence[tuple[int, int]]
 ) -> NDArray[Any]:
-    from .families import transformer_of
+    from sparse_sae.circuits.families import transformer_of
 
     tf = transformer_of(model)
     rows = np.stack([dictionaries[_hook(dictionaries, a)].sae.rows["W_dec"][b] for a, b in features])
@@ -223,7 +223,7 @@ def _by_twera(
     model: Any, dictionaries: DictionarySet, features: Sequence[tuple[int, int]], codes: SetCodes
 ) -> NDArray[Any]:
     """(n, 2 n) TWERA from and to each feature."""
-    from .virtual import twera, virtual_weights
+    from sparse_sae.circuits.virtual import twera, virtual_weights
 
     found = np.zeros((len(features), len(features)))
     layers, latents = np.array(features).T

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .._io.atomic import write_json
-from .graph import ERROR, FEATURE, TOKEN, AttributionGraph
+from sparse_sae._io.atomic import write_json
+from sparse_sae.circuits.graph import ERROR, FEATURE, TOKEN, AttributionGraph
 
 _KINDS = ("embedding", "mlp reconstruction error", "cross layer transcoder", "logit")
 
@@ -116,7 +116,7 @@ def document(
 
 
 def _version() -> str:
-    from .. import __version__
+    from sparse_sae import __version__
 
     return __version__
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from .._io.atomic import atomic_write
-from .confirmation import Ablations, Confirmation
-from .graph import ERROR, FEATURE, KINDS, TOKEN, AttributionGraph
+from sparse_sae._io.atomic import atomic_write
+from sparse_sae.circuits.confirmation import Ablations, Confirmation
+from sparse_sae.circuits.graph import ERROR, FEATURE, KINDS, TOKEN, AttributionGraph
 
 _MOST_NODES = 3000  # beyond that a browser draws for seconds
 

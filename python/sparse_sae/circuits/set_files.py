@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .._io.atomic import write_json
-from ..formats import load
-from ..sae import SAE
+from sparse_sae._io.atomic import write_json
+from sparse_sae.formats import load
+from sparse_sae.sae import SAE
 
 MANIFEST = "dictionaries.json"
 _FORMAT = "sparse_sae dictionary set"

@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .. import __version__
-from . import arrays, audits, browse, circuits, models, sets, training
-from ._parsing import command_adder
+from sparse_sae import __version__
+from sparse_sae.cli import arrays, audits, browse, circuits, models, sets, training
+from sparse_sae.cli._parsing import command_adder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .. import evaluate, kernels, load
-from .._io.atomic import write_json
-from ..data.opening import open_path
-from ._parsing import AddCommand, one_or_tuple
+from sparse_sae import evaluate, kernels, load
+from sparse_sae._io.atomic import write_json
+from sparse_sae.cli._parsing import AddCommand, one_or_tuple
+from sparse_sae.data.opening import open_path
 
 
 def add_evaluate(add: AddCommand) -> None:
@@ -98,6 +98,6 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from .. import bench
+    from sparse_sae import bench
 
     return bench.main(options.json, tuple(options.sizes or bench.ALL), options.threads, options.against)

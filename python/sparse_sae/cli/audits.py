@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ._parsing import AddCommand, command_adder
+from sparse_sae.cli._parsing import AddCommand, command_adder
 
 
 def add_audit(add: AddCommand) -> None:
@@ -36,7 +36,7 @@ def add_audit(add: AddCommand) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..audit.running import run_audit
+    from sparse_sae.audit.running import run_audit
 
     found = run_audit(
         options.policy,
@@ -49,7 +49,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from ..audit.bundle import verify
+    from sparse_sae.audit.bundle import verify
 
     found = verify(
         options.bundle, policy=options.policy, public_key=options.public_key, sha256_known=options.sha256
@@ -62,7 +62,7 @@ def _verify(options: argparse.Namespace) -> int:
     print(f"{options.bundle}: whole and unchanged; {signed}; SHA-256 {found.sha256}")
     if not options.rerun:
         return 0
-    from ..audit.running import rerun
+    from sparse_sae.audit.running import rerun
 
     again = rerun(
         options.bundle,
@@ -80,8 +80,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from ..audit import archive
-    from ..audit.bundle import verify
+    from sparse_sae.audit import archive
+    from sparse_sae.audit.bundle import verify
 
     found = verify(options.bundle)
     signed = "self-attested" if found.signed_by is None else f"signed by key {found.signed_by}"
@@ -97,7 +97,7 @@ def _show(options: argparse.Namespace) -> int:
             chance = f", chance {metric['chance']:.3g}" if "chance" in metric else ""
             print(f"  {metric['name']}: {value}{span}{chance}")
     if options.html is not None:
-        from .._io.atomic import atomic_write
+        from sparse_sae._io.atomic import atomic_write
 
         with atomic_write(options.html) as file:
             file.write(archive.read(options.bundle)["report.html"])

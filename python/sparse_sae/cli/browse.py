@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .. import load
-from .._io.files import read_json
-from ..training.progress import Bar
-from ._parsing import AddCommand
+from sparse_sae import load
+from sparse_sae._io.files import read_json
+from sparse_sae.cli._parsing import AddCommand
+from sparse_sae.training.progress import Bar
 
 _ACTIONS = ("build", "export")
 
@@ -72,7 +72,7 @@ def _browse(options: argparse.Namespace) -> int:
         raise ValueError(f"browse build: {target} is not a directory; expected that of a saved SAE")
     else:
         file, sae = target, options.sae
-    from ..browser.server import serve
+    from sparse_sae.browser.server import serve
 
     serve(
         file,
@@ -89,17 +89,17 @@ def _browse(options: argparse.Namespace) -> int:
 def _model(options: argparse.Namespace) -> Any:
     if options.model is None:
         return None
-    from ..lm import load_model
+    from sparse_sae.lm import load_model
 
     return load_model(options.model or None)
 
 
 def _built(directory: Path, model: Any, options: argparse.Namespace) -> Path:
     """The file of an SAE: built, unless it is there already and nothing asks for another."""
-    from ..browser import build, open_browser
-    from ..browser.building import fingerprint_of
-    from ..browser.vocabulary import load_tokenizer, texts_of
-    from ..data.store import ActivationStore
+    from sparse_sae.browser import build, open_browser
+    from sparse_sae.browser.building import fingerprint_of
+    from sparse_sae.browser.vocabulary import load_tokenizer, texts_of
+    from sparse_sae.data.store import ActivationStore
 
     sae = load(directory)
     own = directory.parent if directory.name == "sae" else directory  # train's own: RUN/sae
@@ -145,8 +145,8 @@ def _built(directory: Path, model: Any, options: argparse.Namespace) -> Path:
 
 
 def _export(file: Path, options: argparse.Namespace) -> int:
-    from ..browser import open_browser
-    from ..browser.export import write_html, write_neuronpedia
+    from sparse_sae.browser import open_browser
+    from sparse_sae.browser.export import write_html, write_neuronpedia
 
     if options.out is None:
         raise ValueError("--out: needed; the file (html) or the directory (neuronpedia) to write")

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._parsing import AddCommand, count
-from .models import add_model, lines, open_model
+from sparse_sae.cli._parsing import AddCommand, count
+from sparse_sae.cli.models import add_model, lines, open_model
 
 
 def add_circuit(add: AddCommand) -> None:
@@ -71,7 +71,7 @@ def add_circuit(add: AddCommand) -> None:
 def _circuit(options: argparse.Namespace) -> int:
     targets = _targets(options)
     model = open_model(options)
-    from ..circuits import (
+    from sparse_sae.circuits import (
         DictionarySet,
         attribute,
         load_names,
@@ -82,7 +82,7 @@ def _circuit(options: argparse.Namespace) -> int:
         write_neuronpedia,
         write_page,
     )
-    from ..lm.model.prompts import token_ids
+    from sparse_sae.lm.model.prompts import token_ids
 
     def ids(prompt: str) -> list[int]:
         return token_ids(prompt if options.plain else [{"role": "user", "content": prompt}], model.tokenizer)
@@ -113,7 +113,7 @@ def _circuit(options: argparse.Namespace) -> int:
 
 
 def _targets(options: argparse.Namespace) -> Any:
-    from ..circuits import Logit, LogitDifference
+    from sparse_sae.circuits import Logit, LogitDifference
 
     if options.minus is None:
         return [Logit(token) for token in options.target] or None
@@ -128,8 +128,8 @@ def _named(
     """Names of the graph's features, the user's own before labels, and the codes that the labels are from."""
     if options.label_tokens is None:
         return own, None
-    from ..circuits import encode_texts, features_of, label_features
-    from ..lm import english_documents
+    from sparse_sae.circuits import encode_texts, features_of, label_features
+    from sparse_sae.lm import english_documents
 
     texts = lines(options.texts) if options.texts else english_documents()
     codes = encode_texts(model, made, texts, max_tokens=options.label_tokens)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import SAE, load
-from .._io.atomic import write_json
-from ._parsing import AddCommand, count, settings
+from sparse_sae import SAE, load
+from sparse_sae._io.atomic import write_json
+from sparse_sae.cli._parsing import AddCommand, count, settings
 
 DEFAULT = "SmolLM2-135M-Instruct"  # what `load_model` opens where nothing is named; its module imports torch
 
@@ -111,11 +111,11 @@ def _add_sae(parser: argparse.ArgumentParser) -> None:
 def _demo(options: argparse.Namespace) -> int:
     _require("torch", "transformers") if not options.synthetic else None
     if options.synthetic:
-        from ..demo.ground_truth import run_synthetic
+        from sparse_sae.demo.ground_truth import run_synthetic
 
         run_synthetic(features=options.features or 64, k=options.k or 3, json_path=options.json)
         return 0
-    from ..demo.language_model import run
+    from sparse_sae.demo.language_model import run
 
     run(
         tokens=options.tokens,
@@ -141,7 +141,7 @@ def _require(*modules: str) -> None:
 def open_model(options: argparse.Namespace, sae: SAE | None = None) -> Any:
     """The model that was asked for, or else the one whose activations the SAE was trained on."""
     _require("torch", "transformers")
-    from ..lm import load_model
+    from sparse_sae.lm import load_model
 
     noted = "" if sae is None else str(sae.metadata.get("model_name") or "")
     if options.model is not None or noted in ("", DEFAULT):
@@ -161,8 +161,8 @@ def _prompt(options: argparse.Namespace) -> Any:
 
 def _capture(options: argparse.Namespace) -> int:
     model = open_model(options)
-    from ..lm import capture, english_documents
-    from ..training.progress import Bar
+    from sparse_sae.lm import capture, english_documents
+    from sparse_sae.training.progress import Bar
 
     hooks = options.hook if len(options.hook) > 1 else options.hook[0]
     texts = lines(options.texts) if options.texts else english_documents()
@@ -194,7 +194,7 @@ def lines(path: Path) -> Iterator[str]:
 def _explain(options: argparse.Namespace) -> int:
     sae = load(options.sae)
     model = open_model(options, sae)
-    from ..lm import explain
+    from sparse_sae.lm import explain
 
     found = explain(
         model,
@@ -215,7 +215,7 @@ def _steer(options: argparse.Namespace) -> int:
     sae = load(options.sae)
     latents = {int(name): float(value) for name, value in settings(options.latent, "--latent").items()}
     model = open_model(options, sae)
-    from ..lm import generate, steer
+    from sparse_sae.lm import generate, steer
 
     with steer(model, sae, latents, options.mode, hook=options.hook, exact=options.exact):
         print(generate(model, _prompt(options), max_new_tokens=options.new_tokens))

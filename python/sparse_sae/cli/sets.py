@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .._io.atomic import write_json
-from ..architectures import TopK
-from ._parsing import AddCommand, count
-from .models import add_model, lines, open_model
+from sparse_sae._io.atomic import write_json
+from sparse_sae.architectures import TopK
+from sparse_sae.cli._parsing import AddCommand, count
+from sparse_sae.cli.models import add_model, lines, open_model
 
 _HELD_OUT = 16  # texts on which the model is measured with the set in place
 
@@ -89,9 +89,9 @@ def _train_set(options: argparse.Namespace) -> int:
     model = open_model(options)
     from itertools import islice
 
-    from ..circuits import set_quality, train_set
-    from ..lm import english_documents
-    from ..training.progress import Bar
+    from sparse_sae.circuits import set_quality, train_set
+    from sparse_sae.lm import english_documents
+    from sparse_sae.training.progress import Bar
 
     def texts() -> Any:
         every = lines(options.texts) if options.texts else english_documents()

@@ -9,10 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from .. import ARCHITECTURES, TrainConfig, TrainingInterrupted, train
-from .._arguments import field_types, known_names
-from .._io.values import read_values
-from ._parsing import AddCommand, count, one_or_tuple, settings
+from sparse_sae import ARCHITECTURES, TrainConfig, TrainingInterrupted, train
+from sparse_sae._arguments import field_types, known_names
+from sparse_sae._io.values import read_values
+from sparse_sae.cli._parsing import AddCommand, count, one_or_tuple, settings
 
 # What has an option of its own, or none on the command line.
 _APART = ("architecture", "coder", "betas", "resampling", "metadata", "n_tokens")

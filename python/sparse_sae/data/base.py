@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
 from typing import ClassVar
 
-from .._io.arrays import Array
-from .picks import Pick, Stored, picked_batches, picked_blocks
+from sparse_sae._io.arrays import Array
+from sparse_sae.data.picks import Pick, Stored, picked_batches, picked_blocks
 
 SAMPLE_ROWS = 16384  # enough rows to estimate a mean, a scale and a geometric median
 _BLOCK_ROWS = 8192

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array, as_array
-from .._io.files import open_regular, reading
-from .._io.npz import read_npz
-from .._io.safetensors import DTYPES, read_header
-from .base import Source
-from .sources import ArraySource, StoreSource
-from .stream import StreamSource
+from sparse_sae._io.arrays import Array, as_array
+from sparse_sae._io.files import open_regular, reading
+from sparse_sae._io.npz import read_npz
+from sparse_sae._io.safetensors import DTYPES, read_header
+from sparse_sae.data.base import Source
+from sparse_sae.data.sources import ArraySource, StoreSource
+from sparse_sae.data.stream import StreamSource
 
 _HOW_TO_CONVERT = {
     ".pt": "numpy.save('x.npy', torch.load(path, weights_only=True).float().numpy())",
@@ -71,7 +71,7 @@ def open_path(path: str | Path, name: str = "data") -> Any:
     """
     path = Path(path)
     if path.is_dir() or not (path.suffix or path.exists()):
-        from .store import ActivationStore
+        from sparse_sae.data.store import ActivationStore
 
         try:
             return ActivationStore(path)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..coders import Coder
+from sparse_sae.coders import Coder
 
 
 def provenance(source: Any, coder: Coder, part: int | None = None) -> dict[str, Any]:

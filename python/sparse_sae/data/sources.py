@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from .base import SAMPLE_ROWS, Part, Source, batches
-from .picks import Pick, Stored
-from .store.shuffle import Held, Pool, pass_through, pools, row_numbers
-from .stream import StreamSource
+from sparse_sae._io.arrays import Array
+from sparse_sae.data.base import SAMPLE_ROWS, Part, Source, batches
+from sparse_sae.data.picks import Pick, Stored
+from sparse_sae.data.store.shuffle import Held, Pool, pass_through, pools, row_numbers
+from sparse_sae.data.stream import StreamSource
 
 __all__ = [
     "SAMPLE_ROWS",
@@ -103,7 +103,7 @@ class StoreSource(Source):
     """One or several `ActivationStore`s of the same tokens, shuffled alike."""
 
     def __init__(self, stores: Sequence[Any]) -> None:
-        from .store import aligned
+        from sparse_sae.data.store import aligned
 
         self.stores = aligned(stores) if len(stores) > 1 else stores
 

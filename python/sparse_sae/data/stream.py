@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._io.arrays import Array, as_array
-from .base import Source
-from .picks import Pick, Stored
+from sparse_sae._io.arrays import Array, as_array
+from sparse_sae.data.base import Source
+from sparse_sae.data.picks import Pick, Stored
 
 
 class StreamSource(Source):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .. import TopK, evaluate, train
-from .._io.atomic import write_json
-from ..match import match
-from ..synthetic.lesson import lesson
+from sparse_sae import TopK, evaluate, train
+from sparse_sae._io.atomic import write_json
+from sparse_sae.match import match
+from sparse_sae.synthetic.lesson import lesson
 
 
 def run_synthetic(*, features: int = 64, k: int = 3, json_path: Path | None = None) -> dict[str, Any]:

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from .. import SAE, TopK, evaluate, load, train
-from .._io.arrays import Array
-from .._io.atomic import write_json
-from ..data.store import ActivationStore
-from ..lm import LanguageModel, capture, english_documents, generate, load_model, steer, why
-from ..probing import Detector, document_maxima, label_detectors, top_contexts, unit_views
-from ..training import checkpoint
-from ..training.progress import Bar
-from .tickets import Split, labels_of, tickets
+from sparse_sae import SAE, TopK, evaluate, load, train
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.atomic import write_json
+from sparse_sae.data.store import ActivationStore
+from sparse_sae.demo.tickets import Split, labels_of, tickets
+from sparse_sae.lm import LanguageModel, capture, english_documents, generate, load_model, steer, why
+from sparse_sae.probing import Detector, document_maxima, label_detectors, top_contexts, unit_views
+from sparse_sae.training import checkpoint
+from sparse_sae.training.progress import Bar
 
 HOOK = "blocks.15.hook_resid_post"
 SPLITS: tuple[Split, Split] = ("train", "held_out")

@@ -113,7 +113,7 @@ def too_sparse(sae: Any, x: Any, *, rows: int = 256, drop: float = 0.1, seed: in
         drop: fall of FVU from L0 to 2 · L0 latents that counts.
         seed: of the draw.
     """
-    from ..pursuit import encode
+    from sparse_sae.pursuit import encode
 
     x = np.asarray(x, dtype=np.float32)
     if x.ndim != 2 or not len(x):
@@ -219,7 +219,7 @@ def shuffled_components(x: ArrayLike, seed: int = 0) -> NDArray[np.float32]:
 
 def diagnose(sae: Any, x: Any, y: Any = None, **evidence: Any) -> list[Finding]:
     """The warnings of `evaluate(sae, x, y, **evidence)`, none if all is well as far as could be seen."""
-    from .metrics import evaluate
+    from sparse_sae.evaluation.metrics import evaluate
 
     return list(evaluate(sae, x, y, **evidence).warnings)
 
@@ -245,7 +245,7 @@ def findings(
     Returns:
         What was found, and what was looked for.
     """
-    from ..match import match, stability
+    from sparse_sae.match import match, stability
 
     found: list[Finding | None] = []
     checked = []

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import _kernels
-from .._io.arrays import Array, as_array, as_rows, to_float
-from .._threads import resolve_threads
-from ..data.opening import open_path
-from ..data.provenance import mismatches
-from ..sae import SAE
-from .diagnostics import Finding, findings
+from sparse_sae import _kernels
+from sparse_sae._io.arrays import Array, as_array, as_rows, to_float
+from sparse_sae._threads import resolve_threads
+from sparse_sae.data.opening import open_path
+from sparse_sae.data.provenance import mismatches
+from sparse_sae.evaluation.diagnostics import Finding, findings
+from sparse_sae.sae import SAE
 
 BLOCK_ROWS = 8192
 KEPT_ROWS = 256  # for the checks that need rows, of the first block

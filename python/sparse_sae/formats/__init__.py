@@ -9,10 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from .._io.files import FormatError
-from ..sae import SAE
-from . import circuit_tracer, dictionary_learning, gemma_scope, llama_scope, openai, saelens, sparsify
-from ._files import contents, peek_torch
+from sparse_sae._io.files import FormatError
+from sparse_sae.formats import (
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    llama_scope,
+    openai,
+    saelens,
+    sparsify,
+)
+from sparse_sae.formats._files import contents, peek_torch
+from sparse_sae.sae import SAE
 
 __all__ = ["FORMATS", "WRITERS", "load", "save"]
 
@@ -44,7 +52,7 @@ def load(path: str | Path, format: str | None = None) -> SAE:
     ['circuit_tracer', 'dictionary_learning', 'gemma_scope', 'llama_scope', 'openai', 'saelens', 'sparsify']
     """
     if isinstance(path, str) and path.startswith("hf://"):
-        from ..hub import from_uri
+        from sparse_sae.hub import from_uri
 
         return from_uri(path, format)
     path = Path(path)

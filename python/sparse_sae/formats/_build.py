@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..activations import Activation
-from ..sae import SAE
-from ..transforms import Transform
-from ._files import Array
+from sparse_sae.activations import Activation
+from sparse_sae.formats._files import Array
+from sparse_sae.sae import SAE
+from sparse_sae.transforms import Transform
 
 VECTORS = ("b_enc", "threshold", "b_gate", "b_mag", "r_mag")
 

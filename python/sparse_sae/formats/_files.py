@@ -7,11 +7,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from .._io.arrays import Array
-from .._io.files import MALFORMED, FormatError, kind_of, open_regular, peek_json, read_json
-from .._io.npz import read_npz
-from .._io.safetensors import read_header, widen
-from .._io.safetensors import read_tensors as read_safetensors
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.files import MALFORMED, FormatError, kind_of, open_regular, peek_json, read_json
+from sparse_sae._io.npz import read_npz
+from sparse_sae._io.safetensors import read_header, read_tensors as read_safetensors, widen
 
 __all__ = [
     "Array",

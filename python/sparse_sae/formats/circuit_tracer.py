@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..activations import JumpReLU, ReLU
-from ..sae import SAE
-from ._build import build, matrices, take
-from ._files import Array, contents, peek_shapes, read_safetensors
+from sparse_sae.activations import JumpReLU, ReLU
+from sparse_sae.formats._build import build, matrices, take
+from sparse_sae.formats._files import Array, contents, peek_shapes, read_safetensors
+from sparse_sae.sae import SAE
 
 NAME = "circuit_tracer"
 EXPECTS = (

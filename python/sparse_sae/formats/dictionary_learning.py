@@ -14,11 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from .._io.atomic import atomic_directory, write_json
-from ..activations import Activation, Gate, JumpReLU, ReLU, TopK
-from ..sae import SAE
-from ._build import build, center_into_bias, fold_decoder_norm, layer_of, matrices, take, transposed
-from ._files import Array, integer, is_saved_sae, peek_json, read_json, read_torch
+from sparse_sae._io.atomic import atomic_directory, write_json
+from sparse_sae.activations import Activation, Gate, JumpReLU, ReLU, TopK
+from sparse_sae.formats._build import (
+    build,
+    center_into_bias,
+    fold_decoder_norm,
+    layer_of,
+    matrices,
+    take,
+    transposed,
+)
+from sparse_sae.formats._files import Array, integer, is_saved_sae, peek_json, read_json, read_torch
+from sparse_sae.sae import SAE
 
 NAME = "dictionary_learning"
 EXPECTS = 'dictionary_learning: a directory with config.json (which has a "trainer") and ae.pt'

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..activations import JumpReLU
-from ..sae import SAE
-from ._build import build, matrices, take, transposed
-from ._files import Array, peek_json, peek_npz, read_json, read_npz, read_safetensors
+from sparse_sae.activations import JumpReLU
+from sparse_sae.formats._build import build, matrices, take, transposed
+from sparse_sae.formats._files import Array, peek_json, peek_npz, read_json, read_npz, read_safetensors
+from sparse_sae.sae import SAE
 
 NAME = "gemma_scope"
 EXPECTS = "Gemma Scope: params.npz, or a directory with it; Gemma Scope 2: config.json and params.safetensors"

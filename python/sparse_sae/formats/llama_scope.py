@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..activations import Activation, JumpReLU, ReLU, TopK
-from ..sae import SAE
-from ._build import build, fold_decoder_norm, matrices, take, transposed
-from ._files import Array, integer, peek_json, peek_shapes, read_json, read_safetensors
+from sparse_sae.activations import Activation, JumpReLU, ReLU, TopK
+from sparse_sae.formats._build import build, fold_decoder_norm, matrices, take, transposed
+from sparse_sae.formats._files import Array, integer, peek_json, peek_shapes, read_json, read_safetensors
+from sparse_sae.sae import SAE
 
 NAME = "llama_scope"
 EXPECTS = "Llama Scope: a directory with hyperparams.json and checkpoints/final.safetensors"

@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..activations import Activation, ReLU, TopK
-from ..sae import SAE
-from ..transforms import Transform
-from ._build import build, matrices, take, transposed
-from ._files import peek_torch, read_torch
+from sparse_sae.activations import Activation, ReLU, TopK
+from sparse_sae.formats._build import build, matrices, take, transposed
+from sparse_sae.formats._files import peek_torch, read_torch
+from sparse_sae.sae import SAE
+from sparse_sae.transforms import Transform
 
 NAME = "openai"
 EXPECTS = "OpenAI: a .pt file with pre_bias, latent_bias, encoder.weight and decoder.weight"

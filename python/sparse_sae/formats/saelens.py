@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from .. import architectures
-from .._io.atomic import atomic_directory, write_json
-from .._io.safetensors import checked, write_tensors
-from ..activations import AbsTopK, Activation, Gate, JumpReLU, ReLU, TopK, from_config
-from ..sae import SAE
-from ..transforms import Transform
-from ._build import build, fold_decoder_norm, matrices, take, transposed
-from ._files import Array, integer, is_saved_sae, peek_json, read_json, read_safetensors
-from ._saelens_config import current
+from sparse_sae import architectures
+from sparse_sae._io.atomic import atomic_directory, write_json
+from sparse_sae._io.safetensors import checked, write_tensors
+from sparse_sae.activations import AbsTopK, Activation, Gate, JumpReLU, ReLU, TopK, from_config
+from sparse_sae.formats._build import build, fold_decoder_norm, matrices, take, transposed
+from sparse_sae.formats._files import Array, integer, is_saved_sae, peek_json, read_json, read_safetensors
+from sparse_sae.formats._saelens_config import current
+from sparse_sae.sae import SAE
+from sparse_sae.transforms import Transform
 
 NAME = "saelens"
 EXPECTS = "SAELens: a directory with cfg.json and sae_weights.safetensors"

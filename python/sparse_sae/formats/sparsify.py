@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from .._io.atomic import atomic_directory, write_json
-from .._io.safetensors import checked, write_tensors
-from ..activations import AbsTopK, Activation, GroupMax, TopK
-from ..sae import SAE
-from ._build import build, matrices, take
-from ._files import integer, is_saved_sae, peek_json, read_json, read_safetensors
+from sparse_sae._io.atomic import atomic_directory, write_json
+from sparse_sae._io.safetensors import checked, write_tensors
+from sparse_sae.activations import AbsTopK, Activation, GroupMax, TopK
+from sparse_sae.formats._build import build, matrices, take
+from sparse_sae.formats._files import integer, is_saved_sae, peek_json, read_json, read_safetensors
+from sparse_sae.sae import SAE
 
 NAME = "sparsify"
 EXPECTS = "sparsify: a directory (one hook point's) with cfg.json and sae.safetensors"

@@ -16,44 +16,42 @@ from sparse_sae._lazy import public
 
 if TYPE_CHECKING:
     from sparse_sae.lm.explaining.attribution import explain as explain
-    from sparse_sae.lm.explaining.explanation import Effect as Effect
-    from sparse_sae.lm.explaining.explanation import Explanation as Explanation
-    from sparse_sae.lm.explaining.labels import LatentLabel as LatentLabel
-    from sparse_sae.lm.explaining.labels import label_latents as label_latents
+    from sparse_sae.lm.explaining.explanation import Effect as Effect, Explanation as Explanation
+    from sparse_sae.lm.explaining.labels import LatentLabel as LatentLabel, label_latents as label_latents
     from sparse_sae.lm.explaining.logit_lens import direct_logits as direct_logits
-    from sparse_sae.lm.explaining.reasons import Reason as Reason
-    from sparse_sae.lm.explaining.reasons import why as why
+    from sparse_sae.lm.explaining.reasons import Reason as Reason, why as why
     from sparse_sae.lm.harvest.corpus import english_documents as english_documents
-    from sparse_sae.lm.harvest.recording import CaptureProgress as CaptureProgress
-    from sparse_sae.lm.harvest.recording import capture as capture
-    from sparse_sae.lm.harvest.streaming import ActivationStream as ActivationStream
-    from sparse_sae.lm.harvest.streaming import stream as stream
-    from sparse_sae.lm.model.engine import Engine as Engine
-    from sparse_sae.lm.model.engine import Transformers as Transformers
+    from sparse_sae.lm.harvest.recording import CaptureProgress as CaptureProgress, capture as capture
+    from sparse_sae.lm.harvest.streaming import ActivationStream as ActivationStream, stream as stream
+    from sparse_sae.lm.model.engine import Engine as Engine, Transformers as Transformers
     from sparse_sae.lm.model.generation import generate as generate
     from sparse_sae.lm.model.hook_point import HookPoint as HookPoint
-    from sparse_sae.lm.model.hooks import hook_names as hook_names
-    from sparse_sae.lm.model.hooks import read_hooks as read_hooks
-    from sparse_sae.lm.model.hooks import resolve as resolve
-    from sparse_sae.lm.model.loading import LanguageModel as LanguageModel
-    from sparse_sae.lm.model.loading import load_model as load_model
-    from sparse_sae.lm.steering.interventions import Steering as Steering
-    from sparse_sae.lm.steering.interventions import steer as steer
-    from sparse_sae.lm.steering.interventions import steer_direction as steer_direction
+    from sparse_sae.lm.model.hooks import (
+        hook_names as hook_names,
+        read_hooks as read_hooks,
+        resolve as resolve,
+    )
+    from sparse_sae.lm.model.loading import LanguageModel as LanguageModel, load_model as load_model
+    from sparse_sae.lm.steering.interventions import (
+        Steering as Steering,
+        steer as steer,
+        steer_direction as steer_direction,
+    )
     from sparse_sae.lm.steering.reconstruction import reconstruct as reconstruct
-    from sparse_sae.lm.studies.dose import DoseResponse as DoseResponse
-    from sparse_sae.lm.studies.dose import dose_response as dose_response
-    from sparse_sae.lm.studies.experiments import Experiment as Experiment
-    from sparse_sae.lm.studies.experiments import decisions as decisions
-    from sparse_sae.lm.studies.experiments import experiment as experiment
-    from sparse_sae.lm.studies.judge import Judge as Judge
-    from sparse_sae.lm.studies.judge import calibrated_judge as calibrated_judge
-    from sparse_sae.lm.studies.quality import ModelQuality as ModelQuality
-    from sparse_sae.lm.studies.quality import model_quality as model_quality
-    from sparse_sae.lm.studies.quality import randomise as randomise
+    from sparse_sae.lm.studies.dose import DoseResponse as DoseResponse, dose_response as dose_response
+    from sparse_sae.lm.studies.experiments import (
+        Experiment as Experiment,
+        decisions as decisions,
+        experiment as experiment,
+    )
+    from sparse_sae.lm.studies.judge import Judge as Judge, calibrated_judge as calibrated_judge
+    from sparse_sae.lm.studies.quality import (
+        ModelQuality as ModelQuality,
+        model_quality as model_quality,
+        randomise as randomise,
+    )
     from sparse_sae.lm.studies.reuse import reuse_below as reuse_below
-    from sparse_sae.lm.studies.scores import choice_logprobs as choice_logprobs
-    from sparse_sae.lm.studies.scores import score_texts as score_texts
+    from sparse_sae.lm.studies.scores import choice_logprobs as choice_logprobs, score_texts as score_texts
 
 # module -> its public names; the same as above, for the running program
 _MODULES = {

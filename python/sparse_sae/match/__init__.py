@@ -6,11 +6,11 @@
 - `families`: absorption and splitting, where the hierarchy of the true features is known.
 """
 
-from .chance import Chance, Level, random_like
-from .detectors import Detectors, detectors
-from .families import Families, families
-from .matching import Matching, match
-from .stability import Refinement, Stability, duplicates, refinement, stability
+from sparse_sae.match.chance import Chance, Level, random_like
+from sparse_sae.match.detectors import Detectors, detectors
+from sparse_sae.match.families import Families, families
+from sparse_sae.match.matching import Matching, match
+from sparse_sae.match.stability import Refinement, Stability, duplicates, refinement, stability
 
 __all__ = [
     "Chance",

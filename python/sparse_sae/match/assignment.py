@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .scores import Scores
+from sparse_sae.match.scores import Scores
 
 Method: TypeAlias = Literal["auto", "dense", "sparse"]
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from .assignment import assign
-from .scores import CodeScores, CosineScores, Floats, Scores
+from sparse_sae.match.assignment import assign
+from sparse_sae.match.scores import CodeScores, CosineScores, Floats, Scores
 
 RandomKind: TypeAlias = Literal["random", "matched"]
 ChanceKind: TypeAlias = Literal["random", "matched", "shuffled"]

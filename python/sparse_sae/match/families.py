@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
-from .detectors import Detectors, detectors
-from .scores import directions, normalised
+from sparse_sae.match.detectors import Detectors, detectors
+from sparse_sae.match.scores import directions, normalised
 
 __all__ = ["Families", "families"]
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
-from .assignment import Ints, Method, assign
-from .chance import Chance, ChanceKind, chance_level
-from .scores import CodeScores, CosineScores, Scores, directions
+from sparse_sae.match.assignment import Ints, Method, assign
+from sparse_sae.match.chance import Chance, ChanceKind, chance_level
+from sparse_sae.match.scores import CodeScores, CosineScores, Scores, directions
 
 __all__ = ["Matching", "match"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .assignment import BLOCK
-from .chance import Level
-from .matching import match
-from .scores import CosineScores, directions
+from sparse_sae.match.assignment import BLOCK
+from sparse_sae.match.chance import Level
+from sparse_sae.match.matching import match
+from sparse_sae.match.scores import CosineScores, directions
 
 __all__ = ["Refinement", "Stability", "duplicates", "refinement", "stability"]
 

@@ -5,8 +5,8 @@ Pursuit looks for the codes that explain x best: `encode` for a fixed dictionary
 trained with such codes. `refine` keeps an encoder's codes and takes away those that the others make unnecessary.
 """
 
-from .inference import encode
-from .learning import Learned, learn
-from .refinement import leave_one_out, refine
+from sparse_sae.pursuit.inference import encode
+from sparse_sae.pursuit.learning import Learned, learn
+from sparse_sae.pursuit.refinement import leave_one_out, refine
 
 __all__ = ["Learned", "encode", "learn", "leave_one_out", "refine"]

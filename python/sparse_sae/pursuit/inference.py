@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
-from .. import _kernels
-from .._threads import resolve_threads
+from sparse_sae import _kernels
+from sparse_sae._threads import resolve_threads
 
 __all__ = ["encode"]
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .inference import F32, _largest_eigenvalue, encode, fista, reweighted
+from sparse_sae.pursuit.inference import F32, _largest_eigenvalue, encode, fista, reweighted
 
 __all__ = ["Learned", "held_out_loss", "learn"]
 

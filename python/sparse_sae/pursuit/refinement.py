@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from .. import _kernels
-from .._arguments import real, whole
-from .._threads import resolve_threads
-from .inference import checked
+from sparse_sae import _kernels
+from sparse_sae._arguments import real, whole
+from sparse_sae._threads import resolve_threads
+from sparse_sae.pursuit.inference import checked
 
 __all__ = ["leave_one_out", "refine"]
 

@@ -5,10 +5,10 @@ made block by block, with `synthsaebench_16k()` as a known member. A library tha
 believed for what it finds here, beside what chance finds (`sparse_sae.match`).
 """
 
-from .directions import push_apart, random_directions
-from .firing import Hierarchy, zipf
-from .lesson import Lesson, lesson
-from .world import Samples, Superposition, superposition, synthsaebench_16k
+from sparse_sae.synthetic.directions import push_apart, random_directions
+from sparse_sae.synthetic.firing import Hierarchy, zipf
+from sparse_sae.synthetic.lesson import Lesson, lesson
+from sparse_sae.synthetic.world import Samples, Superposition, superposition, synthsaebench_16k
 
 __all__ = [
     "Hierarchy",

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
-from .directions import F32, push_apart, random_directions
-from .firing import Firing, Hierarchy, zipf
+from sparse_sae.synthetic.directions import F32, push_apart, random_directions
+from sparse_sae.synthetic.firing import Firing, Hierarchy, zipf
 
 __all__ = ["Samples", "Stream", "Superposition", "superposition", "synthsaebench_16k"]
 
@@ -73,8 +73,8 @@ class Superposition:
         return Samples(x, codes)
 
     def _decode(self, indptr: NDArray[np.int32], indices: NDArray[np.int32], values: F32) -> F32:
-        from .. import _kernels
-        from .._threads import resolve_threads
+        from sparse_sae import _kernels
+        from sparse_sae._threads import resolve_threads
 
         x: F32 = _kernels.decode(
             indptr, indices, values, self.features, self.bias, num_threads=resolve_threads(None)

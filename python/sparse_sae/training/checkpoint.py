@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from .._io.files import FormatError
-from .._io.safetensors import checksum, map_tensors, read_header, write_tensors
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.files import FormatError
+from sparse_sae._io.safetensors import checksum, map_tensors, read_header, write_tensors
 
 NAME = "checkpoint.safetensors"
 HISTORY = "history.jsonl"

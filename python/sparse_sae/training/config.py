@@ -10,13 +10,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from .._arguments import as_json, conform, known_names, require
-from .._io.values import read_values
-from ..activations import Activation
-from ..architectures import Architecture, from_config
-from ..coders import Coder
-from .optim import Center, Decay, Schedule, default_lr
-from .resampling import Resampling
+from sparse_sae._arguments import as_json, conform, known_names, require
+from sparse_sae._io.values import read_values
+from sparse_sae.activations import Activation
+from sparse_sae.architectures import Architecture, from_config
+from sparse_sae.coders import Coder
+from sparse_sae.training.optim import Center, Decay, Schedule, default_lr
+from sparse_sae.training.resampling import Resampling
 
 Normalize: TypeAlias = Literal["scale", "none", "whiten", "token_norm", "layer_norm"]
 Precision: TypeAlias = Literal["float32", "float64"]

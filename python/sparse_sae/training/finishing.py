@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from ..architectures import Architecture
-from ..sae import SAE
-from ..transforms import Transform
-from .config import TrainConfig
+from sparse_sae._io.arrays import Array
+from sparse_sae.architectures import Architecture
+from sparse_sae.sae import SAE
+from sparse_sae.training.config import TrainConfig
+from sparse_sae.transforms import Transform
 
 
 def finished(

@@ -11,16 +11,16 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from .._io.arrays import Array
-from ..architectures import Gradients
-from ..data.ahead import Ahead
-from ..data.base import Part, Source, batches
-from . import checkpoint
-from .checkpoint import HISTORY
-from .progress import Bar, Callback, training_text
-from .run import TrainingDiverged
-from .signals import interrupts_deferred
-from .starting import Member
+from sparse_sae._io.arrays import Array
+from sparse_sae.architectures import Gradients
+from sparse_sae.data.ahead import Ahead
+from sparse_sae.data.base import Part, Source, batches
+from sparse_sae.training import checkpoint
+from sparse_sae.training.checkpoint import HISTORY
+from sparse_sae.training.progress import Bar, Callback, training_text
+from sparse_sae.training.run import TrainingDiverged
+from sparse_sae.training.signals import interrupts_deferred
+from sparse_sae.training.starting import Member
 
 _WORTH_A_THREAD = 1 << 20  # bytes of a batch: smaller ones are read faster than they are handed over
 

@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from .. import _kernels
-from .._arguments import require
-from .._io.arrays import Array
-from ..architectures import Gradients
-from ..architectures.products import dense_weight_grad, is_dense
-from ..weights import PER_LATENT
+from sparse_sae import _kernels
+from sparse_sae._arguments import require
+from sparse_sae._io.arrays import Array
+from sparse_sae.architectures import Gradients
+from sparse_sae.architectures.products import dense_weight_grad, is_dense
+from sparse_sae.weights import PER_LATENT
 
 Decay: TypeAlias = Literal["linear", "cosine", "constant"]
 Center: TypeAlias = Literal["geometric_median", "mean", "zero"]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypedDict
 
-from ..coders import Coder, Kind
-from .config import Normalize, Precision, TrainConfig
-from .optim import Center, Decay
-from .resampling import Resampling
+from sparse_sae.coders import Coder, Kind
+from sparse_sae.training.config import Normalize, Precision, TrainConfig
+from sparse_sae.training.optim import Center, Decay
+from sparse_sae.training.resampling import Resampling
 
 
 class TrainOptions(TypedDict, total=False):

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._arguments import conform, require
-from .._io.arrays import Array
+from sparse_sae._arguments import conform, require
+from sparse_sae._io.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .._io.arrays import Array
-from .._io.files import FormatError
-from . import checkpoint
-from .config import TrainConfig
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.files import FormatError
+from sparse_sae.training import checkpoint
+from sparse_sae.training.config import TrainConfig
 
 
 def earlier_config(directory: Path, state: dict[str, Any]) -> TrainConfig:

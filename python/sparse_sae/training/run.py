@@ -10,23 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from .. import _kernels
-from .._io.arrays import Array
-from .._io.atomic import atomic_write
-from ..architectures import Architecture, Batch, Gradients
-from ..coders import Coder
-from ..data.base import Source, first_rows
-from ..sae import SAE
-from ..transforms import Transform
-from . import checkpoint
-from .checkpoint import HISTORY
-from .config import TrainConfig
-from .finishing import finished
-from .optim import Adam, initial_params
-from .phases import Phases
-from .progress import Record
-from .resampling import draw_by_loss, revive
-from .resume import check_contents, check_same_run, earlier_config
+from sparse_sae import _kernels
+from sparse_sae._io.arrays import Array
+from sparse_sae._io.atomic import atomic_write
+from sparse_sae.architectures import Architecture, Batch, Gradients
+from sparse_sae.coders import Coder
+from sparse_sae.data.base import Source, first_rows
+from sparse_sae.sae import SAE
+from sparse_sae.training import checkpoint
+from sparse_sae.training.checkpoint import HISTORY
+from sparse_sae.training.config import TrainConfig
+from sparse_sae.training.finishing import finished
+from sparse_sae.training.optim import Adam, initial_params
+from sparse_sae.training.phases import Phases
+from sparse_sae.training.progress import Record
+from sparse_sae.training.resampling import draw_by_loss, revive
+from sparse_sae.training.resume import check_contents, check_same_run, earlier_config
+from sparse_sae.transforms import Transform
 
 
 class TrainingDiverged(RuntimeError):

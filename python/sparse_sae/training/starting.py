@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .._io.arrays import Array
-from .._threads import threads_for
-from ..data.base import SAMPLE_ROWS, Source
-from ..data.provenance import provenance
-from . import checkpoint
-from .checkpoint import locked
-from .config import TrainConfig
-from .resampling import centering_advice, mean_to_spread
-from .run import Run
+from sparse_sae._io.arrays import Array
+from sparse_sae._threads import threads_for
+from sparse_sae.data.base import SAMPLE_ROWS, Source
+from sparse_sae.data.provenance import provenance
+from sparse_sae.training import checkpoint
+from sparse_sae.training.checkpoint import locked
+from sparse_sae.training.config import TrainConfig
+from sparse_sae.training.resampling import centering_advice, mean_to_spread
+from sparse_sae.training.run import Run
 
 _SHARED = ("n_tokens", "batch_size", "log_every", "checkpoint_every")
 _LEFT_OUT = 0.05  # share of n_tokens that may be left over without a word

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from .._arguments import known_names, whole
-from .._threads import resolve_threads
-from ..architectures import Architecture
-from ..data.base import Source
-from ..data.opening import open_source
-from ..sae import SAE
-from .config import TrainConfig
-from .loop import Loop, StopReason
-from .options import TrainOptions, signature_of
-from .progress import Callback, Record
-from .run import TrainingDiverged
-from .starting import prepared
+from sparse_sae._arguments import known_names, whole
+from sparse_sae._threads import resolve_threads
+from sparse_sae.architectures import Architecture
+from sparse_sae.data.base import Source
+from sparse_sae.data.opening import open_source
+from sparse_sae.sae import SAE
+from sparse_sae.training.config import TrainConfig
+from sparse_sae.training.loop import Loop, StopReason
+from sparse_sae.training.options import TrainOptions, signature_of
+from sparse_sae.training.progress import Callback, Record
+from sparse_sae.training.run import TrainingDiverged
+from sparse_sae.training.starting import prepared
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

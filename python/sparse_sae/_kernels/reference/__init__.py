@@ -6,24 +6,29 @@ threads of ours to set.
 
 import numpy as np
 
-from .decode import code_grad as code_grad
-from .decode import decode as decode
-from .decode import decode_residual as decode_residual
-from .dense import matmul_nt as matmul_nt
-from .encode import encode_batch_topk as encode_batch_topk
-from .encode import encode_threshold as encode_threshold
-from .encode import encode_topk as encode_topk
-from .encode import encode_topk_aux as encode_topk_aux
-from .encode import keep_int8 as keep_int8
-from .encode import screens as screens
-from .gather import first_nonfinite_row as first_nonfinite_row
-from .gather import gather as gather
-from .omp import encode_omp as encode_omp
-from .update import adam_rows as adam_rows
-from .update import grad_squared_norm as grad_squared_norm
-from .update import latent_sums as latent_sums
-from .update import update_rows as update_rows
-from .update import weight_grad as weight_grad
+from sparse_sae._kernels.reference.decode import (
+    code_grad as code_grad,
+    decode as decode,
+    decode_residual as decode_residual,
+)
+from sparse_sae._kernels.reference.dense import matmul_nt as matmul_nt
+from sparse_sae._kernels.reference.encode import (
+    encode_batch_topk as encode_batch_topk,
+    encode_threshold as encode_threshold,
+    encode_topk as encode_topk,
+    encode_topk_aux as encode_topk_aux,
+    keep_int8 as keep_int8,
+    screens as screens,
+)
+from sparse_sae._kernels.reference.gather import first_nonfinite_row as first_nonfinite_row, gather as gather
+from sparse_sae._kernels.reference.omp import encode_omp as encode_omp
+from sparse_sae._kernels.reference.update import (
+    adam_rows as adam_rows,
+    grad_squared_norm as grad_squared_norm,
+    latent_sums as latent_sums,
+    update_rows as update_rows,
+    weight_grad as weight_grad,
+)
 
 version = np.__version__
 openmp = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .arrays import Array
+from sparse_sae._kernels.reference.arrays import Array
 
 
 def matmul_nt(x: Array, w: Array, *, num_threads: int = 1) -> Array:

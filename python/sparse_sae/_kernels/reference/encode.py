@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, csr_of, rows_of
+from sparse_sae._kernels.reference.arrays import Array, csr_of, rows_of
 
 
 def _pre(x: Array, w: Array, b: Array | None, center: Array | None, latents: Array | None) -> Array:

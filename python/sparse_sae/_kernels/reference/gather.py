@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import Array, rows_of
+from sparse_sae._kernels.reference.arrays import Array, rows_of
 
 
 def first_nonfinite_row(x: Array, *, num_threads: int = 1) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import Array, csr_of, rows_of
+from sparse_sae._kernels.reference.arrays import Array, csr_of, rows_of
 
 
 def encode_omp(

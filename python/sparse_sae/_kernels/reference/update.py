@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, matrix_of
+from sparse_sae._kernels.reference.arrays import Array, matrix_of
 
 
 def weight_grad(

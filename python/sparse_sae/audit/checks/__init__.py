@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from ..results import Result
+from sparse_sae.audit.results import Result
 
 
 @dataclass(frozen=True)

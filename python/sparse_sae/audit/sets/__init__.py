@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from ..hashes import sha256
+from sparse_sae.audit.hashes import sha256
 
 NAMES = ("facts", "false_claims", "personal_data", "refusal", "sycophancy", "toxicity")
 

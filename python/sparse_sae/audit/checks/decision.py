@@ -53,7 +53,7 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
         sae, chosen, rows, float(check.get("strength", 0.1)), int(check.get("controls", 9)), context.seed
     )
     context.read_test(data.examples.sha256)
-    found = decide(lm, data.prompts, choices, hook, edits.edits, batch_size=size)
+    found = decide(lm, data.prompts, choices, hook, edits.edits, batch_size=size, memory=context.kept())
     result = Result()
     _samples(result, data, found, prior, list(outcomes), edits, int(check.get("block", 500)))
     _rates(result, list(outcomes))

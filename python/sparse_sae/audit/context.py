@@ -71,7 +71,10 @@ class Context:
         """Record that a sealed test is read."""
         self.reads[self.name] = self._seal.read(self.name, sha256)
 
-    def kept(self) -> Kept:
-        """Parts of the running check that an earlier run of the same policy, on the same everything, has left."""
-        key = sha256_of([self.policy.sha256, self.name, self._environment, self.data])
-        return Kept(self._scratch, key)
+    def kept(self, what: Any) -> Kept:
+        """Parts of a check that an earlier run has left, on the same model, SAE, code, versions and kernels.
+
+        Args:
+            what: JSON of everything else that decides them, and that is not in their names.
+        """
+        return Kept(self._scratch, sha256_of([self._environment, what]))

@@ -9,6 +9,7 @@ Below the hook point nothing differs yet, so the copies enter there and lower la
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ def decide(
     edits: Edits | None = None,
     *,
     batch_size: int = 16,
-    memory: MutableMapping[int, tuple[Array, ...]] | None = None,
+    block: int | None = None,
+    memory: MutableMapping[str, tuple[Array, ...]] | None = None,
 ) -> Decisions:
     """Log-probabilities of choices of one token each after each prompt, under each edit of its last token.
 
@@ -67,8 +69,10 @@ def decide(
     Args:
         hook: the hook point, such as "blocks.15.hook_resid_post".
         edits: of the activation on the last token.
-        memory: batch -> what came out of it. A batch that is found there is not run, so that a long study which was
-            stopped goes on; the caller answers for it that model, prompts and edits are the same.
+        block: prompts are put into batches `block` at a time, so that a batch does not depend on prompts far behind it;
+            None: all at once.
+        memory: SHA-256 of a batch's tokens -> what came out of it. A batch that is found there is not run, so that a
+            long study which was stopped goes on; the caller answers for it that model, choices and edits are the same.
 
     Raises:
         ValueError: a choice of several tokens, or two that are one. NotImplementedError: a model that bends its logits
@@ -85,14 +89,30 @@ def decide(
     parts: list[Any] = [None] * len(sequences)
     with torch.inference_mode():
         prefix = prefix_cache(module, sequences[0][:n]) if n else None
-        for number, batch in enumerate(batches([ids[n:] for ids in sequences], batch_size, side="left")):
-            if number not in memory:
+        for batch in _in_blocks([ids[n:] for ids in sequences], batch_size, block or len(sequences)):
+            name = _name(sequences[0][:n], batch)
+            if name not in memory:
                 scores, rows = _pass(module, point, batch, head, edits, prefix)
-                memory[number] = scores.numpy(), rows.numpy()
-            for i, score, row in zip(batch.index, *memory[number], strict=True):
+                memory[name] = scores.numpy(), rows.numpy()
+            for i, score, row in zip(batch.index, *memory[name], strict=True):
                 parts[i] = (score, row)
     answers = np.stack([score for score, _ in parts])
     return Decisions(answers[:, 0], answers[:, 1:], np.stack([row for _, row in parts]))
+
+
+def _in_blocks(sequences: Sequence[Sequence[int]], size: int, block: int) -> Iterator[Batch]:
+    """Batches of each `block` sequences after the other."""
+    for start in range(0, len(sequences), block):
+        for batch in batches(sequences[start : start + block], size, side="left"):
+            yield Batch(batch.ids, batch.mask, [start + i for i in batch.index])
+
+
+def _name(prefix: Sequence[int], batch: Batch) -> str:
+    """SHA-256 of what a batch reads."""
+    digest = hashlib.sha256(repr([list(prefix), tuple(batch.ids.shape)]).encode())
+    digest.update(batch.ids.numpy().tobytes())
+    digest.update(batch.mask.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def decision_gradients(

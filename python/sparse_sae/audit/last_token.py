@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sparse_sae._io.arrays import Array
 from sparse_sae.audit.decision import Edits
+from sparse_sae.audit.hashes import sha256, sha256_of
 
 KINDS = ("silenced", "added")
 
@@ -58,6 +59,11 @@ class LastTokenEdits:
     def n_controls(self) -> int:
         """C."""
         return len(self.controls)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of latents, controls and strength."""
+        return sha256_of([self.latents, sha256(self.controls.tobytes()), self.strength])
 
     @property
     def edits(self) -> Edits:

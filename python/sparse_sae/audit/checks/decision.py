@@ -53,9 +53,11 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
         sae, chosen, rows, float(check.get("strength", 0.1)), int(check.get("controls", 9)), context.seed
     )
     context.read_test(data.examples.sha256)
-    found = decide(lm, data.prompts, choices, hook, edits.edits, batch_size=size, memory=context.kept())
+    memory = context.kept([hook, choices, str(lm.dtype), edits.sha256])
+    block = int(check.get("block", 500))
+    found = decide(lm, data.prompts, choices, hook, edits.edits, batch_size=size, block=block, memory=memory)
     result = Result()
-    _samples(result, data, found, prior, list(outcomes), edits, int(check.get("block", 500)))
+    _samples(result, data, found, prior, list(outcomes), edits, block)
     _rates(result, list(outcomes))
     odds = log_odds(np.asarray(found.plain, np.float64))
     after = log_odds(np.asarray(found.edited, np.float64))

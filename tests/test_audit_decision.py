@@ -106,7 +106,7 @@ def test_examples_stand_before_each_text(tmp_path: Path) -> None:
         labelled({**spec, "examples": [["two", "yes"]]}, tmp_path)
     held_out = labelled({"tickets": 12, "label": "refund_asked", "split": "held_out"})
     assert set(held_out.examples.sources) == {"held_out"} and len(held_out.examples) == 12
-    with pytest.raises(ValueError, match="expected 'train' or 'held_out'"):
+    with pytest.raises(ValueError, match="expected one of train, held_out"):
         labelled({"tickets": 6, "label": "refund_asked", "split": "test"})
 
 

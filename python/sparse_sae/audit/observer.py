@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sparse_sae import _kernels
-from sparse_sae._arguments import real
+from sparse_sae._arguments import one_of, real
 from sparse_sae._io.arrays import Array, as_array
 from sparse_sae.audit.detecting import Detect, readouts
 from sparse_sae.audit.events import Answered, Event, OnEvent
@@ -74,8 +74,7 @@ class Monitor(Answered):
         on_event: OnEvent | None = None,
         max_events: int = 10_000,
     ) -> None:
-        if pooling not in get_args(Pooling):
-            raise ValueError(f"pooling: got {pooling!r}, expected one of {', '.join(get_args(Pooling))}")
+        one_of("pooling", pooling, Pooling)
         if real("ema", ema, above=0) > 1:
             raise ValueError(f"ema: got {ema}, expected a weight above 0, at most 1")
         self.watch, self.pooling = watch, pooling

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparse_sae._arguments import one_of
 from sparse_sae.audit.choosing import chance_interval
 from sparse_sae.audit.context import Context
 from sparse_sae.audit.datasets import Labelled, labelled
@@ -68,8 +69,7 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
 
 def _dtype(name: str) -> torch.dtype:
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if name not in known:
-        raise ValueError(f"compute_dtype: got {name!r}, expected one of {', '.join(known)}")
+    one_of("compute_dtype", name, known)
     return known[name]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sparse_sae._arguments import one_of
 from sparse_sae.lm.harvest.sequences import Window
 from sparse_sae.lm.model.engine import Engine, engine_of
 from sparse_sae.lm.model.hooks import read_hooks
@@ -55,10 +56,7 @@ class Reader:
                 f"model: got {type(model).__name__}, expected a LanguageModel or an Engine: load_model(path) gives "
                 "one, and so does LanguageModel(model, tokenizer, name)"
             )
-        if compute_dtype not in get_args(ComputeDtype):
-            raise ValueError(
-                f"compute_dtype: got {compute_dtype!r}, expected one of {', '.join(get_args(ComputeDtype))}"
-            )
+        one_of("compute_dtype", compute_dtype, ComputeDtype)
         engine = engine_of(model)
         longest = engine.max_context
         if context < 2 or (longest is not None and context > longest):

@@ -143,8 +143,8 @@ class AttributionGraph:
         inside = _where(self.edges, live)
         del live
         matrix = normalise(inside)
-        value = ordered_influence(csr_rows(inside), self.weight, self._depth)
-        through = (influence(matrix, self.weight) if value is None else value) + self.weight
+        inner = ordered_influence(csr_rows(inside), self.weight, self._depth)
+        through = (influence(matrix, self.weight) if inner is None else inner) + self.weight
         rows, columns = np.repeat(np.arange(len(self)), np.diff(inside.indptr)), inside.indices
         score = matrix.data * through[rows]
         edge = score >= _threshold(score, edge_threshold)

@@ -115,7 +115,7 @@ def _reach(position: int, n_positions: int) -> int:
 
 
 def _block_bytes(f: Frozen, n: int) -> int:
-    return PANEL * (f.n_sources + n * f.transformer.d_model) * f.activation.element_size()
+    return int(PANEL * (f.n_sources + n * f.transformer.d_model) * f.activation.element_size())
 
 
 @dataclass

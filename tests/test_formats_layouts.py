@@ -7,7 +7,7 @@ import mmap
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -308,3 +308,12 @@ def test_torch_is_not_needed_for_safetensors_and_npz() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.split() == ["24", "24", "24", "False", "False"]
+
+
+def test_the_names_that_editors_see_are_those_of_the_modules() -> None:
+    from sparse_sae import formats
+
+    assert set(get_args(formats.Format)) == set(formats.FORMATS)
+    assert {name for name, module in formats.FORMATS.items() if hasattr(module, "write")} == set(
+        formats.WRITERS
+    )

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sparse_sae.demo.tickets import LABELS, label_matrix, tickets, wordings
+from sparse_sae.demo.tickets import LABELS, label_matrix, tickets, topics_of, wordings
 
 WORDINGS = {
     (name, which == "holds"): pool
@@ -90,3 +90,52 @@ def test_bad_arguments_are_refused() -> None:
         tickets(-1)
     with pytest.raises(ValueError, match="split: got"):
         tickets(1, split="test")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="vocabulary: got 'huge', expected 'small' or 'large'"):
+        tickets(1, vocabulary="huge")  # type: ignore[arg-type]
+
+
+# words of both splits that say nothing about a label
+COMMON = re.findall(
+    r"\w+",
+    """
+    a about after again all am an and another any are as at be been before but by can could day days did do does dollars
+    every for from get got had has have he here how i if in is it its just last let like may me might month months more
+    most must my never no nor not now of off on one only or order other our out over own percent please product said
+    same shall she should so some such take than that the them then there they this three to too two up us very was we
+    week weeks were what when where which who whoever why will with would year years you your
+""",
+)
+
+
+def content_words(sentences: list[str]) -> set[str]:
+    plain = " ".join(re.sub(r"\{\w+\}", " ", sentence) for sentence in sentences)
+    return set(re.findall(r"[a-z]+", plain.lower())) - set(COMMON)
+
+
+def test_large_vocabulary_has_no_content_word_in_both_splits() -> None:
+    for name, ways in wordings("large")["sentences"].items():
+        seen, unseen = (
+            content_words([s for way in ways.values() for s in way[split]]) for split in ("train", "held_out")
+        )
+        assert len(seen) > 20 and len(unseen) > 20
+        assert not seen & unseen, f"{name}: {sorted(seen & unseen)}"
+    products = wordings("large")["products"]
+    assert not set(products["train"]) & set(products["held_out"])
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_large_tickets_are_balanced_whole_and_say_what_they_speak_of(split: str) -> None:
+    items = tickets(2000, seed=2, split=split, vocabulary="large")  # type: ignore[arg-type]
+    labels, topics = label_matrix(items), np.column_stack(list(topics_of(items).values()))
+    assert np.abs(labels.mean(axis=0) - 0.5).max() < 0.04
+    assert np.abs(topics[~labels].mean() - 1 / 3) < 0.03 and topics[labels].all()
+    assert np.abs(np.corrcoef(labels.T) - np.eye(len(LABELS))).max() < 0.07
+    assert not any(re.search(r"[{}|]|\[|\]|  ", item.text) for item in items)
+    assert len({item.text for item in items}) == 2000
+    for item in items:
+        for column, name in enumerate(LABELS):
+            ways = wordings("large")["sentences"][name]
+            way = "holds" if item.labels[name] else "mentioned" if item.topics[name] else "does not hold"
+            assert item.sentences[name] in ways[way][split], column
+            start = re.split(r"[\[{]", item.sentences[name])[0]
+            assert item.text[item.onsets[name] :].startswith(start)

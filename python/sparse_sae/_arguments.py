@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache
@@ -20,6 +20,24 @@ def require(condition: bool, name: str, value: Any, expected: str) -> None:
     """Raise a ValueError that names an argument, what came and what was expected, unless a condition holds."""
     if not condition:
         raise ValueError(f"{name}: got {value!r}, expected {expected}")
+
+
+def one_of(name: str, value: Any, choices: Any, error: type[Exception] = ValueError) -> Any:
+    """A value that is one of some choices: names, numbers, the keys of a table, or a `Literal`.
+
+    Raises:
+        error: it is none of them; the message has them all.
+
+    >>> one_of("mode", "add", ("add", "set"))
+    'add'
+    >>> one_of("mode", "addd", Literal["add", "set"])
+    Traceback (most recent call last):
+    ValueError: mode: got 'addd', expected one of add, set
+    """
+    known = get_args(choices) if get_origin(choices) is Literal else tuple(choices)
+    if not isinstance(value, Hashable) or value not in known:
+        raise error(f"{name}: got {value!r:.200}, expected one of {', '.join(map(str, known))}")
+    return value
 
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
@@ -131,8 +149,7 @@ def as_declared(name: str, value: Any, hint: Any) -> Any:
         known = [choice for choice in choices if choice is not NoneType]
         return as_declared(name, value, known[0]) if len(known) == 1 else value
     if origin is Literal:
-        require(isinstance(value, str) and value in choices, name, value, f"one of {', '.join(choices)}")
-        return str(value)
+        return str(one_of(name, value, choices))
     if origin is tuple:
         return _tuple(name, value, choices)
     if hint is bool:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from sparse_sae import _kernels
-from sparse_sae._arguments import conform, known_names, require
+from sparse_sae._arguments import conform, known_names, one_of, require
 from sparse_sae._io.arrays import to_float
 from sparse_sae.codes import Array, Codes, Params, stack
 from sparse_sae.pursuit import inference
@@ -232,8 +232,7 @@ def from_config(config: Mapping[str, Any]) -> Activation:
     """
     values = dict(config)
     name = values.pop("name", None)
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation: got {name!r}, expected one of {', '.join(sorted(ACTIVATIONS))}")
+    one_of("activation", name, sorted(ACTIVATIONS))
     known_names(f"activation {name}", values, [field.name for field in fields(ACTIVATIONS[name])])
     return ACTIVATIONS[name](**values)
 

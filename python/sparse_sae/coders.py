@@ -10,7 +10,7 @@ import numpy as np
 
 from sparse_sae._arguments import require
 from sparse_sae._io.arrays import Array
-from sparse_sae.transforms import Transform
+from sparse_sae.transforms import Normalize, Transform
 
 Kind: TypeAlias = Literal["sae", "transcoder", "crosscoder"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -102,7 +102,7 @@ class Coder:
         return np.ascontiguousarray(rows[:, : widths[0]]), np.ascontiguousarray(rows[:, widths[0] :])
 
     def fit_transforms(
-        self, kind: str, sample: Array, widths: tuple[int, ...]
+        self, kind: Normalize, sample: Array, widths: tuple[int, ...]
     ) -> tuple[Transform, Transform]:
         """The transform of inputs, and of targets."""
         x, y = self.split(sample, widths)

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparse_sae.formats import Format
     from sparse_sae.sae import SAE
 
 __all__ = ["SCHEME", "download", "from_pretrained", "push"]
@@ -30,7 +31,7 @@ def from_pretrained(
     path: str | None = None,
     *,
     revision: str | None = None,
-    format: str | None = None,
+    format: Format | None = None,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
@@ -65,7 +66,7 @@ def from_pretrained(
     return sae
 
 
-def from_uri(uri: str, format: str | None = None) -> SAE:
+def from_uri(uri: str, format: Format | None = None) -> SAE:
     """The SAE at "hf://owner/name[@revision][/path]", the way fsspec writes it."""
     parts = uri.removeprefix(SCHEME).strip("/").split("/")
     if len(parts) < 2 or not all(parts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -22,6 +22,8 @@ from sparse_sae.weights import NEEDED, check_weights
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+    from sparse_sae.formats import Written
 
 
 class SAE:
@@ -262,9 +264,7 @@ class SAE:
             out = undo(out)
         return codes.matrix(self.d_sae), out
 
-    def save(
-        self, path: str | Path, format: Literal["saelens", "sparsify", "dictionary_learning"] = "saelens"
-    ) -> None:
+    def save(self, path: str | Path, format: Written = "saelens") -> None:
         """Write a directory, whole or not at all; what was there stays until the new one is complete.
 
         Args:

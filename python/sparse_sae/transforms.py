@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from sparse_sae._arguments import one_of
 from sparse_sae._io.arrays import Array
 
-KINDS = ("none", "scale", "token_norm", "layer_norm", "whiten")
+Normalize: TypeAlias = Literal["scale", "none", "whiten", "token_norm", "layer_norm"]
 # SAELens adds this to the standard deviation; files trained with it need the same number.
 LAYER_NORM_EPS = 1e-5
 
@@ -37,15 +38,16 @@ class Transform:
     array([[0.849, 1.131]], dtype=float32)
     """
 
-    kind: str = "none"
+    kind: Normalize = "none"
     arrays: dict[str, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"transform: got {self.kind!r}, expected one of {', '.join(KINDS)}")
+        one_of("transform", self.kind, Normalize)
 
     @staticmethod
-    def fit(kind: str, sample: Array, sources: tuple[int, ...] = (), *, center: bool = False) -> Transform:
+    def fit(
+        kind: Normalize, sample: Array, sources: tuple[int, ...] = (), *, center: bool = False
+    ) -> Transform:
         """Estimate a transform from (n, d_in) sample rows; center: a scale also subtracts the mean."""
         if kind == "scale":
             mean = sample.mean(axis=0, dtype=np.float64).astype(sample.dtype)

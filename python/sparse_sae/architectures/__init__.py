@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sparse_sae._arguments import known_names
+from sparse_sae._arguments import known_names, one_of
 from sparse_sae.architectures.base import Architecture, Batch, Gradients
 from sparse_sae.architectures.batch_topk import BatchTopK
 from sparse_sae.architectures.gated import Gated
@@ -54,7 +54,6 @@ def from_config(config: Mapping[str, Any]) -> Architecture:
     """
     values = dict(config)
     name = values.pop("name", None)
-    if name not in ARCHITECTURES:
-        raise ValueError(f"architecture: got {name!r}, expected one of {', '.join(sorted(ARCHITECTURES))}")
+    one_of("architecture", name, sorted(ARCHITECTURES))
     known_names(f"architecture {name}", values, [field.name for field in fields(ARCHITECTURES[name])])
     return ARCHITECTURES[name](**values)

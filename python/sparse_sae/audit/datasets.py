@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparse_sae._arguments import whole
+from sparse_sae._arguments import one_of, whole
 from sparse_sae._io.files import FormatError, open_regular, reading
 from sparse_sae.audit.examples import Examples
 from sparse_sae.audit.hashes import sha256_of
@@ -104,16 +104,14 @@ def _prompts(spec: Mapping[str, Any], texts: Sequence[str]) -> list[Any]:
 def _tickets(spec: Mapping[str, Any]) -> Examples:
     from sparse_sae.demo.tickets import LABELS, tickets
 
-    label = spec.get("label")
-    if label not in LABELS:
-        raise FormatError(f"data: label: got {label!r}, expected one of {', '.join(LABELS)}")
+    label = one_of("data: label", spec.get("label"), LABELS, FormatError)
     n, seed = (
         whole("data: tickets", spec["tickets"], least=4),
         whole("data: seed", spec.get("seed", 0), least=0),
     )
     split = spec.get("split")
-    if split not in (None, "train", "held_out"):
-        raise FormatError(f"data: split: got {split!r}, expected 'train' or 'held_out'")
+    if split is not None:
+        one_of("data: split", split, ("train", "held_out"), FormatError)
     made = [
         (t, s)
         for s in ("train", "held_out")

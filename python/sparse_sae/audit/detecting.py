@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
+from sparse_sae._arguments import one_of
 from sparse_sae.audit.readout import Readout
 from sparse_sae.audit.watchlist import WatchList
 
@@ -38,8 +39,7 @@ def _detect(watch: WatchList, asked: Detect | None) -> Detect:
             if watch.directions
             else "latents"
         )
-    if asked not in get_args(Detect):
-        raise ValueError(f"detect: got {asked!r}, expected one of {', '.join(get_args(Detect))}")
+    one_of("detect", asked, Detect)
     if asked != "latents" and not watch.directions:
         raise ValueError(f"detect: {asked!r} needs directions, and the watch-list has none")
     if asked != "directions" and not watch.latents:

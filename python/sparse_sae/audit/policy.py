@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sparse_sae._arguments import whole
+from sparse_sae._arguments import one_of, whole
 from sparse_sae._io.files import FormatError, read_json
 from sparse_sae.audit.hashes import canonical, sha256
 
@@ -95,8 +95,7 @@ class Policy:
 
 def _require_check(check: Mapping[str, Any], kinds: Mapping[str, Any], path: Any) -> None:
     where = f"{path}: check {check['name']!r}"
-    if check.get("kind") not in kinds:
-        raise FormatError(f"{where}: kind: got {check.get('kind')!r}, expected one of {', '.join(kinds)}")
+    one_of(f"{where}: kind", check.get("kind"), kinds, FormatError)
     required, optional = kinds[check["kind"]].fields
     missing = sorted(set(required) - set(check))
     unknown = sorted(set(check) - {"name", "kind", "rules", *required, *optional})

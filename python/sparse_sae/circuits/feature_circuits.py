@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from sparse_sae._arguments import real, whole
+from sparse_sae._arguments import one_of, real, whole
 from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.circuits.effects import METHODS, Effects, Method, effects
 from sparse_sae.circuits.pairs import Batch, Pair, Passes, batches_of, in_order
@@ -213,8 +213,7 @@ def feature_circuit(
     >>> circuit.faithfulness(held_out), circuit.curve(held_out).cpr  # doctest: +SKIP
     """
     for name, given, known in (("method", method, METHODS), ("positions", positions, ("separate", "summed"))):
-        if given not in known:
-            raise ValueError(f"{name}: got {given!r}, expected one of {', '.join(known)}")
+        one_of(name, given, known)
     node_threshold = real("node_threshold", node_threshold, above=0)
     if edge_threshold is not None:
         edge_threshold = real("edge_threshold", edge_threshold, above=0)

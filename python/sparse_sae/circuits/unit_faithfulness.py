@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 from torch import Tensor
 
-from sparse_sae._arguments import whole
+from sparse_sae._arguments import one_of, whole
 from sparse_sae.circuits.effects import Effects, Side, sides
 from sparse_sae.circuits.pairs import Batch, Edit, Passes
 from sparse_sae.circuits.units import Units
@@ -135,8 +135,7 @@ def many(
         ("errors", errors, ("default", "keep", "remove")),
         ("reference", reference, ("patch", "zero")),
     ):
-        if value not in known:
-            raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(known)}")
+        one_of(name, value, known)
     total = np.zeros(len(circuits) + 2)
     for batch in batches:
         patch = passes.read(batch.patch)

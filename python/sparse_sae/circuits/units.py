@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from sparse_sae._arguments import one_of
 from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.sae import SAE
 
@@ -65,8 +66,7 @@ def units_of(dictionaries: DictionarySet, kind: Kind, order: Sequence[str], seed
     Raises:
         ValueError: a transcoder, or another kind. NotImplementedError: an SAE that normalises each token.
     """
-    if kind not in KINDS:
-        raise ValueError(f"units: got {kind!r}, expected one of {', '.join(KINDS)}")
+    one_of("units", kind, KINDS)
     rng = np.random.default_rng(seed)
     out = []
     for hook in order:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from sparse_sae._arguments import whole
+from sparse_sae._arguments import one_of, whole
 from sparse_sae.circuits.codes import SetCodes
 from sparse_sae.circuits.dictionaries import Dictionary, DictionarySet
 from sparse_sae.circuits.families import transformer_of
@@ -148,8 +148,7 @@ def neighbours(
     Raises:
         ValueError: an unknown hook point, latent or kind, or no codes for a kind that needs them.
     """
-    if kind not in get_args(Weight):
-        raise ValueError(f"kind: got {kind!r}, expected one of {', '.join(get_args(Weight))}")
+    one_of("kind", kind, Weight)
     if codes is None and kind != "virtual":
         raise ValueError(f"codes: needed for kind {kind!r}; give those of encode_texts, or kind='virtual'")
     whole("top", top, least=1)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Literal, TypeAlias, get_args
 
+from sparse_sae._arguments import one_of
 from sparse_sae._io.files import FormatError
 from sparse_sae.formats import (
     circuit_tracer,
@@ -22,16 +24,22 @@ from sparse_sae.formats import (
 from sparse_sae.formats._files import contents, peek_torch
 from sparse_sae.sae import SAE
 
-__all__ = ["FORMATS", "WRITERS", "load", "save"]
+__all__ = ["FORMATS", "WRITERS", "Format", "Written", "load", "save"]
+
+# For editors and type checkers, which do not see the table below; the two are held equal.
+Written: TypeAlias = Literal["saelens", "sparsify", "dictionary_learning"]
+Format: TypeAlias = Literal[
+    "saelens", "gemma_scope", "llama_scope", "sparsify", "dictionary_learning", "openai", "circuit_tracer"
+]
 
 FORMATS: dict[str, ModuleType] = {
     module.NAME: module
     for module in (saelens, gemma_scope, llama_scope, sparsify, dictionary_learning, openai, circuit_tracer)
 }
-WRITERS = tuple(name for name, module in FORMATS.items() if hasattr(module, "write"))
+WRITERS: tuple[str, ...] = get_args(Written)
 
 
-def load(path: str | Path, format: str | None = None) -> SAE:
+def load(path: str | Path, format: Format | None = None) -> SAE:
     """Open a saved SAE, whatever wrote it.
 
     Weights are mapped into memory where the file has them a latent a row, as SAEs here have (docs/formats.md says
@@ -59,8 +67,7 @@ def load(path: str | Path, format: str | None = None) -> SAE:
     if not path.exists():
         raise FileNotFoundError(f"path: {path} does not exist")
     if format is not None:
-        if format not in FORMATS:
-            raise ValueError(f"format: got {format!r}, expected one of {', '.join(FORMATS)}")
+        one_of("format", format, FORMATS)
         return _read(format, path)
     known = [name for name, module in FORMATS.items() if module.recognise(path)]
     if len(known) > 1:
@@ -87,8 +94,7 @@ def _read(name: str, path: Path) -> SAE:
     return sae
 
 
-def save(sae: SAE, path: str | Path, format: str = "saelens") -> None:
+def save(sae: SAE, path: str | Path, format: Written = "saelens") -> None:
     """Write an SAE, whole or not at all; see `SAE.save`."""
-    if format not in WRITERS:
-        raise ValueError(f"format: got {format!r}, expected one of {', '.join(WRITERS)}")
+    one_of("format", format, WRITERS)
     FORMATS[format].write(sae, Path(path))

@@ -21,7 +21,7 @@ from sparse_sae.formats._build import build, fold_decoder_norm, matrices, take, 
 from sparse_sae.formats._files import Array, integer, is_saved_sae, peek_json, read_json, read_safetensors
 from sparse_sae.formats._saelens_config import current
 from sparse_sae.sae import SAE
-from sparse_sae.transforms import Transform
+from sparse_sae.transforms import Normalize, Transform
 
 NAME = "saelens"
 EXPECTS = "SAELens: a directory with cfg.json and sae_weights.safetensors"
@@ -29,7 +29,11 @@ WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 # SAELens reads files without a version, or from before 6, by the rules of old configurations.
 VERSION = "6.54.12"
 
-_NORMALISATION = {"none": "none", "token_norm": "constant_norm_rescale", "layer_norm": "layer_norm"}
+_NORMALISATION: dict[Normalize, str] = {
+    "none": "none",
+    "token_norm": "constant_norm_rescale",
+    "layer_norm": "layer_norm",
+}
 # What SAELens leaves to the caller: it computes on inputs that were scaled or whitened before.
 _OUTSIDE = {
     "expected_average_only_in": "scaled to an average norm of √d_in",
@@ -228,7 +232,7 @@ def _transform(config: dict[str, Any], name: str, where: Path) -> Transform:
             stacklevel=2,
         )
         return Transform()
-    kind = {v: k for k, v in _NORMALISATION.items()}.get(mode)
+    kind = next((kind for kind, name in _NORMALISATION.items() if name == mode), None)
     if kind is None:
         raise NotImplementedError(f"{where}: normalize_activations {mode!r} is not read")
     if kind != "none" and "transcoder" in name:

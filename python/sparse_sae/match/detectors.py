@@ -4,14 +4,17 @@ dense matrix of samples."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array, issparse
 
+from sparse_sae._arguments import one_of
+
 __all__ = ["Detectors", "detectors"]
 
+Score: TypeAlias = Literal["precision", "recall", "f1", "best_f1", "auroc"]
 F64 = NDArray[np.float64]
 EVENTS = 1 << 22  # co-firing events sorted at once, about 130 MiB
 
@@ -43,7 +46,7 @@ class Detectors:
     feature_counts: NDArray[np.int64]
     n_samples: int
 
-    def best_latent(self, score: str = "f1") -> tuple[NDArray[np.intp], F64]:
+    def best_latent(self, score: Score = "f1") -> tuple[NDArray[np.intp], F64]:
         """The best latent for every feature by a score, and that score (latent -1 and score 0 where none
         co-fires).
 
@@ -51,9 +54,7 @@ class Detectors:
         >>> found.best_latent()
         (array([1, 0]), array([1., 1.]))
         """
-        if score not in ("precision", "recall", "f1", "best_f1", "auroc"):
-            raise ValueError(f"score: got {score!r}, expected precision, recall, f1, best_f1 or auroc")
-        pairs = csc_array(getattr(self, score))
+        pairs = csc_array(getattr(self, one_of("score", score, Score)))
         latents, scores = np.full(pairs.shape[1], -1, np.intp), np.zeros(pairs.shape[1])
         for j in np.flatnonzero(np.diff(pairs.indptr)):
             column = pairs.data[pairs.indptr[j] : pairs.indptr[j + 1]]

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from sparse_sae import _kernels
+from sparse_sae._arguments import one_of
 from sparse_sae._threads import resolve_threads
 
 __all__ = ["encode"]
@@ -107,8 +108,7 @@ def check_method(
     tolerance: float | None = None,
 ) -> None:
     """Raise a ValueError for a method that does not exist, or one given what it does not take."""
-    if method not in METHODS:
-        raise ValueError(f"method: got {method!r}, expected one of {', '.join(METHODS)}")
+    one_of("method", method, METHODS)
     by_penalty = method in ("lasso", "reweighted")
     if by_penalty and (k is not None or penalty is None or not penalty > 0):
         raise ValueError(f"method {method!r} takes a penalty > 0 and no k; got penalty={penalty}, k={k}")

@@ -17,8 +17,8 @@ from sparse_sae.architectures import Architecture, from_config
 from sparse_sae.coders import Coder
 from sparse_sae.training.optim import Center, Decay, Schedule, default_lr
 from sparse_sae.training.resampling import Resampling
+from sparse_sae.transforms import Normalize
 
-Normalize: TypeAlias = Literal["scale", "none", "whiten", "token_norm", "layer_norm"]
 Precision: TypeAlias = Literal["float32", "float64"]
 
 _NO_EFFECT = ("part", "log_every", "checkpoint_every", "metadata")  # on the weights of a run with given data

@@ -8,9 +8,10 @@ from dataclasses import MISSING, fields
 from typing import Any, TypedDict
 
 from sparse_sae.coders import Coder, Kind
-from sparse_sae.training.config import Normalize, Precision, TrainConfig
+from sparse_sae.training.config import Precision, TrainConfig
 from sparse_sae.training.optim import Center, Decay
 from sparse_sae.training.resampling import Resampling
+from sparse_sae.transforms import Normalize
 
 
 class TrainOptions(TypedDict, total=False):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from sparse_sae._arguments import one_of
 from sparse_sae.audit.hashes import sha256
 
 NAMES = ("facts", "false_claims", "personal_data", "refusal", "sycophancy", "toxicity")
@@ -42,8 +43,7 @@ def load_set(name: str) -> tuple[dict[str, Any], str]:
     Raises:
         ValueError: no such set.
     """
-    if name not in NAMES:
-        raise ValueError(f"set: got {name!r}, expected one of {', '.join(NAMES)}")
+    one_of("set", name, NAMES)
     content = resources.files(__name__).joinpath(f"{name}.json").read_bytes()
     return json.loads(content), sha256(content)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sparse_sae._arguments import one_of
 from sparse_sae._io.atomic import atomic_write, clean_remains, remains_of
 from sparse_sae._io.safetensors import map_bytes, write_tensors
 from sparse_sae.data.store.checks import block_checksums
@@ -73,8 +74,7 @@ class StoreWriter:
         metadata: dict[str, Any] | None = None,
         shard_bytes: int = 32 << 20,
     ) -> None:
-        if dtype not in get_args(Dtype):
-            raise ValueError(f"dtype: got {dtype!r}, expected one of {', '.join(get_args(Dtype))}")
+        one_of("dtype", dtype, Dtype)
         if d_in < 1 or shard_bytes < 1:
             raise ValueError(f"d_in and shard_bytes: got {d_in} and {shard_bytes}, expected positive numbers")
         self.path = Path(path)

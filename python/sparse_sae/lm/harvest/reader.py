@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sparse_sae._arguments import one_of
 from sparse_sae.lm.harvest.sequences import Window
 from sparse_sae.lm.model.engine import Engine, engine_of
 from sparse_sae.lm.model.hooks import read_hooks
@@ -55,10 +56,7 @@ class Reader:
                 f"model: got {type(model).__name__}, expected a LanguageModel or an Engine: load_model(path) gives "
                 "one, and so does LanguageModel(model, tokenizer, name)"
             )
-        if compute_dtype not in get_args(ComputeDtype):
-            raise ValueError(
-                f"compute_dtype: got {compute_dtype!r}, expected one of {', '.join(get_args(ComputeDtype))}"
-            )
+        one_of("compute_dtype", compute_dtype, ComputeDtype)
         engine = engine_of(model)
         longest = engine.max_context
         if context < 2 or (longest is not None and context > longest):
@@ -71,7 +69,7 @@ class Reader:
             chosen: str = compute_dtype
             if chosen == "auto":
                 chosen = fastest_compute_dtype(model, hooks, tokens=min(context, 128))
-            engine = engine_of(in_dtype(model, getattr(torch, chosen)))
+            engine = engine_of(in_dtype(model, chosen))
         elif compute_dtype not in ("auto", engine.compute_dtype):
             raise ValueError(
                 f"compute_dtype: got {compute_dtype!r}, expected 'auto' or {engine.compute_dtype!r}, which this engine "
@@ -108,8 +106,10 @@ class Reader:
         return {name: rows[:n] for name, rows in out.items()}
 
 
-def in_dtype(model: LanguageModel, dtype: torch.dtype) -> LanguageModel:
-    """The model with parameters of that dtype: itself, or a copy."""
+def in_dtype(model: LanguageModel, dtype: torch.dtype | str) -> LanguageModel:
+    """The model with parameters of that dtype, or of torch's dtype of that name: itself, or a copy."""
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype)
     if model.dtype == dtype:
         return model
     return LanguageModel(copy.deepcopy(model.model).to(dtype), model.tokenizer, model.name)

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from sparse_sae._arguments import one_of
 from sparse_sae.lm.model.engine import AnyModel, Point, engine_of
 from sparse_sae.lm.model.pairing import hook_of, require_own_space
 from sparse_sae.lm.steering.positions import Positions, Where
@@ -82,8 +83,7 @@ def steer(
     >>> with steer(model, sae, {1903: 80.0}):  # doctest: +SKIP
     ...     model.model.generate(**inputs, num_beams=4, max_new_tokens=40)
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode: got {mode!r}, expected one of {', '.join(get_args(Mode))}")
+    one_of("mode", mode, Mode)
     if not isinstance(latents, Mapping) and mode not in ("ablate", "orthogonal"):
         raise ValueError(
             f"latents: got {type(latents).__name__}, expected a mapping latent -> value for mode={mode!r}"

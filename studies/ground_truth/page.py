@@ -19,6 +19,7 @@ def results():
     """The result files, by name."""
     return {
         "lesson": json.loads((ROOT / "docs/results/lesson.json").read_text()),
+        "dictionaries": json.loads((ROOT / "docs/results/dictionaries.json").read_text()),
         "inference": json.loads((ROOT / "docs/results/inference.json").read_text()),
         "synthsaebench": json.loads((ROOT / "docs/results/synthsaebench.json").read_text()),
         "matching": json.loads((ROOT / "docs/results/matching.json").read_text()),
@@ -324,10 +325,58 @@ def pursuit_cost(r):
         ]
         for x in r["inference"]["rows"]
     ]
-    return table(
-        ["codes", "L0", "FVU", "precision", "recall", "µs a sample, one core", "times the linear encoder"],
-        rows,
+    head = ["codes", "L0", "FVU", "precision", "recall", "µs a sample, one core", "times the linear encoder"]
+    floor = r["inference"]["product_microseconds_per_sample"]
+    lasso = next(x for x in r["inference"]["rows"] if x["codes"] == "lasso")
+    return (
+        table(head, rows)
+        + f"\n\nThe floor, one product of the samples with the dictionary, takes {floor:.0f} µs a "
+        f"sample; the lasso takes {lasso['microseconds_per_sample'] / floor:.1f} times that."
     )
+
+
+def dictionaries(r):
+    """Means over seeds; of each dictionary, a row for its encoder and rows for pursuits."""
+    d = r["dictionaries"]
+    named = {
+        "encoder": "its encoder",
+        "omp": f"OMP, k = {d['settings']['k']}",
+        "reweighted": "reweighted lasso",
+    }
+    rows = []
+    for name in dict.fromkeys(x["name"] for x in d["runs"]):
+        runs = [x for x in d["runs"] if x["name"] == name]
+        for codes in runs[0]["codes"]:
+
+            def mean(key, codes=codes, runs=runs):
+                return np.mean([x["codes"][codes][key] for x in runs])
+
+            stable = d["stability"].get(name)
+            rows.append(
+                [
+                    name,
+                    f"{runs[0]['tokens']:,}",
+                    f"{np.mean([x['cpu_seconds'] for x in runs]):.0f}",
+                    named[codes],
+                    f"{mean('l0'):.1f}",
+                    f"{mean('fvu'):.3f}",
+                    f"{mean('unused'):.1%}",
+                    f"{mean('microseconds_per_row'):,.0f}",
+                    f"{stable['mcc']:.3f} ({stable['chance']:.3f})" if stable else "",
+                ]
+            )
+    head = [
+        "dictionary",
+        "rows seen",
+        "CPU seconds",
+        "codes",
+        "L0",
+        "FVU, held out",
+        "never fire",
+        "µs a row",
+        "two seeds agree (chance)",
+    ]
+    return table(head, rows)
 
 
 BLOCKS = {
@@ -346,6 +395,7 @@ BLOCKS = {
         refined,
         synthsaebench_cost,
         pursuit_cost,
+        dictionaries,
     )
 }
 

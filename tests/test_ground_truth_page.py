@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sparse_sae._io.documents import blocks, filled
@@ -62,3 +63,35 @@ def test_dictionaries_bear_out_what_the_guide_claims(page):
     stable = {name: s["mcc"] for name, s in d["stability"].items()}
     assert stable["dictionary learning"] > 2 * stable["TopK"]
     assert abs(stable["dictionary learning"] - stable["rows of the data"]) < 0.05
+
+
+def test_recipes_bear_out_what_the_guide_claims(page):
+    d = page.results()["recipes"]
+
+    def mean(where, name, value):
+        return np.mean([value(x) for x in d[where] if x["name"] == name])
+
+    def planted(name, key):
+        return mean("planted", name, lambda x: x[key])
+
+    def real(name, key):
+        return mean("real", name, lambda x: x[key])
+
+    for name in ("TopK", "one LISTA step", "OrtSAE"):
+        assert 1.1 < mean("planted", name, lambda x: x["refined"]["f1"] / x["f1"]) < 1.3
+    assert mean("planted", "KronSAE, 4 x 4", lambda x: x["refined"]["f1"] / x["f1"]) < 1.02
+    assert planted("one LISTA step", "samples") < 0.25 * planted("TopK", "samples")
+    assert planted("one LISTA step", "mcc") > planted("TopK", "mcc")
+    assert planted("one LISTA step", "best_f1") > planted("TopK", "best_f1")
+    assert planted("one LISTA step", "f1") < planted("TopK", "f1")
+    assert planted("one LISTA step", "absorption") > planted("TopK", "absorption")
+    assert real("one LISTA step", "fvu") > real("TopK", "fvu")
+    assert planted("OrtSAE", "f1") > 1.6 * planted("BatchTopK", "f1")
+    assert planted("OrtSAE", "absorption") < 0.6 * planted("BatchTopK", "absorption")
+    assert planted("OrtSAE", "dead_fraction") < 0.2 * planted("BatchTopK", "dead_fraction")
+    assert real("OrtSAE", "nearest_cosine") < 0.8 * real("BatchTopK", "nearest_cosine")
+    assert real("OrtSAE", "fvu") > real("BatchTopK", "fvu")
+    assert d["stability"]["real: OrtSAE"]["mcc"] < d["stability"]["real: BatchTopK"]["mcc"]
+    assert planted("TopK", "f1") > planted("OrtSAE", "f1")
+    assert real("KronSAE, 4 x 4", "fvu") > 1.5 * real("TopK", "fvu")
+    assert real("KronSAE, 4 x 4", "dead_fraction") > 0.5

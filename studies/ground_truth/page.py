@@ -21,6 +21,7 @@ def results():
         "lesson": json.loads((ROOT / "docs/results/lesson.json").read_text()),
         "dictionaries": json.loads((ROOT / "docs/results/dictionaries.json").read_text()),
         "inference": json.loads((ROOT / "docs/results/inference.json").read_text()),
+        "recipes": json.loads((ROOT / "docs/results/recipes.json").read_text()),
         "synthsaebench": json.loads((ROOT / "docs/results/synthsaebench.json").read_text()),
         "matching": json.loads((ROOT / "docs/results/matching.json").read_text()),
         "toy": json.loads((ROOT / "docs/results/toy_models.json").read_text()),
@@ -379,6 +380,80 @@ def dictionaries(r):
     return table(head, rows)
 
 
+def _recipe_rows(r, where, columns):
+    """A row for each recipe: means over its seeds of what the columns give, by digits."""
+    d, rows = r["recipes"], []
+    for name in dict.fromkeys(x["name"] for x in d[where]):
+        runs = [x for x in d[where] if x["name"] == name]
+        row = [name, f"{np.mean([x['samples'] for x in runs]):,.0f}"]
+        for value, form in columns:
+            row.append(format(float(np.mean([value(x) for x in runs])), form))
+        stable = d["stability"].get(f"{where}: {name}")
+        rows.append([*row, f"{stable['mcc']:.3f} ({stable['chance']:.3f})" if stable else "not measured"])
+    return rows
+
+
+def recipes_planted(r):
+    rows = _recipe_rows(
+        r,
+        "planted",
+        [
+            (lambda x: x["explained_variance"], ".3f"),
+            (lambda x: x["l0"], ".1f"),
+            (lambda x: x["mcc"], ".3f"),
+            (lambda x: x["f1"], ".3f"),
+            (lambda x: x["best_f1"], ".3f"),
+            (lambda x: x["refined"]["f1"], ".3f"),
+            (lambda x: x["absorption"], ".3f"),
+            (lambda x: x["microseconds_per_row"], ".1f"),
+        ],
+    )
+    head = [
+        "recipe",
+        "samples in the time",
+        "explained variance",
+        "L0",
+        "MCC",
+        "F1",
+        "F1, best threshold",
+        "F1, a third left out",
+        "absorption",
+        "µs a row",
+        "two seeds agree (chance)",
+    ]
+    chance = np.mean([x["mcc_chance"] for x in r["recipes"]["planted"]])
+    return table(head, rows) + f"\n\nRandom directions reach an MCC of {chance:.3f}."
+
+
+def recipes_real(r):
+    rows = _recipe_rows(
+        r,
+        "real",
+        [
+            (lambda x: x["l0"], ".1f"),
+            (lambda x: x["fvu"], ".3f"),
+            (lambda x: x["refined_l0"], ".1f"),
+            (lambda x: x["refined_fvu"], ".3f"),
+            (lambda x: x["dead_fraction"], ".1%"),
+            (lambda x: x["nearest_cosine"], ".3f"),
+            (lambda x: x["microseconds_per_row"], ".0f"),
+        ],
+    )
+    head = [
+        "recipe",
+        "rows in the time",
+        "L0",
+        "FVU, held out",
+        "L0, a third left out",
+        "FVU then",
+        "never fire",
+        "cosine of the nearest",
+        "µs a row",
+        "two seeds agree (chance)",
+    ]
+    return table(head, rows)
+
+
 BLOCKS = {
     f.__name__: f
     for f in (
@@ -396,6 +471,8 @@ BLOCKS = {
         synthsaebench_cost,
         pursuit_cost,
         dictionaries,
+        recipes_planted,
+        recipes_real,
     )
 }
 

@@ -86,6 +86,9 @@ def test_recipes_bear_out_what_the_guide_claims(page):
     assert planted("one LISTA step", "f1") < planted("TopK", "f1")
     assert planted("one LISTA step", "absorption") > planted("TopK", "absorption")
     assert real("one LISTA step", "fvu") > real("TopK", "fvu")
+    nested = "one LISTA step, Matryoshka"
+    assert planted(nested, "f1") < planted("one LISTA step", "f1") / 2
+    assert planted(nested, "absorption") < 0.4 * planted("one LISTA step", "absorption")
     assert planted("OrtSAE", "f1") > 1.6 * planted("BatchTopK", "f1")
     assert planted("OrtSAE", "absorption") < 0.6 * planted("BatchTopK", "absorption")
     assert planted("OrtSAE", "dead_fraction") < 0.2 * planted("BatchTopK", "dead_fraction")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,21 @@ def test_tables_of_benchmarks_are_those_of_their_results(monkeypatch: pytest.Mon
     for name, contents in results.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         assert filled(text, contents) == text
+
+
+def test_the_page_of_architectures_is_that_of_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies/architectures"))
+    try:
+        import common
+        import page
+
+        text = (ROOT / "docs/architectures.md").read_text(encoding="utf-8")
+        made = page.contents(common.results())
+        assert set(made) == set(blocks(text))
+        assert filled(text, made) == text
+    finally:
+        for name in ("common", "page"):  # studies name their modules alike
+            sys.modules.pop(name, None)
 
 
 def test_a_block_that_is_missing_or_broken_is_named() -> None:

@@ -205,7 +205,7 @@ class Pursuit(Activation):
     def _codes(
         self, params: Params, x: Array, center: Array | None, latents: Array | None, num_threads: int
     ) -> Codes:
-        """See `sparse_sae.pursuit.encode`. Latents compete, so naming some saves nothing: all are computed.
+        """The codes that `sparse_sae.pursuit.encode` finds. Latents compete: naming some saves nothing.
 
         num_threads is for omp; the other methods run on NumPy's matrix products, which choose their own.
         """
@@ -218,7 +218,7 @@ class Pursuit(Activation):
         )
 
     def config(self) -> dict[str, Any]:
-        """See the base class; settings the method does not take are left out."""
+        """Name and settings, without those that the method does not take."""
         return {"name": self.name, **{key: value for key, value in asdict(self).items() if value is not None}}
 
 

@@ -2,7 +2,7 @@
 
 A gathered row costs more than a row that a matrix product streams, so above some share of active latents the
 dense product, zeros and all, is faster. Both give the same numbers up to rounding, and the same for any number
-of threads. `benchmarks/architectures.py crossover` measures where they meet.
+of threads. `studies/architectures/run.py crossover` measures where they meet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sparse_sae.codes import Array, Codes
 
 # Share of active latents above which the dense product is the faster one ("crossover" in
-# benchmarks/results/architectures.json).
+# docs/results/architectures.json).
 DENSE_FORWARD = 0.6
 DENSE_BACKWARD = 0.75
 _CHUNK_BYTES = 64 << 20  # a dense copy of the codes of some rows

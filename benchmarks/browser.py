@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -32,6 +31,7 @@ from sparse_sae.browser import build, open_browser
 from sparse_sae.data.store import ActivationStore, StoreWriter
 
 LATENTS, TOKENS, K, D_IN, D_OUT = 32_768, 500_000, 32, 16, 768
+ROUNDS = 5  # of 100 latent pages each
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -131,6 +131,7 @@ def chromium(path: Path, sae: Path | None) -> Iterator[tuple[Any, str, Any, bool
     import uvicorn
     from playwright.sync_api import sync_playwright
 
+    from sparse_sae.browser.listening import listen
     from sparse_sae.browser.live import Live
     from sparse_sae.browser.server import application
 
@@ -139,8 +140,7 @@ def chromium(path: Path, sae: Path | None) -> Iterator[tuple[Any, str, Any, bool
         from sparse_sae.lm import load_model
 
         live = Live(load_model(), sparse_sae.load(sae), file)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener = listen()
     host = f"127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(
         uvicorn.Config(
@@ -182,14 +182,17 @@ def measure_page(path: Path, sae: Path | None) -> None:
         # In the page itself: from a changed address to the panels laid out.
         timed = """async (ids) => { const times = [];
             for (const id of ids) { const begin = performance.now(); location.hash = `#/latent/${id}`;
-                while (!document.querySelector(`article[aria-label="Latent ${id}"]`))
-                    await new Promise((r) => setTimeout(r, 1));
+                while (!document.querySelector(`article[aria-label="Latent ${id}"]`)) {
+                    if (performance.now() - begin > 10000) throw new Error(`latent ${id} did not open in 10 s`);
+                    await new Promise((r) => setTimeout(r, 1)); }
                 document.body.getBoundingClientRect(); times.push(performance.now() - begin); } return times; }"""
-        chosen = np.random.default_rng(0).choice(len(file), 105, replace=False).tolist()
-        times = np.array(page.evaluate(timed, chosen)[5:])
+        chosen = np.random.default_rng(0).choice(len(file), (ROUNDS, 105), replace=False).tolist()
+        rounds = np.array([page.evaluate(timed, some)[5:] for some in chosen])
         result["latent_page_milliseconds"] = {
-            "median": round(float(np.median(times)), 1),
-            "p95": round(float(np.percentile(times, 95)), 1),
+            "pages": rounds.size,
+            "median": round(float(np.median(rounds)), 1),
+            "p95": round(float(np.percentile(rounds, 95)), 1),
+            "p95_of_rounds": np.percentile(rounds, 95, axis=1).round(1).tolist(),
             "target_p95": 50,
         }
         page.goto(f"http://{host}/#/map")
@@ -255,17 +258,24 @@ def take_pictures(path: Path, sae: Path, directory: Path) -> None:
             context.close()
 
 
+def _pages(result: dict[str, Any]) -> str:
+    times = result["latent_page_milliseconds"]
+    low, high = min(times["p95_of_rounds"]), max(times["p95_of_rounds"])
+    return f"{times['p95']} ms ({low} to {high} in {len(times['p95_of_rounds'])} rounds; median {times['median']})"
+
+
 def tables() -> str:
     """The numbers of docs/browser.md, from the committed results."""
     built = json.loads((RESULTS / "browser_build.json").read_text())
     pages = json.loads((RESULTS / "browser_page.json").read_text())
     large, real = pages[f"{LATENTS} latents"], next(p for p in pages.values() if "text_milliseconds" in p)
-    slow, text = large["latent_page_milliseconds"], real["text_milliseconds"]
+    text = real["text_milliseconds"]
     rows = [
         ["the file, besides encoding", f"{built['seconds_besides_encoding']} s", "60 s"],
         ["memory for that, besides the codes", f"{built['peak_megabytes_besides_codes']} MB", "100 MB"],
         ["opening the page", f"{large['open_seconds']['median']} s", "1 s"],
-        ["a latent's page, 95th percentile", f"{slow['p95']} ms (median {slow['median']})", "50 ms"],
+        ["a latent's page, 95th percentile", _pages(large), "50 ms"],
+        [f"the same with the model and {real['latents']:,} latents", _pages(real), "50 ms"],
         ["largest answer", f"{large['largest_answer_kilobytes']} kB", "1,000 kB"],
         [f"live text, {text['tokens']} tokens, SmolLM2-135M", f"{text['median']} ms", f"{text['target']} ms"],
     ]

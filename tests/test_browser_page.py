@@ -98,16 +98,14 @@ class _Renamed:
 @pytest.fixture(scope="module")
 def address(path: Path, tiny_lm: Any) -> Iterator[str]:
     """The page's address, token included, of a server with the model."""
-    import socket
-
     import uvicorn
 
+    from sparse_sae.browser.listening import listen
     from sparse_sae.browser.live import Live
     from sparse_sae.browser.server import application
 
     file = open_browser(path)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener = listen()
     port = listener.getsockname()[1]
     app = application(file, token="tok", hosts={f"127.0.0.1:{port}"}, live=Live(tiny_lm, random_sae(0), file))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))

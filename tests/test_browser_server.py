@@ -326,6 +326,40 @@ def test_serving_needs_both_model_and_sae_and_a_free_port(file: Any, tiny_lm: An
             serve(file.path, port=taken.getsockname()[1], open_page=False)
 
 
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """Nagle's algorithm is off on the connections that asyncio accepts, or each answer takes 40 ms more."""
+    import asyncio
+    import socket
+
+    from sparse_sae.browser.listening import listen
+
+    seen: list[int] = []
+
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            accepted = transport.get_extra_info("socket")
+            seen.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            transport.close()
+
+    async def connect() -> None:
+        with listen() as listener:
+            server = await asyncio.get_running_loop().create_server(Protocol, sock=listener)
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            await reader.read()
+            writer.close()
+            server.close()
+
+    asyncio.run(connect())
+    assert seen == [1]
+
+
+def test_a_port_that_does_not_exist() -> None:
+    from sparse_sae.browser.listening import listen
+
+    with pytest.raises(OSError, match=r"port: 65536 cannot be used .* 0 for a free one"):
+        listen(65536)
+
+
 def test_commands(tmp_path: Path, file: Any, tiny_sae: Any, capsys: pytest.CaptureFixture[str]) -> None:
     from sparse_sae.cli import main
 

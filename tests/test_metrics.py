@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sae import L1, SAE, TopK, evaluate, probing, train, train_many
+from sparse_sae import L1, SAE, TopK, evaluate, train, train_many
 from sparse_sae.data.store import ActivationStore, StoreWriter
 from sparse_sae.evaluation.metrics import BLOCK_ROWS
 from sparse_sae.probing import (
@@ -20,6 +20,7 @@ from sparse_sae.probing import (
     top_contexts,
     unit_views,
 )
+from sparse_sae.probing.contexts import _blocks_of_codes
 from sparse_sae.synthetic import superposition
 
 
@@ -268,7 +269,7 @@ def test_top_contexts_are_the_largest_codes_of_the_whole_store(
 ) -> None:
     sae = identity_sae()
     codes = sae.encode(labelled_store.rows()).toarray()
-    monkeypatch.setattr(probing._blocks_of_codes, "__defaults__", (17,))  # many blocks
+    monkeypatch.setattr(_blocks_of_codes, "__defaults__", (17,))  # many blocks
     found = top_contexts(sae, labelled_store, [4, 0], n=7, before=1, after=1)
     for latent, contexts in found.items():
         order = np.argsort(-codes[:, latent], kind="stable")[:7]

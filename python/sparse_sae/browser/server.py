@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import socket
 import webbrowser
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from sparse_sae.browser import user
 from sparse_sae.browser.file import BrowserFile
 from sparse_sae.browser.graphs import read_graph
 from sparse_sae.browser.guard import Guard
+from sparse_sae.browser.listening import listen
 from sparse_sae.browser.live import Live
 
 _PAGE = Path(__file__).parent / "page"
@@ -249,15 +249,7 @@ def serve(
         )
     live = None if model is None else Live(model, sae, file)
     shown = None if graph is None else read_graph(graph)
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-    except OSError as error:
-        listener.close()
-        raise OSError(
-            f"port: {port} cannot be used ({error.strerror}); give another, or 0 for a free one"
-        ) from None
+    listener = listen(port)
     port = listener.getsockname()[1]
     token = secrets.token_urlsafe(24)
     hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost")}

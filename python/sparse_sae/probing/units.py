@@ -1,55 +1,19 @@
-"""Single units as detectors: values pooled by text, AUROC and average precision of known labels, top contexts."""
+"""Single units as detectors: values pooled by text, and the best unit of each kind for each label."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sparse_sae._io.arrays import Array
+from sparse_sae.probing.scores import auroc, average_precision
 
 if TYPE_CHECKING:
     from sparse_sae.data.store import ActivationStore
     from sparse_sae.sae import SAE
-
-
-def auroc(scores: Array, labels: Array) -> Array:
-    """Area under the ROC curve of each column; ties count half.
-
-    Args:
-        scores: (n,) or (n, m). labels: (n,) bool, with both values present.
-
-    Returns:
-        () or (m,) in [0, 1]: the chance that a positive scores above a negative.
-
-    >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
-    array(0.75)
-    """
-    from scipy.stats import rankdata
-
-    labels = _checked(scores, labels)
-    positives, negatives = int(labels.sum()), int((~labels).sum())
-    ranks = rankdata(scores, axis=0)
-    return np.asarray((ranks[labels].sum(axis=0) - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def average_precision(scores: Array, labels: Array) -> float:
-    """Mean over the positives of the precision at their rank; equal scores count as one threshold.
-
-    Args:
-        scores: (n,). labels: (n,) bool.
-
-    >>> round(average_precision(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])), 4)
-    0.8333
-    """
-    labels = _checked(scores, labels)
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(labels[order])
-    last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    recalled = np.diff(hits[last_of_ties], prepend=0)
-    return float((recalled * hits[last_of_ties] / (last_of_ties + 1)).sum() / hits[-1])
 
 
 @dataclass(frozen=True)
@@ -111,15 +75,40 @@ def document_maxima(store: ActivationStore, view: Callable[[Array], Array] | Non
     array([[3., 8.],
            [5., 4.]], dtype=float32)
     """
-    documents = store.documents
-    starts = np.append(np.flatnonzero(np.diff(documents, prepend=-1)), len(documents))
-    maxima = []
+    starts, maxima = _texts(store), []
     for first in range(0, len(starts) - 1, 32):  # texts at a time: enough rows for a fast encode
         bounds = starts[first : first + 33]
         rows = store.rows(slice(bounds[0], bounds[-1]))
         values = rows if view is None else view(rows)
         maxima.append(np.maximum.reduceat(values, bounds[:-1] - bounds[0], axis=0))
     return np.concatenate(maxima)
+
+
+def document_means(store: ActivationStore) -> Array:
+    """The mean activation of each text: what a dense probe reads.
+
+    Args:
+        store: activations; texts come in the order of `store.documents`.
+
+    Returns:
+        (n_texts, d_in) float32, for the texts that have rows left; in the units of the model.
+
+    >>> document_means(store).shape  # doctest: +SKIP
+    (1500, 576)
+    """
+    starts, means = _texts(store), []
+    for first in range(0, len(starts) - 1, 32):
+        bounds = starts[first : first + 33]
+        rows = store.rows(slice(bounds[0], bounds[-1]))
+        sums = np.add.reduceat(rows, bounds[:-1] - bounds[0], axis=0)
+        means.append(sums / np.diff(bounds)[:, None].astype(np.float32))
+    return np.concatenate(means)
+
+
+def _texts(store: ActivationStore) -> Array:
+    """Where each text begins, and where the last one ends."""
+    documents = store.documents
+    return np.append(np.flatnonzero(np.diff(documents, prepend=-1)), len(documents))
 
 
 def unit_views(sae: SAE, seed: int = 0) -> dict[str, Callable[[Array], Array]]:
@@ -162,69 +151,3 @@ def label_detectors(
         }
         for label in train_labels
     }
-
-
-@dataclass(frozen=True)
-class Context:
-    """A token on which a latent fires, among its neighbours.
-
-    Attributes:
-        value: the latent's activation. row: the row of the store.
-        tokens: token ids around it, of its own sequence. at: which of them is the token.
-    """
-
-    value: float
-    row: int
-    tokens: tuple[int, ...]
-    at: int
-
-    def text(self, tokenizer: Any) -> str:
-        """The words, with the token between double square brackets."""
-        parts = self.tokens[: self.at], self.tokens[self.at : self.at + 1], self.tokens[self.at + 1 :]
-        before, token, after = (tokenizer.decode(list(part)) for part in parts)
-        return " ".join(f"{before}[[{token}]]{after}".split())
-
-
-def top_contexts(
-    sae: SAE, store: ActivationStore, latents: Sequence[int], n: int = 10, *, before: int = 10, after: int = 5
-) -> dict[int, list[Context]]:
-    """Where each latent fires most: latent -> its n strongest tokens in context, strongest first.
-
-    Reads the whole store once, in blocks. A latent that fires on fewer tokens has fewer; ties go to the earlier row.
-
-    Args:
-        latents: which latents, distinct.
-        before, after: how many neighbours of the token are kept.
-    """
-    columns = [int(latent) for latent in latents]
-    best = np.full((n, len(columns)), -np.inf)
-    rows = np.zeros((n, len(columns)), np.int64)
-    for start, codes in _blocks_of_codes(sae, store):
-        values = np.concatenate([best, codes.tocsc()[:, columns].toarray()])
-        numbers = np.concatenate(
-            [rows, np.tile(np.arange(start, start + codes.shape[0])[:, None], len(columns))]
-        )
-        order = np.argsort(-values, axis=0, kind="stable")[:n]
-        best, rows = np.take_along_axis(values, order, 0), np.take_along_axis(numbers, order, 0)
-    found: dict[int, list[Context]] = {}
-    for column, latent in enumerate(columns):
-        found[latent] = []
-        for value, row in zip(best[:, column].tolist(), rows[:, column].tolist(), strict=True):
-            if value > 0:
-                tokens, at = store.context(row, before, after)
-                found[latent].append(Context(value, row, tuple(tokens.tolist()), at))
-    return found
-
-
-def _blocks_of_codes(sae: SAE, store: ActivationStore, size: int = 8192) -> Iterator[tuple[int, Any]]:
-    for start in range(0, len(store), size):
-        yield start, sae.encode(store.rows(slice(start, start + size)))
-
-
-def _checked(scores: Array, labels: Array) -> Array:
-    labels = np.asarray(labels, dtype=bool)
-    if labels.ndim != 1 or len(scores) != len(labels):
-        raise ValueError(f"labels: shape {labels.shape}, expected ({len(scores)},), one per row of scores")
-    if labels.all() or not labels.any():
-        raise ValueError("labels: all alike, expected positives and negatives")
-    return labels

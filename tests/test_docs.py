@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -62,15 +63,22 @@ def test_tables_of_benchmarks_are_those_of_their_results(monkeypatch: pytest.Mon
         assert filled(text, contents) == text
 
 
-def test_the_page_of_architectures_is_that_of_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "studies/architectures"))
+@pytest.mark.parametrize(
+    ("study", "result", "document"),
+    [
+        ("architectures", "architectures.json", "architectures.md"),
+        ("card", "card.json", "language-models.md"),
+    ],
+)
+def test_pages_of_studies_are_those_of_their_results(
+    study: str, result: str, document: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / study))
     try:
-        import common
-        import page
-
-        text = (ROOT / "docs/architectures.md").read_text(encoding="utf-8")
-        made = page.contents(common.results())
-        assert set(made) == set(blocks(text))
+        page = importlib.import_module("page")
+        made = page.contents(json.loads((ROOT / "docs/results" / result).read_text()))
+        text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+        assert made
         assert filled(text, made) == text
     finally:
         for name in ("common", "page"):  # studies name their modules alike

@@ -4,8 +4,8 @@
 
 The model and the transcoders have random weights of the right shapes (30 layers, 576 wide, 4,608 latents, k 32, a
 skip), so nothing is fetched: neither time nor memory depends on what the weights say. Each part runs in a process of
-its own, so that its peak memory is its own. A graph is first held against the identity that its rows and biases add
-up to what they explain.
+its own, so that its peak memory is its own. A graph is held against the identity that its rows and biases add up to
+what they explain, and against the bits of rows computed alone on one thread.
 """
 
 from __future__ import annotations
@@ -84,9 +84,21 @@ def graph(tokens: int, nodes: int) -> dict[str, Any]:
     pruned = found.prune()
     seconds["prune"] = time.perf_counter() - began
     peak = _peak()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     whole = time.perf_counter()
     one = attribute(model, made, ids, Logit(ids[-1]), max_features=1, max_edges=1 << 30)
     one_row = time.perf_counter() - whole
+    torch.set_num_threads(threads)
+    for row in np.flatnonzero(one.expanded):
+        alone, among = one.edges[[row]], found.edges[[row]]
+        same = np.array_equal(alone[:, among.indices].toarray()[0], among.data)
+        if (
+            not same
+            or not np.array_equal(one.heads[row], found.heads[row])
+            or one.bias[row] != found.bias[row]
+        ):
+            raise AssertionError(f"row {row} has other bits alone on one thread than in the graph")
     total, value = one.edges[[len(one) - 1]].sum() + one.bias[-1], one.activation[-1]
     if abs(total - value) > 1e-3 * abs(value) + 1e-3:
         raise AssertionError(f"the target's row adds up to {total}, its value is {value}")

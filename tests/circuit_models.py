@@ -12,6 +12,7 @@ IDS = [1, 9, 3, 7, 11, 9]
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gpt2"]
 CONFIGS = {
     "llama": "LlamaConfig",
+    "nine heads": "LlamaConfig",
     "mistral": "MistralConfig",
     "qwen2": "Qwen2Config",
     "qwen3": "Qwen3Config",
@@ -21,7 +22,7 @@ _BUILT: dict[Any, Any] = {}
 
 
 def model_of(family: str, dtype: Any = None) -> Any:
-    """A random model of a family, float64 unless another dtype is asked for."""
+    """A random model of a family, float64 unless another dtype is asked for; "nine heads" is a wider Llama."""
     import torch
     import transformers
 
@@ -43,6 +44,8 @@ def model_of(family: str, dtype: Any = None) -> Any:
         if family == "gpt2":
             sizes = {"vocab_size": 50, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 32}
             sizes |= {"bos_token_id": 1, "eos_token_id": 2}
+        if family == "nine heads":  # numbers that no vector of a CPU divides
+            sizes |= {"hidden_size": 144, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 16}
         if family == "mistral":
             sizes["sliding_window"] = 4
         torch.manual_seed(0)
@@ -60,16 +63,17 @@ def transcoders(model: Any, layers: tuple[int, ...] = (0, 2), skip: bool = True)
 
     rng = np.random.default_rng(0)
     path = "transformer.h.0.mlp:in" if model.config.model_type == "gpt2" else "model.layers.0.mlp:in"
+    width = model.config.hidden_size
     saes = {}
     for layer in layers:
         params = {
-            "W_enc": rng.normal(size=(40, 32)),
-            "W_dec": rng.normal(size=(40, 32)),
+            "W_enc": rng.normal(size=(40, width)),
+            "W_dec": rng.normal(size=(40, width)),
             "b_enc": rng.normal(size=40) / 4,
-            "b_dec": rng.normal(size=32) / 4,
+            "b_dec": rng.normal(size=width) / 4,
         }
         if skip:
-            params["W_skip"] = rng.normal(size=(32, 32)) / 8
+            params["W_skip"] = rng.normal(size=(width, width)) / 8
         sae = sparse_sae.SAE.from_rows(
             {k: v.astype(np.float64) for k, v in params.items()},
             sparse_sae.TopK(k=5),

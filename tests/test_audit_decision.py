@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from sparse_sae.audit.bundle import verify
 from sparse_sae.audit.datasets import labelled
-from sparse_sae.audit.decision import Edits, decide, decision_gradients, log_odds
+from sparse_sae.audit.kept import Kept
 from sparse_sae.audit.last_token import LastTokenEdits
 from sparse_sae.audit.running import run_audit
 from sparse_sae.lm.model.hooks import resolve
+from sparse_sae.lm.model.loading import LanguageModel
+from sparse_sae.lm.studies import deciding
+from sparse_sae.lm.studies.deciding import Edits, decide, decision_gradients, log_odds
+from sparse_sae.lm.studies.reuse import layers_below
 from sparse_sae.lm.studies.scores import choice_logprobs
 
 HOOK = "blocks.1.hook_resid_post"
@@ -52,6 +58,77 @@ def test_edits_of_copies_equal_a_pass_for_each(tiny_lm: Any, prompts: list[str])
     alone = decide(tiny_lm, prompts, CHOICES, HOOK)
     assert alone.edited.shape == (4, 0, 3)
     np.testing.assert_allclose(alone.rows, found.rows, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "qwen2"])
+def test_copies_enter_at_the_hook_point_and_change_nothing(
+    tiny_tokenizer: Any, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers below see the prompt alone, in every way of calling a layer; the answers are those of all layers."""
+    size = {
+        "vocab_size": len(tiny_tokenizer),
+        "initializer_range": 0.3,
+        "bos_token_id": 0,
+        "eos_token_id": None,
+    }
+    wide = {
+        **size,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
+    config = {
+        "gpt2": lambda: transformers.GPT2Config(**size, n_embd=32, n_layer=3, n_head=4, n_positions=64),
+        "gpt_neox": lambda: transformers.GPTNeoXConfig(**wide),
+        "qwen2": lambda: transformers.Qwen2Config(**wide, num_key_value_heads=2),
+    }[family]()
+    torch.manual_seed(1)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    lm = LanguageModel(model, tiny_tokenizer, family)
+    vectors = torch.from_numpy(np.random.default_rng(0).standard_normal((7, 32)).astype(np.float32))
+    edits = Edits(7, lambda x: x[:, None] + vectors)
+    blocks = layers_below(lm, resolve(lm, "blocks.2.hook_resid_post"))
+    found, widths = [], []
+    for lower in (layers_below, lambda _model, _point: []):
+        monkeypatch.setattr(deciding, "layers_below", lower)
+        seen: list[int] = []
+        with ExitStack() as stack:
+            for block in blocks:
+
+                def note(_block: Any, _args: Any, out: Any, seen: list[int] = seen) -> None:
+                    seen.append((out[0] if isinstance(out, tuple) else out).shape[1])
+
+                stack.callback(block.register_forward_hook(note).remove)
+            found.append(decide(lm, PROMPTS, CHOICES, HOOK, edits))
+        widths.append(seen[-3:])  # the last batch; before it, a prefix is read
+    below, _, above = widths[0]
+    assert widths == [[below, below, below + 7], [above, above, above]]
+    assert np.ptp(found[0].edited, axis=1).max() > 1e-2
+    for name in ("plain", "edited", "rows"):
+        np.testing.assert_allclose(getattr(found[0], name), getattr(found[1], name), atol=1e-4)
+
+
+def test_a_batch_that_was_kept_is_not_run_again(tiny_lm: Any, tmp_path: Path) -> None:
+    """Batches are found by what they read, so that more prompts go on from fewer; other keys see nothing."""
+    more = [*PROMPTS, *(f"the parcel is {word} and" for word in ("late", "angry", "back", "a"))]
+    kept = Kept(tmp_path / "kept", "a" * 64)
+    short = decide(tiny_lm, PROMPTS, CHOICES, HOOK, batch_size=3, block=4, memory=kept)
+    assert len(kept) == 2
+    name = next(iter(kept))
+    scores, rows = kept[name]
+    kept[name] = scores - 1, rows
+    marked = decide(tiny_lm, more, CHOICES, HOOK, batch_size=3, block=4, memory=kept)
+    assert len(kept) == 4
+    shift = marked.plain[:4] - short.plain
+    assert sorted(set(shift.ravel().round(3).tolist())) == [-1, 0]
+    apart = decide(tiny_lm, more, CHOICES, HOOK, batch_size=3, block=4, memory=Kept(kept.directory, "b" * 64))
+    np.testing.assert_array_equal(apart.plain[4:], marked.plain[4:])
+    np.testing.assert_array_equal(apart.plain[:4], short.plain)
+    del kept[name]
+    assert name not in kept and len(kept) == 3
+    with pytest.raises(KeyError):
+        kept[name]
 
 
 def test_gradients_are_those_of_the_log_odds(tiny_lm: Any) -> None:
@@ -159,6 +236,36 @@ def test_the_check_counts_blocks_and_finds_what_it_planted(
         again.samples == found.samples
         and verify(tmp_path / "b.zip").results["checks"] == found.results["checks"]
     )
+    _stopped_and_gone_on_with(policy, tmp_path / "d.zip", tiny_lm, tiny_sae, found.samples)
     (tmp_path / "sealed.jsonl").write_text((tmp_path / "development.jsonl").read_text())
     with pytest.raises(ValueError, match="are in development too"):
         run_audit(policy, tmp_path / "c.zip", model=tiny_lm, sae=tiny_sae)
+
+
+def _stopped_and_gone_on_with(policy: Path, out: Path, lm: Any, sae: Any, samples: Any) -> None:
+    """A run that is stopped leaves its batches and no bundle; the next one runs the rest, to the same bits."""
+    run, passes = deciding._pass, []
+
+    def stopping(after: int) -> Any:
+        def one(*args: Any) -> Any:
+            if args[4] is not None and args[4].count > 1:  # a batch of sealed prompts
+                if len(passes) == after:
+                    raise KeyboardInterrupt
+                passes.append(args[2].index)
+            return run(*args)
+
+        return one
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deciding, "_pass", stopping(3))
+        with pytest.raises(KeyboardInterrupt):
+            run_audit(policy, out, model=lm, sae=sae)
+    partial = out.with_name(out.name + ".partial")
+    assert len(list(partial.iterdir())) == len(passes) == 3 and not out.exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deciding, "_pass", stopping(-1))
+        found = run_audit(policy, out, model=lm, sae=sae)
+    assert (
+        len(passes) == 7 and found.samples == samples and not partial.exists()
+    )  # 45 prompts in blocks of 20
+    assert found.results["checks"][0]["reads"] == 2

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparse_sae.audit.causal import Causal, Effect, causal_tests
 from sparse_sae.audit.checks.generation import REFUSAL, _rule, answers
 from sparse_sae.audit.datasets import labelled
 from sparse_sae.audit.results import Result, judge, recount, worst
 from sparse_sae.audit.sets import NAMES, Item, items, load_set
 from sparse_sae.audit.sources import package_lines
+from sparse_sae.lm.studies.causal import Causal, Effect, causal_tests
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -391,7 +392,8 @@ def test_in_a_notebook(made: Any) -> None:
 
 
 def test_exports(made: Any, tmp_path: Path) -> None:
-    from sparse_sae.browser.export import write_html, write_neuronpedia
+    from sparse_sae.browser.export import write_html
+    from sparse_sae.browser.neuronpedia import write_neuronpedia
 
     file = open_browser(made[2])
     write_html(file, tmp_path / "x.html", [3, 1])
@@ -416,6 +418,81 @@ def test_exports(made: Any, tmp_path: Path) -> None:
     assert rows[0]["maxValue"] == max(rows[0]["values"]) == pytest.approx(latent["maximum"], abs=1e-3)
     with pytest.raises(ValueError, match="none twice"):
         write_html(file, tmp_path / "y.html", [1, 1])
+
+
+def test_an_html_export_says_nothing_twice_and_everything_once(made: Any) -> None:
+    from sparse_sae.browser.export import packed
+
+    file = open_browser(made[2])
+    chosen = list(range(0, M, 3))
+    data = packed(file, chosen)
+    strings, stream = data["strings"], data["stream"]
+    assert len(set(strings)) == len(strings) and set(stream) <= set(range(len(strings)))
+    windows = {
+        row
+        for j in chosen
+        for group in file.latent(j)["contexts"]
+        for c in group
+        for row in range(c["row"] - c["at"], c["row"] - c["at"] + len(c["tokens"]))
+    }
+    assert len(stream) == len(windows), "each token of the store once"
+    for j, small in zip(chosen, data["latents"], strict=True):
+        latent = file.latent(j)
+        assert (
+            small["density"] == pytest.approx(latent["density"], rel=1e-3)
+            and small["count"] == latent["count"]
+        )
+        assert [strings[n["label"]] for n in small["nearest"]] == [n["label"] for n in latent["nearest"]]
+        for ours, theirs in zip(small["contexts"], latent["contexts"], strict=True):
+            assert len(ours) == len(theirs)
+            for (begin, length, at, value, *others), c in zip(ours, theirs, strict=True):
+                assert [strings[t] for t in stream[begin : begin + length]] == c["tokens"] and at == c["at"]
+                active = {at: value} | dict(zip(others[::2], others[1::2], strict=True))
+                assert active == pytest.approx(dict(c["active"]), rel=6e-3)
+
+
+def test_parquet_holds_what_the_json_holds(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparse_sae.browser import parquet
+    from sparse_sae.browser.neuronpedia import write_neuronpedia
+
+    table = pytest.importorskip("pyarrow.parquet", reason="the extra [parquet] is not installed").read_table
+    file, chosen = open_browser(made[2]), [5, 1, 2, 9]
+    monkeypatch.setattr(parquet, "GROUP", 3)  # more groups than one
+    write_neuronpedia(file, tmp_path / "json", chosen)
+    parquet.write_parquet(file, tmp_path / "np", [0])
+    parquet.write_parquet(file, tmp_path / "np", chosen)  # replaces the earlier one
+    assert sorted(p.name for p in (tmp_path / "np").iterdir()) == [
+        "activations.parquet",
+        "features.parquet",
+        "neuronpedia.json",
+    ]
+    of_file = {"modelId": file.meta["model_name"], "layer": file.meta["hook_name"]}
+    features = table(tmp_path / "np/features.parquet")
+    known = json.loads((tmp_path / "json/features.json").read_text())
+    assert [r["index"] for r in known] == list(map(str, chosen))
+    contexts = [
+        row for j in chosen for row in json.loads((tmp_path / f"json/activations-{j}.json").read_text())
+    ]
+    activations = table(tmp_path / "np/activations.parquet")
+    for found, expected in ((features, known), (activations, contexts)):
+        assert found.num_rows == len(expected) > 0
+        for ours, theirs in zip(found.to_pylist(), expected, strict=True):
+            assert ours.keys() == (of_file | theirs).keys()
+            for name, value in (of_file | theirs).items():
+                texts = isinstance(value, str) or (
+                    isinstance(value, list) and value and isinstance(value[0], str)
+                )
+                assert ours[name] == (value if texts else pytest.approx(value, rel=1e-6)), name
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"thesis\.tex"):
+        parquet.write_parquet(file, tmp_path / "foreign", chosen)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"pip install 'sparse-sae\[parquet\]'"):
+        parquet.write_parquet(file, tmp_path / "np", chosen)
+    assert (tmp_path / "np/features.parquet").is_file()
 
 
 def test_page_modules_can_be_joined() -> None:

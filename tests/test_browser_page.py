@@ -415,18 +415,29 @@ def test_strangers(chromium: Any, address: str, path: Path) -> None:
     watched.context.close()
 
 
-def test_the_export_opens_offline(tab: Any, path: Path, tmp_path: Path) -> None:
+def test_the_export_opens_offline(tab: Any, address: str, path: Path, tmp_path: Path) -> None:
+    """With the network off it asks for nothing, and shows of each latent what the server's page shows."""
     out = tmp_path / "x.html"
     write_html(open_browser(path), out, range(64))
-    watched = tab()
+    watched, served = tab(), tab().open(address)
     watched.context.set_offline(True)
     page = watched.open(out.as_uri())
     assert page.locator(".items a").count() == 60
     assert violations(page) == []
     page.fill("input[type=search]", "shipping")
     page.wait_for_selector("text=/^[0-9]+ latents?$/")
-    page.goto(f"{out.as_uri()}#/latent/5")
-    page.wait_for_selector('article[aria-label="Latent 5"]')
+    for j in (2, 5, 17, 40):
+        shown = []
+        for tab_of, base in ((page, out.as_uri()), (served, address.partition("#")[0])):
+            tab_of.goto(f"{base}#/latent/{j}")
+            tab_of.wait_for_selector(f'article[aria-label="Latent {j}"]')
+            if tab_of.locator(".contexts").count():
+                tab_of.click("text=across the range")
+            heads = tab_of.locator(".panel h3").all_inner_texts()
+            panels = tab_of.locator(".facts, .panel:not(.steer)").all_inner_texts()
+            shown.append(([h for h in heads if h != "Steer"], panels))
+        assert shown[0] == shown[1], f"latent {j}"
+        assert len(shown[0][0]) >= 5 or j == 2
     assert page.locator(".steer").count() == 0
     assert page.evaluate("document.images.length") == 0
     assert all(re.match(r"file:", url) for url in watched.asked), watched.asked

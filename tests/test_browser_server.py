@@ -369,6 +369,11 @@ def test_commands(tmp_path: Path, file: Any, tiny_sae: Any, capsys: pytest.Captu
     out = tmp_path / "x.html"
     assert main(["browse", "export", str(file.path), "--latents", "3", "5", "--out", str(out)]) == 0
     assert out.stat().st_size > 1000
+    for kind, name in (("neuronpedia", "features.json"), ("parquet", "features.parquet")):
+        assert (
+            main(["browse", "export", str(file.path), "--format", kind, "--out", str(tmp_path / kind)]) == 0
+        )
+        assert (tmp_path / kind / name).is_file() and "64 latents" in capsys.readouterr().out
     for arguments, said in (
         (["build", str(tmp_path / "f.db")], "expected that of a saved SAE"),
         (["build", str(tmp_path / "run/sae")], "--store"),

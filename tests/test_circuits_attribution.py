@@ -28,8 +28,9 @@ from sparse_sae.circuits import (  # noqa: E402
     graph_of,
     pull as pull_module,
 )
+from sparse_sae.circuits.attribution import _largest  # noqa: E402
 from sparse_sae.circuits.families import transformer_of  # noqa: E402
-from sparse_sae.circuits.graph import influence, normalise  # noqa: E402
+from sparse_sae.circuits.graph import csr_rows, influence, normalise, ordered_influence  # noqa: E402
 from sparse_sae.circuits.pull import feature_row, pull  # noqa: E402
 from sparse_sae.circuits.targets import rows_of  # noqa: E402
 
@@ -134,6 +135,47 @@ def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
         np.testing.assert_array_equal(alone[0], together[number])
 
 
+@pytest.mark.parametrize("family", ["nine heads", "gpt2"])
+def test_rows_have_the_same_bits_in_any_batch_and_with_any_threads(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt of three chunks of positions, in passes of one block of rows and of all, on one to three threads."""
+    rng = np.random.default_rng(0)
+    model = model_of(family, torch.float32)
+    monkeypatch.setattr(pull_module, "_CHUNK", 12)
+    ids = [1, *rng.integers(2, 30, 28).tolist()]
+    frozen = freeze(model, transcoders(model), ids)
+    rows = [
+        feature_row(frozen, int(frozen.layer[i]), int(frozen.position[i]), int(frozen.latent[i]))
+        for i in rng.permutation(len(frozen.layer))[:120]
+    ]
+
+    def computed(numbers: list[int], batch_bytes: int, threads: int) -> dict[int, Any]:
+        monkeypatch.setattr(pull_module, "_BATCH_BYTES", batch_bytes)
+        torch.set_num_threads(threads)
+        found: dict[int, Any] = {}
+
+        def keep(places: list[int], got: Any) -> None:
+            for place, *parts in zip(places, got.edges, got.bias, got.heads, strict=True):
+                found[numbers[place]] = torch.cat([part.flatten() for part in parts]).numpy().copy()
+
+        try:
+            pull(frozen, [rows[i] for i in numbers], keep)
+        finally:
+            torch.set_num_threads(1)
+        return found
+
+    whole = computed(list(range(len(rows))), 1 << 40, 1)
+    assert len(whole) == len(rows)
+    for numbers, batch_bytes, threads in (
+        (list(range(len(rows))), 1, 1),
+        (rng.permutation(len(rows)).tolist(), 1 << 20, 2),
+        (rng.permutation(len(rows))[:50].tolist(), 1 << 40, 3),
+    ):
+        for number, row in computed(numbers, batch_bytes, threads).items():
+            np.testing.assert_array_equal(row, whole[number])
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_batch_is_its_prompts_to_the_bit(family: str) -> None:
     """Graphs together and alone, targets together and alone, with and without the other rows."""
@@ -224,7 +266,7 @@ def test_influence_scores_and_pruning_by_hand() -> None:
         graph.prune(1.5)
 
 
-def test_influence_of_some_rows_is_that_of_the_whole_matrix() -> None:
+def test_influence_is_the_sum_over_all_paths() -> None:
     rng = np.random.default_rng(0)
     dense = np.tril(rng.normal(size=(12, 12)), -1).astype(np.float32)
     dense[rng.permutation(12)[:5]] = 0
@@ -234,9 +276,33 @@ def test_influence_of_some_rows_is_that_of_the_whole_matrix() -> None:
     edges = csr_array(dense)
     np.testing.assert_allclose(normalise(edges, rest).toarray(), shares, rtol=1e-6)
     np.testing.assert_allclose(influence(normalise(edges, rest), weight), expected, rtol=1e-6)
-    places = rng.permutation(np.flatnonzero(dense.any(1))).tolist()
-    some = influence(normalise(csr_array(dense[places]), rest[places]), weight, places)
-    np.testing.assert_allclose(some, expected, rtol=1e-6)
+
+    rows = list(csr_rows(edges, rest))
+    assert len(rows) < 12
+    shuffled = [rows[i] for i in rng.permutation(len(rows))]
+    ordered = ordered_influence(shuffled, weight, np.arange(12))
+    np.testing.assert_allclose(ordered, expected, rtol=1e-6)
+    assert ordered_influence(rows, weight, np.arange(12)[::-1]) is None
+    assert ordered_influence(rows, weight, np.zeros(12)) is None
+
+
+def test_influence_of_a_graph_in_no_order_of_layers() -> None:
+    graph = hand_made()
+    upside_down = replace(graph, layer=-graph.layer)
+    assert ordered_influence(csr_rows(graph.edges, graph.rest), graph.weight, upside_down._depth) is None
+    np.testing.assert_allclose(upside_down.influence, graph.influence)
+    np.testing.assert_allclose(upside_down.completeness, graph.completeness)
+
+
+def test_a_row_keeps_its_largest_edges_and_the_sum_of_the_others() -> None:
+    values = np.array([0, -3, 1, 0, 2, -2, 2, 0.5], np.float32)
+    columns, kept, rest = _largest(values, 3)
+    np.testing.assert_array_equal(columns, [1, 4, 5])  # of three edges of size 2, the first two
+    np.testing.assert_array_equal(kept, [-3, 2, -2])
+    assert rest == 3.5
+    columns, kept, rest = _largest(values, 6)
+    np.testing.assert_array_equal(columns, [1, 2, 4, 5, 6, 7])
+    assert rest == 0
 
 
 def test_a_pass_that_is_not_the_models_is_refused() -> None:

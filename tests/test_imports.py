@@ -68,9 +68,29 @@ def test_no_circle() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
+RUNS_MODELS = ("lm", "circuits")  # the rooms whose modules are of torch from their first line
+
+
+def heavy(module: str, *, when_loaded: bool = False) -> set[str]:
+    roots = {name.partition(".")[0] for name in imports(module, when_loaded=when_loaded)}
+    return roots & {"torch", "transformers", "gguf"}
+
+
 @pytest.mark.parametrize("module", FILES)
 def test_torch_stays_where_models_run_or_a_pt_file_is_opened(module: str) -> None:
-    """And where rows that are torch tensors come in."""
-    heavy = {name.partition(".")[0] for name in imports(module)} & {"torch", "transformers", "gguf"}
-    if heavy and module != "sparse_sae._io.arrays":
-        assert layer(module) >= 3 or ".pt" in FILES[module].read_text()
+    """And where rows that are torch tensors come in. Tools may reach for it in a function, not at the top."""
+    reads_pt = ".pt" in FILES[module].read_text()
+    if heavy(module) and module != "sparse_sae._io.arrays":
+        assert layer(module) >= 3 or reads_pt
+    if heavy(module, when_loaded=True):
+        assert module.split(".")[1] in RUNS_MODELS or reads_pt
+
+
+def test_the_rule_sees_an_import_at_the_top_and_not_one_in_a_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("top", "import torch\n"), ("inside", "def f():\n    import torch\n")):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setitem(FILES, f"sparse_sae.audit.{name}", tmp_path / name)
+    assert heavy("sparse_sae.audit.top", when_loaded=True) == heavy("sparse_sae.audit.inside") == {"torch"}
+    assert not heavy("sparse_sae.audit.inside", when_loaded=True)

@@ -25,7 +25,7 @@ def test_lasso_codes_satisfy_the_optimality_conditions(seed, m, d, penalty):
     rng = np.random.default_rng(seed)
     W = dictionary(seed, m, d) * rng.uniform(0.5, 2, (m, 1)).astype(np.float32)
     x = rng.standard_normal((7, d)).astype(np.float32)
-    z = encode(x, W, method="lasso", penalty=penalty, n_steps=3000).toarray()
+    z = encode(x, W, method="lasso", penalty=penalty, tolerance=1e-6).toarray()
     gradient = (z @ W - x) @ W.T + penalty * np.linalg.norm(W, axis=1)
     assert z.min() >= 0
     assert gradient.min() > -2e-3
@@ -79,14 +79,14 @@ def test_pursuit_beats_the_linear_encoder_at_the_true_dictionary():
 
 
 @pytest.mark.parametrize("method", inference.METHODS)
-def test_rows_do_not_depend_on_their_neighbours(method, monkeypatch):
+def test_rows_do_not_depend_on_their_neighbours(method):
     x, W = np.random.default_rng(4).standard_normal((9, 5)), dictionary(5, 11, 5)
     W[3] = 0  # a dead row never fires and divides nothing
     how = {"k": 3} if method in ("omp", "iht") else {"penalty": 0.2}
     whole = encode(x, W, method=method, **how)
-    monkeypatch.setattr(inference, "BLOCK", 22)
-    in_blocks = encode(x, W, method=method, **how)
-    assert_allclose(whole.toarray(), in_blocks.toarray(), atol=2e-4)
+    one_by_one = np.concatenate([encode(x[i : i + 1], W, method=method, **how).toarray() for i in range(9)])
+    assert_array_equal(whole.toarray(), one_by_one)
+    assert_array_equal(whole.toarray(), encode(x, W, method=method, num_threads=3, **how).toarray())
     assert whole.dtype == np.float32
     assert whole.has_sorted_indices
     assert_array_equal(whole[:, [3]].toarray(), 0)
@@ -103,6 +103,9 @@ def test_refuses():
         ({"method": "omp", "k": 2, "penalty": 0.1}, "no penalty"),
         ({"method": "omp", "k": 2, "n_steps": 5}, "n_steps"),
         ({"method": "iht", "k": 2, "n_steps": 0}, "n_steps"),
+        ({"method": "lasso", "penalty": 0.1, "n_steps": 5}, "n_steps: got 5 for 'lasso', expected .*iht"),
+        ({"method": "iht", "k": 2, "tolerance": 1e-4}, "tolerance: got 0.0001 for 'iht'"),
+        ({"penalty": 0.1, "tolerance": 0.0}, "tolerance: got 0.0 for 'reweighted'"),
     ]:
         with pytest.raises(ValueError, match=message):
             encode(x, W, **how)

@@ -16,6 +16,6 @@ PYBIND11_MODULE(SPARSE_SAE_MODULE, m) {
     sparse_sae::bind_decode(m);
     sparse_sae::bind_dense(m);
     sparse_sae::bind_gather(m);
-    sparse_sae::bind_omp(m);
+    sparse_sae::bind_pursuit(m);
     sparse_sae::bind_update(m);
 }

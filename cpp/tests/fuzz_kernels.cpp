@@ -10,7 +10,9 @@
 #include "kernels/encode/threshold.h"
 #include "kernels/encode/topk.h"
 #include "kernels/gather/gather.h"
-#include "kernels/omp/omp.h"
+#include "kernels/pursuit/iht.h"
+#include "kernels/pursuit/lasso.h"
+#include "kernels/pursuit/omp.h"
 #include "kernels/update/adam.h"
 
 namespace sparse_sae::test {
@@ -138,6 +140,14 @@ void fuzz_pursuit(Bytes& in) {
     const Codes<T> want = encode_omp(rows, w.data(), M, k, true, 1);
     CHECK(same_codes(encode_omp(rows, w.data(), M, k, false, 1), want));
     CHECK(same_codes(encode_omp(rows, w.data(), M, k, false, 3), want));
+    const T step = T(1) / static_cast<T>(1 + in.below(M));
+    CHECK(same_codes(encode_iht(rows, w.data(), M, k, step, 9, false, 3),
+                     encode_iht(rows, w.data(), M, k, step, 9, true, 1)));
+    const T penalty = std::ldexp(T(1), static_cast<int>(in.below(40)) - 20);
+    std::vector<T> gaps, others;
+    const Codes<T> sparse = encode_lasso(gaps, rows, w.data(), M, penalty, 1, 1e-5, true, 1);
+    CHECK(same_codes(encode_lasso(others, rows, w.data(), M, penalty, 1, 1e-5, false, 3), sparse) &&
+          same_bits(gaps, others));
 }
 
 }  // namespace

@@ -188,7 +188,7 @@ class Pursuit(Activation):
     Args:
         method: "reweighted", "lasso", "omp" or "iht".
         penalty: for the first two, in units of x. k: for the last two, the most active latents of a row.
-        n_steps: gradient steps, None for the method's default.
+        n_steps: gradient steps of iht, None for its default.
     """
 
     method: inference.Method = "reweighted"
@@ -205,10 +205,7 @@ class Pursuit(Activation):
     def _codes(
         self, params: Params, x: Array, center: Array | None, latents: Array | None, num_threads: int
     ) -> Codes:
-        """The codes that `sparse_sae.pursuit.encode` finds. Latents compete: naming some saves nothing.
-
-        num_threads is for omp; the other methods run on NumPy's matrix products, which choose their own.
-        """
+        """The codes that `sparse_sae.pursuit.encode` finds. Latents compete: naming some saves nothing."""
         w = params["W_dec"]
         codes = inference.encode(to_float(x), w, center, **asdict(self), num_threads=num_threads)
         if latents is not None:

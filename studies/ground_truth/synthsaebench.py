@@ -4,6 +4,7 @@ alike.
     python studies/ground_truth/synthsaebench.py --samples 250000 500000 1000000 --threads 1  # both libraries
     python studies/ground_truth/synthsaebench.py --library sparse_sae --samples 1000000       # needs no torch
     python studies/ground_truth/synthsaebench.py --generation                # speed of the data alone
+    python studies/ground_truth/synthsaebench.py --library sparse_sae --samples 10000000 --out runs  # can go on
 
 Each library gets its own recipe. SAELens (`pip install sae-lens`): the published one, learning rate 3e-4,
 constant, batch 1024, k 25, its own SAETrainer.step. As nothing in it depends on the length of the run, its
@@ -27,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sparse_sae._io.atomic import write_json
 from sparse_sae.match import detectors, duplicates, families, match
 from sparse_sae.match.stability import _nearest
 from sparse_sae.pursuit import leave_one_out, refine
@@ -39,8 +41,20 @@ EVALUATION_START = 1 << 40  # a block index no training run reaches
 class Clock:
     """CPU and wall seconds since the start, less those spent in `away()`, which are counted on their own."""
 
-    def __init__(self):
-        self.cpu, self.wall, self.away_cpu = -time.process_time(), -time.perf_counter(), 0.0
+    def __init__(self, file=None):
+        """With a file, seconds of an earlier session are counted too, and kept there by `write`."""
+        self.file, self.cpu, self.wall, self.away_cpu = file, 0.0, 0.0, 0.0
+        if file is not None and file.exists():
+            earlier = json.loads(file.read_text())
+            self.cpu, self.wall = earlier["cpu_seconds"], earlier["seconds"]
+            self.away_cpu = earlier["data_cpu_seconds"]
+        self.cpu -= time.process_time()
+        self.wall -= time.perf_counter()
+
+    def write(self, record=None):
+        """Also a callback of `train`."""
+        if self.file is not None:
+            write_json(self.file, self.read())
 
     def away(self, iterator):
         """The same iterator, whose own seconds do not count as training."""
@@ -72,7 +86,10 @@ def train_sparse_sae(world, args):
     from sparse_sae.architectures import BatchTopK
 
     for n in args.samples:
-        clock = Clock()
+        out = args.out / f"{n}-{args.batch}-{args.beta1:g}-seed-{args.seed}" if args.out else None
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
+        clock = Clock(out / "seconds.json" if out else None)
         result = sparse_sae.train(
             clock.away(world.stream(block_size=1024)),
             BatchTopK(k=args.k),
@@ -84,6 +101,10 @@ def train_sparse_sae(world, args):
             seed=args.seed,
             num_threads=args.threads,
             progress=False,
+            out=out,
+            resume=out is not None and (out / "checkpoint.safetensors").exists(),
+            overwrite=out is not None and not (out / "checkpoint.safetensors").exists(),
+            callback=clock.write,
         )
         seconds, sae = clock.read(), result.sae
         if args.save:
@@ -240,6 +261,11 @@ def main():
     )
     parser.add_argument("--generation", action="store_true", help="only time the data")
     parser.add_argument("--save", type=Path, help="a folder for the trained SAEs of this package")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="a folder for checkpoints of this package; the same command goes on from them",
+    )
     parser.add_argument("--json", type=Path, default=RESULT)
     args = parser.parse_args()
     size = {"n_features": 1638, "d_in": 96, "apart_steps": 10} if args.small else {}

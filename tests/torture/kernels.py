@@ -160,4 +160,37 @@ def omp(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, threads: in
         raise Broken(f"{what}: the codes reconstruct worse than none")
 
 
-PARTS = [topk, threshold, batch_topk, topk_aux, kept, omp, products, residual, squared_norm, update, gather]
+def lasso(rng: Any, kernels: Any, x: Any, w: Any, b: Any, center: Any, threads: int, what: str) -> None:
+    """Both ways of the lasso and of hard thresholding, over atoms like those of `omp`."""
+    with np.errstate(all="ignore"):
+        wide = np.nan_to_num(w.astype(np.float64), nan=1.0, posinf=1.0, neginf=-1.0)
+        wide /= np.abs(wide).max(axis=1, keepdims=True) + (np.abs(wide).max(axis=1, keepdims=True) == 0)
+        length = np.linalg.norm(wide, axis=1, keepdims=True)
+        atoms = np.where(length > 0, wide / np.where(length > 0, length, 1), 0).astype(w.dtype)
+    penalty, rounds = float(pick(rng, [1e-3, 0.3, 3.0])), int(pick(rng, [0, 1]))
+    how = {"rounds": rounds, "center": center}
+    want = kernels.encode_lasso(x, atoms, penalty, simple=True, **how)
+    got = kernels.encode_lasso(x, atoms, penalty, num_threads=threads, **how)
+    same(got, want, f"encode_lasso {what} {penalty=} {rounds=} {threads=}")
+    if not (want[2] > 0).all() or not (want[3] >= 0).all():
+        raise Broken(f"encode_lasso {what}: a code that is not positive, or a gap below zero")
+    k, step = min(int(pick(rng, [1, 6])), len(w)), float(pick(rng, [1.0, 0.5, 1 / len(w)]))
+    want = kernels.encode_iht(x, atoms, k, step=step, n_steps=12, center=center, simple=True)
+    got = kernels.encode_iht(x, atoms, k, step=step, n_steps=12, center=center, num_threads=threads)
+    same(got, want, f"encode_iht {what} {k=} {step=} {threads=}")
+
+
+PARTS = [
+    topk,
+    threshold,
+    batch_topk,
+    topk_aux,
+    kept,
+    omp,
+    lasso,
+    products,
+    residual,
+    squared_norm,
+    update,
+    gather,
+]

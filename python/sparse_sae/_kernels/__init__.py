@@ -12,6 +12,8 @@ FUNCTIONS = (
     "decode",
     "decode_residual",
     "encode_batch_topk",
+    "encode_iht",
+    "encode_lasso",
     "encode_omp",
     "encode_threshold",
     "encode_topk",

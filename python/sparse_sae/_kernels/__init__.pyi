@@ -122,6 +122,42 @@ def encode_omp(
     the fast one, which keeps w w^T where that is at most 2^26 entries, is held against: the same bits).
     """
 
+def encode_lasso(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[T],
+    penalty: float,
+    *,
+    rounds: int = 0,
+    tolerance: float = 1e-5,
+    center: npt.NDArray[T] | None = None,
+    simple: bool = False,
+    num_threads: int = 1,
+) -> tuple[Ints, Ints, npt.NDArray[T], npt.NDArray[T]]:
+    """min 1/2 |x - center - z w|^2 + penalty sum z over z >= 0, for rows of w (M, D) all of norm 1 or 0.
+
+    A row ends when its duality gap is at most tolerance / 2 times its squared norm. rounds more times a latent with
+    code z then pays v / (v + z) of the penalty, v = penalty / 4. Zeros are dropped; a row whose squared norm is not
+    finite gets no codes. Returns (indptr, indices, values) and the gaps (N) over half the squared norms. simple as
+    for encode_omp.
+    """
+
+def encode_iht(
+    x: npt.NDArray[Any],
+    w: npt.NDArray[T],
+    k: int,
+    *,
+    step: float,
+    n_steps: int = 60,
+    center: npt.NDArray[T] | None = None,
+    simple: bool = False,
+    num_threads: int = 1,
+) -> tuple[Ints, Ints, npt.NDArray[T]]:
+    """n_steps times, from z = 0: the k largest positive elements of y + step (x - center - y w) w^T become z, where
+    y = z + i / (i + 3) (z - the z before) (ties: the lower latent); then a refit over z >= 0 on the latents of the last
+    z. Rows of w (M, D) have norm 1 or 0; a step of 1 / (largest eigenvalue of w w^T) is safe. Zeros are dropped; a row
+    whose squared norm is not finite gets no codes. simple as for encode_omp.
+    """
+
 def decode(
     indptr: Ints,
     indices: Ints,

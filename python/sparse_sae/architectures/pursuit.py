@@ -18,8 +18,9 @@ class Pursuit(Architecture):
     """z = argmin over z >= 0 of |x - W_dec z - b_dec|² with a penalty or a limit on active latents; x̂ =
     W_dec z + b_dec.
 
-    W_enc and b_enc are not read. Encoding costs tens of encoder passes (`sparse_sae.pursuit.encode` says how
-    many), and finds the active features of overlapping directions that a linear encoder confuses.
+    W_enc and b_enc are not read. Encoding costs a few encoder passes, more with few rows at a time
+    (`sparse_sae.pursuit.encode` says how many), and finds the active features of
+    overlapping directions that a linear encoder confuses.
     `sparse_sae.pursuit.learn` trains dictionaries for it; `sparse_sae.train` moves W_dec alone, with the
     codes of each batch held fixed.
 
@@ -27,7 +28,7 @@ class Pursuit(Architecture):
         method: "reweighted", "lasso", "omp" or "iht".
         penalty: for the first two, in units of x (in `train`, of x as it is scaled there). k: for the last
             two, the most active latents of a row.
-        n_steps: gradient steps, None for the method's default.
+        n_steps: gradient steps of iht, None for its default.
 
     >>> Pursuit(method="omp", k=3).activation.config()
     {'name': 'pursuit', 'method': 'omp', 'k': 3}

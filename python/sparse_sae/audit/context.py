@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from sparse_sae.audit.examples import Seal
+from sparse_sae.audit.hashes import sha256_of
+from sparse_sae.audit.kept import Kept
 from sparse_sae.audit.policy import Policy
 from sparse_sae.lm.model.loading import LanguageModel
 
@@ -17,14 +20,20 @@ class Context:
         data: name of a data set -> what it is and its SHA-256, for the manifest.
         reads: check -> how often its sealed test was read under this policy.
         chosen: "check: kind of detector" -> latent, for checks that come later.
+
+    Args:
+        scratch: where parts of long checks are kept until the bundle is written. environment: what they depend on
+            besides policy and data: model, SAE, code, versions, kernels.
     """
 
-    def __init__(self, lm: LanguageModel, sae: Any, policy: Policy, seal: Seal) -> None:
+    def __init__(
+        self, lm: LanguageModel, sae: Any, policy: Policy, seal: Seal, scratch: Path, environment: Any
+    ) -> None:
         self.lm, self.sae, self.policy, self.name = lm, sae, policy, ""
         self.data: dict[str, Any] = {}
         self.reads: dict[str, int] = {}
         self.chosen: dict[str, int] = {}
-        self._seal = seal
+        self._seal, self._scratch, self._environment = seal, scratch, environment
 
     @property
     def hook(self) -> str:
@@ -61,3 +70,11 @@ class Context:
     def read_test(self, sha256: str) -> None:
         """Record that a sealed test is read."""
         self.reads[self.name] = self._seal.read(self.name, sha256)
+
+    def kept(self, what: Any) -> Kept:
+        """Parts of a check that an earlier run has left, on the same model, SAE, code, versions and kernels.
+
+        Args:
+            what: JSON of everything else that decides them, and that is not in their names.
+        """
+        return Kept(self._scratch, sha256_of([self._environment, what]))

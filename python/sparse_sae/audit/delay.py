@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from sparse_sae._io.arrays import Array
 from sparse_sae.audit.observer import Monitor
+from sparse_sae.lm.harvest.prompt_rows import prompt_rows
 from sparse_sae.lm.model.engine import AnyModel, engine_of
-from sparse_sae.lm.model.prompts import Prompt, batches, token_ids
+from sparse_sae.lm.model.prompts import Prompt, token_ids
 
 
 def onset_tokens(
@@ -62,13 +62,10 @@ def first_alarms(
     (hook,) = {monitor.watch.hook for monitor in monitors.values()}
     sequences = [token_ids(prompt, engine.tokenizer) for prompt in prompts]
     first = {name: np.full(len(sequences), np.nan) for name in monitors}
-    for batch in batches(sequences, batch_size):
-        with torch.inference_mode():
-            x = engine.read([hook], batch.ids, batch.mask)[hook].float().numpy()
-        for row, i in enumerate(batch.index):
-            rows = np.ascontiguousarray(x[row, : len(sequences[i])])
-            for name, monitor in monitors.items():
-                events = monitor.observe(rows, sequence=("prompt", i))
-                if events:
-                    first[name][i] = events[0].position
+    for i, found in prompt_rows(engine, sequences, hook, batch_size=batch_size):
+        rows = np.ascontiguousarray(found)
+        for name, monitor in monitors.items():
+            events = monitor.observe(rows, sequence=("prompt", i))
+            if events:
+                first[name][i] = events[0].position
     return first

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from sparse_sae._io.arrays import Array
+from sparse_sae.lm.harvest.prompt_rows import prompt_rows
 from sparse_sae.lm.model.engine import AnyModel, engine_of
-from sparse_sae.lm.model.prompts import Prompt, batches, token_ids
+from sparse_sae.lm.model.prompts import Prompt, token_ids
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,11 @@ def text_features(
         raise ValueError(f"prompts: {len(short)} have at most {skip} tokens (number {short[0]} is the first)")
     raw: list[Any] = [None] * len(sequences)
     latents: list[Any] = [None] * len(sequences)
-    for batch in batches(sequences, batch_size):
-        with torch.inference_mode():
-            x = engine.read([hook], batch.ids, batch.mask)[hook].float().numpy()
-        for row, i in enumerate(batch.index):
-            rows = np.ascontiguousarray(x[row, skip : len(sequences[i])])
-            raw[i] = rows.mean(0, dtype=np.float64).astype(np.float32)
-            if sae is not None:
-                codes = sae.encode(rows).max(axis=0)
-                latents[i] = np.asarray(codes.toarray()).reshape(-1)
+    for i, found in prompt_rows(engine, sequences, hook, batch_size=batch_size):
+        rows = np.ascontiguousarray(found[skip:])
+        raw[i] = rows.mean(0, dtype=np.float64).astype(np.float32)
+        if sae is not None:
+            codes = sae.encode(rows).max(axis=0)
+            latents[i] = np.asarray(codes.toarray()).reshape(-1)
     lengths = np.array([len(ids) - skip for ids in sequences])
     return Features(np.stack(raw), None if sae is None else np.stack(latents), lengths)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sparse_sae._io.arrays import Array
-from sparse_sae.audit.decision import Edits
+from sparse_sae.audit.hashes import sha256, sha256_of
+from sparse_sae.lm.studies.deciding import Edits
 
 KINDS = ("silenced", "added")
 
@@ -60,9 +59,14 @@ class LastTokenEdits:
         return len(self.controls)
 
     @property
+    def sha256(self) -> str:
+        """SHA-256 of latents, controls and strength."""
+        return sha256_of([self.latents, sha256(self.controls.tobytes()), self.strength])
+
+    @property
     def edits(self) -> Edits:
         """All of them, for `decide`."""
-        return Edits((2 + self.n_controls) * len(self.latents) + self.n_controls, self._apply)
+        return Edits.of_rows((2 + self.n_controls) * len(self.latents) + self.n_controls, self.applied)
 
     def of_latents(self) -> list[tuple[int, int, str]]:
         """(number, latent, kind) of the latents' own edits."""
@@ -76,15 +80,15 @@ class LastTokenEdits:
         first = 2 * len(self.latents) + (0 if kind == "added" else n * (1 + i))
         return 2 * i + KINDS.index(kind), list(range(first, first + n))
 
-    def _apply(self, x: Tensor) -> Tensor:
-        """(batch, d_in) -> (batch, E, d_in)."""
+    def applied(self, x: Array) -> Array:
+        """(batch, d_in) float32 activations -> (batch, E, d_in), each as each edit leaves it."""
         decoder = np.asarray(self.sae.rows["W_dec"][self.latents], np.float32)
         norms = np.linalg.norm(decoder, axis=1)
-        active = np.asarray(self.sae.encode(x.numpy())[:, self.latents].toarray(), np.float32)
+        active = np.asarray(self.sae.encode(x)[:, self.latents].toarray(), np.float32)
         own = np.empty((len(active), 2 * len(norms), decoder.shape[1]), np.float32)
         own[:, 0::2] = -active[:, :, None] * decoder
         own[:, 1::2] = self.strength * decoder / norms[:, None]
         added = np.broadcast_to(self.strength * self.controls, (len(active), *self.controls.shape))
         taken = -(active * norms)[:, :, None, None] * self.controls
         changes = np.concatenate([own, added, taken.reshape(len(active), -1, decoder.shape[1])], 1)
-        return x[:, None] + torch.from_numpy(changes)
+        return np.asarray(x[:, None] + changes)

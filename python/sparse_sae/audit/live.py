@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
+from sparse_sae._io.arrays import as_array
 from sparse_sae.audit.detecting import Detect
 from sparse_sae.audit.events import GenerationStopped, OnEvent
 from sparse_sae.audit.observer import Monitor
@@ -18,6 +17,9 @@ from sparse_sae.lm.model.engine import engine_of
 from sparse_sae.lm.model.hook_point import owned
 from sparse_sae.lm.model.hooks import resolve, unwrap
 from sparse_sae.lm.model.loading import LanguageModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def monitor(
@@ -103,6 +105,8 @@ class LiveMonitor(Monitor):
 
     def stopping(self, input_ids: Tensor, _scores: Any = None, **_more: Any) -> Tensor:
         """(batch,) bool: which sequences a callback has stopped; a criterion of transformers' `generate`."""
+        import torch
+
         now = [slot in self.stopped for slot in self._rows.tolist()]
         self._heeded = True
         return torch.tensor(now if len(now) == len(input_ids) else [False] * len(input_ids))
@@ -120,7 +124,7 @@ class LiveMonitor(Monitor):
     def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         self._mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        if self._mask is not None and (not isinstance(self._mask, Tensor) or self._mask.ndim != 2):
+        if self._mask is not None and (getattr(self._mask, "ndim", None) != 2):
             raise NotImplementedError("attention_mask: monitors read masks (batch, position) only")
         cache = kwargs.get("past_key_values")
         self._start = 0 if cache is None else int(cache.get_seq_length())
@@ -157,11 +161,11 @@ class LiveMonitor(Monitor):
             ids = None if self._ids is None else self._ids[:, 0].cpu().numpy()
             live = self._going_on(ids)
             if batch == 1 and live[0]:
-                self._one(_rows(flat[0]), int(self._rows[0]), ids)
+                self._one(as_array(flat[0].contiguous()), int(self._rows[0]), ids)
             elif all(live):
-                self._step(_rows(flat[:, 0]), self._rows, ids)
+                self._step(as_array(flat[:, 0].contiguous()), self._rows, ids)
             elif any(live):
-                rows = _rows(flat[torch.tensor(live), 0])
+                rows = as_array(flat[np.flatnonzero(live), 0].contiguous())
                 self._step(rows, self._rows[live], None if ids is None else ids[live])
             first = np.zeros(batch, np.int64)
         else:
@@ -194,9 +198,9 @@ class LiveMonitor(Monitor):
             columns = np.flatnonzero(kept[i])
             was_steered = slot in self.steered
             before = int(self._state.count[slot])
-            rows = x[i] if len(columns) == x.shape[1] else x[i, torch.from_numpy(columns)]
+            rows = x[i] if len(columns) == x.shape[1] else x[i, columns]
             if len(columns):
-                self._run(_rows(rows), slot, None if ids is None else ids[i, columns])
+                self._run(as_array(rows.contiguous()), slot, None if ids is None else ids[i, columns])
             if was_steered:
                 first[i] = 0
             elif slot in self.steered:
@@ -204,6 +208,8 @@ class LiveMonitor(Monitor):
         return first
 
     def _steered(self, x: Tensor, first: Any) -> Tensor | None:
+        import torch
+
         edited = None
         for i, slot in enumerate(self._rows.tolist()):
             vector = self.steered.get(slot)
@@ -214,10 +220,3 @@ class LiveMonitor(Monitor):
 
     def _text(self, token: int) -> str | None:
         return None if self._tokenizer is None else str(self._tokenizer.decode([token]))
-
-
-def _rows(x: Tensor) -> Any:
-    """(n, d) rows as the kernels read them; bfloat16 as its bits."""
-    if x.dtype == torch.bfloat16:
-        return x.contiguous().view(torch.int16).numpy().view(np.uint16)
-    return x.contiguous().numpy()

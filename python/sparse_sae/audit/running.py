@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,7 +39,8 @@ def run_audit(
     """Run every check of a policy and write the bundle, whole or not at all.
 
     Beside the bundle lies its seal, `<out>.seal.json`: written before the first result, it refuses another policy under
-    the same name and remembers how often the sealed tests were read.
+    the same name and remembers how often the sealed tests were read. A run that was stopped in the middle of a long
+    check goes on with what lies in `<out>.partial/`, which is removed when the bundle is written.
 
     Args:
         policy: a `Policy` or its file.
@@ -56,8 +58,9 @@ def run_audit(
     if key is not None and not Path(key).is_file():
         raise FileNotFoundError(f"key: there is no file {key}")
     lm, sae = _opened(chosen, model, sae)
-    context = Context(lm, sae, chosen, seal)
     before = _environment(lm, sae)  # before anything runs: what is measured is what is hashed
+    scratch = out.with_name(out.name + ".partial")
+    context = Context(lm, sae, chosen, seal, scratch, {k: v for k, v in before.items() if k != "created"})
     checks, samples = [], []
     for check in chosen["checks"]:
         if say is not None:
@@ -80,6 +83,7 @@ def run_audit(
         samples += [{"check": check["name"], **sample} for sample in found.samples]
     results = {"verdict": worst([c["verdict"] for c in checks]), "checks": checks}
     archive.write(out, assemble(chosen.body, {**before, "data": context.data}, results, samples, key))
+    shutil.rmtree(scratch, ignore_errors=True)
     return verify(out)
 
 

@@ -1,8 +1,9 @@
-"""Chosen latents as one HTML file that asks nothing of anyone, or as Neuronpedia's JSON."""
+"""Chosen latents as one HTML file that asks nothing of anyone."""
 
 from __future__ import annotations
 
 import base64
+import decimal
 import gzip
 import hashlib
 import html
@@ -12,12 +13,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sparse_sae._arguments import whole
-from sparse_sae._io.atomic import atomic_directory, atomic_write, write_json
+from sparse_sae._io.atomic import atomic_write
 from sparse_sae.browser.file import BrowserFile
 
 _PAGE = Path(__file__).parent / "page"
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w-]+\.js)";$', re.M)
+_AS_SHOWN = decimal.Context(prec=3, rounding=decimal.ROUND_HALF_UP)
 _KEPT = (
     "model_name",
     "hook_name",
@@ -32,7 +36,6 @@ _KEPT = (
     "compared",
     "auroc_chance",
 )
-_NEURONPEDIA = "neuronpedia.json"
 
 
 def write_html(file: BrowserFile, path: str | Path, latents: Iterable[int]) -> None:
@@ -48,12 +51,10 @@ def write_html(file: BrowserFile, path: str | Path, latents: Iterable[int]) -> N
 
     >>> write_html(open_browser("sae.db"), "refunds.html", [17, 4])  # doctest: +SKIP
     """
-    chosen = _chosen(latents)
-    words: dict[str, int] = {}
-    shown = [_numbered(file.latent(j), words) for j in chosen]
     meta = {name: file.meta[name] for name in _KEPT} | {"name": file.path.stem}
-    data = {"meta": meta, "latents": shown, "words": list(words)}
-    packed = gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 9, mtime=0)
+    data = {"meta": meta} | packed(file, chosen_latents(latents))
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    small = gzip.compress(text.encode(), 9, mtime=0)
     script, style = bundle("offline.js"), (_PAGE / "style.css").read_text()
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; "
@@ -65,27 +66,66 @@ def write_html(file: BrowserFile, path: str | Path, latents: Iterable[int]) -> N
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(file.path.stem)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
         # base64 holds none of the characters that could end the element
-        f'<script type="application/octet-stream" id="data">{base64.b64encode(packed).decode()}</script>\n'
+        f'<script type="application/octet-stream" id="data">{base64.b64encode(small).decode()}</script>\n'
         f'<script type="module">{script}</script>\n</body>\n</html>\n'
     )
     with atomic_write(path) as out:
         out.write(document.encode())
 
 
-def _chosen(latents: Iterable[int]) -> list[int]:
+def chosen_latents(latents: Iterable[int]) -> list[int]:
+    """The numbers of latents to export, checked. Raises a ValueError for none, or for one given twice."""
     chosen = [whole("latents", j) for j in latents]
     if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError("latents: expected at least one, and none twice")
+        raise ValueError(
+            f"latents: got {'one twice' if chosen else 'none'}; expected at least one, and none twice"
+        )
     return chosen
 
 
-def _numbered(latent: dict[str, Any], words: dict[str, int]) -> dict[str, Any]:
-    """Token texts as numbers into `words`, which grows: most texts come again and again."""
-    for group in latent["contexts"]:
-        for context in group:
-            context["tokens"] = [words.setdefault(text, len(words)) for text in context["tokens"]]
-            del context["row"]
-    return latent
+def packed(file: BrowserFile, chosen: list[int]) -> dict[str, Any]:
+    """What the export's script needs of latents, as JSON values in which nothing is said twice.
+
+    Returns:
+        strings: every text once; all else names texts by their places here.
+        stream: the tokens of all windows, each token of the store once, however many contexts show it.
+        latents: as `BrowserFile.latent` gives them, but texts are numbers and a context is one flat list
+            [begin in stream, length, place of its firing, activation there, other place, activation, …].
+    """
+    strings: dict[str, int] = {}
+
+    def number(text: str) -> int:
+        return strings.setdefault(text, len(strings))
+
+    shown, seen = [], np.zeros(file.meta["stream"] + 1, bool)
+    for j in chosen:
+        latent = file.latent(j)
+        for group in latent["contexts"]:
+            for i, context in enumerate(group):
+                begin, length = context["row"] - context["at"], len(context["tokens"])
+                seen[begin : begin + length] = True
+                others = (n for o, v in context["active"] if o != context["at"] for n in (o, _short(v)))
+                group[i] = [begin, length, context["at"], _short(context["value"]), *others]
+        for near in (*latent["nearest"], *latent["together"]):
+            near["label"] = number(near["label"])
+        for side in ("promoted", "suppressed") if latent["logits"] else ():
+            latent["logits"][side] = [[number(t), _short(v)] for t, v in latent["logits"][side]]
+        del latent["evidence"]["tokens"], latent["evidence"]["texts"]
+        shown.append(latent)
+    place = np.cumsum(seen) - 1
+    for latent in shown:
+        for group in latent["contexts"]:
+            for context in group:
+                context[0] = int(place[context[0]])
+    # windows that touch or overlap are one run, which is read at once
+    ends = np.flatnonzero(np.diff(seen, prepend=False)).reshape(-1, 2).tolist()
+    stream = [number(file.texts[t]) for begin, end in ends for t in file.tokens(begin, end).tolist()]
+    return {"latents": shown, "stream": stream, "strings": list(strings)}
+
+
+def _short(value: float) -> float:
+    """As the page rounds it: three significant digits, ties away from zero."""
+    return float(_AS_SHOWN.create_decimal_from_float(value))
 
 
 def bundle(main: str) -> str:
@@ -112,81 +152,3 @@ def bundle(main: str) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def write_neuronpedia(file: BrowserFile, path: str | Path, latents: Iterable[int]) -> None:
-    """A directory of Neuronpedia's columns: `features.json`, and a file of activations for each latent.
-
-    Columns that need what the file does not have are left out: logits where it was built without the model.
-
-    Args:
-        file: what `open_browser` gives. path: the directory; one of an earlier export is replaced. latents: which.
-    """
-    chosen = _chosen(latents)
-    with atomic_directory(path, lambda there: (there / _NEURONPEDIA).is_file()) as fresh:
-        write_json(
-            fresh / _NEURONPEDIA,
-            {"model": file.meta["model_name"], "hook": file.meta["hook_name"], "latents": chosen},
-        )
-        features = []
-        for j in chosen:
-            latent = file.latent(j)
-            features.append(feature_columns(latent))
-            write_json(fresh / f"activations-{j}.json", activation_columns(latent))
-        write_json(fresh / "features.json", features)
-
-
-def feature_columns(latent: dict[str, Any]) -> dict[str, Any]:
-    """A row of Neuronpedia's table of features."""
-    maximum, bins = latent["maximum"], len(latent["histogram"])
-    row: dict[str, Any] = {
-        "index": str(latent["id"]),
-        "frac_nonzero": latent["density"],
-        "maxActApprox": maximum,
-        "freq_hist_data_bar_heights": latent["histogram"],
-        "freq_hist_data_bar_values": [maximum * (i + 0.5) / bins for i in range(bins)],
-        "topkCosSimIndices": [n["id"] for n in latent["nearest"]],
-        "topkCosSimValues": [n["cosine"] for n in latent["nearest"]],
-        "correlated_neurons_indices": [n["id"] for n in latent["together"]],
-        "correlated_neurons_pearson": [n["phi"] for n in latent["together"]],
-    }
-    logits = latent["logits"]
-    if logits:
-        step = (logits["high"] - logits["low"]) / len(logits["heights"])
-        row |= {
-            "pos_str": [t for t, _ in logits["promoted"]],
-            "pos_values": [v for _, v in logits["promoted"]],
-            "neg_str": [t for t, _ in logits["suppressed"]],
-            "neg_values": [v for _, v in logits["suppressed"]],
-            "logits_hist_data_bar_heights": logits["heights"],
-            "logits_hist_data_bar_values": [
-                logits["low"] + step * (i + 0.5) for i in range(len(logits["heights"]))
-            ],
-        }
-    return row
-
-
-def activation_columns(latent: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of Neuronpedia's table of activations: the strongest contexts (bin -1), then those of each interval."""
-    rows = []
-    for number, group in enumerate(latent["contexts"]):
-        interval = len(latent["contexts"]) - 1 - number
-        share = latent["intervals"][interval] / latent["count"] if number and latent["count"] else None
-        for context in group:
-            active = dict(context["active"])
-            values = [active.get(i, 0.0) for i in range(len(context["tokens"]))]
-            place = max(range(len(values)), key=lambda i: abs(values[i]))
-            rows.append(
-                {
-                    "index": str(latent["id"]),
-                    "tokens": context["tokens"],
-                    "values": values,
-                    "maxValue": values[place],
-                    "maxValueTokenIndex": place,
-                    "qualifyingTokenIndex": context["at"],
-                    "binMin": -1 if not number else latent["maximum"] * interval / 10,
-                    "binMax": -1 if not number else latent["maximum"] * (interval + 1) / 10,
-                    "binContains": -1 if share is None else share,
-                }
-            )
-    return rows

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from sparse_sae._arguments import whole
 from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.circuits.frozen import Frozen, freeze
-from sparse_sae.circuits.graph import TARGET, AttributionGraph, influence, normalise
+from sparse_sae.circuits.graph import TARGET, AttributionGraph, EdgeRow, edge_row, ordered_influence
 from sparse_sae.circuits.origin import Origin, source_kinds, source_labels
 from sparse_sae.circuits.pull import Pulled, Row, feature_row, pull
 from sparse_sae.circuits.targets import Logit, Target, rows_of
@@ -127,35 +127,26 @@ def graph_of(
 
 
 class _Rows:
-    """Rows as they come, one after the other in two arrays that grow in place."""
+    """Rows as they come."""
 
     def __init__(self, frozen: Frozen, max_edges: int) -> None:
         self.frozen, self.max_edges = frozen, max_edges
-        self.columns = np.empty(0, np.int32)
-        self.values = np.empty(0, frozen.activation.cpu().numpy().dtype)
-        self.ends, self.places = [0], list[int]()
+        self.edges: list[EdgeRow] = []
         self.rest: list[float] = []
         self.bias: list[float] = []
         self.heads: list[NDArray[np.float32]] = []
+
+    @property
+    def places(self) -> list[int]:
+        """Numbers of the nodes whose rows are there."""
+        return [row.place for row in self.edges]
 
     def compute(self, places: list[int], rows: list[Row]) -> None:
         def keep(numbers: list[int], pulled: Pulled) -> None:
             edges, heads = pulled.edges.cpu().numpy(), pulled.heads.float().cpu().numpy()
             for i, number in enumerate(numbers):
-                values, rest = edges[i], 0.0
-                columns = np.flatnonzero(values)
-                if len(columns) > self.max_edges:
-                    order = np.argsort(-np.abs(values[columns]), kind="stable")
-                    rest = float(np.abs(values[columns[order[self.max_edges :]]]).sum())
-                    columns = np.sort(columns[order[: self.max_edges]])
-                begin, end = self.ends[-1], self.ends[-1] + len(columns)
-                if end > len(self.values):
-                    for array in (self.columns, self.values):
-                        # No view of them is alive while rows are computed.
-                        array.resize(max(end, len(array) * 5 // 4), refcheck=False)
-                self.columns[begin:end], self.values[begin:end] = columns, values[columns]
-                self.ends.append(end)
-                self.places.append(places[number])
+                columns, values, rest = _largest(edges[i], self.max_edges)
+                self.edges.append(edge_row(places[number], columns, values, rest))
                 self.rest.append(rest)
                 self.bias.append(float(pulled.bias[i]))
                 self.heads.append(heads[i])
@@ -164,20 +155,46 @@ class _Rows:
 
     def influence(self, weight: NDArray[Any]) -> NDArray[np.float64]:
         """That of all nodes by the rows so far."""
-        return influence(normalise(self._by_time(len(weight)), np.array(self.rest)), weight, self.places)
+        f = self.frozen
+        n, layers = f.n_positions, f.transformer.n_layers
+        asked = np.full(len(weight) - f.n_sources, layers + 1)
+        depth = np.concatenate([np.full(n, -1), np.repeat(range(layers), n), f.layer.cpu().numpy(), asked])
+        value = ordered_influence(self.edges, weight, depth)
+        if value is None:
+            raise AssertionError("a row reads from its own layer or above")
+        return value
 
     def matrix(self, n: int) -> csr_array:
-        """(n, n) edges, rows in the order of the nodes."""
-        lengths = np.zeros(n, np.int64)
-        lengths[self.places] = np.diff(self.ends)
-        ordered = csr_array(self._by_time(n)[np.argsort(self.places)])
-        return csr_array(
-            (ordered.data, ordered.indices, np.concatenate([[0], np.cumsum(lengths)])), shape=(n, n)
-        )
+        """(n, n) edges, rows in the order of the nodes; the rows are given up one by one, so that they never lie
+        in memory twice.
+        """
+        bounds = np.zeros(n + 1, np.int64)
+        for row in self.edges:
+            bounds[row.place + 1] = len(row.columns)
+        np.cumsum(bounds, out=bounds)
+        columns = np.empty(bounds[-1], np.int32)
+        values = np.empty(bounds[-1], self.frozen.activation.cpu().numpy().dtype)
+        waiting = sorted(self.edges, key=lambda row: -row.place)
+        self.edges = []
+        while waiting:
+            row = waiting.pop()
+            at = slice(bounds[row.place], bounds[row.place + 1])
+            columns[at], values[at] = row.columns, row.values
+        return csr_array((values, columns, bounds), shape=(n, n))
 
-    def _by_time(self, n: int) -> csr_array:
-        end = self.ends[-1]
-        return csr_array((self.values[:end], self.columns[:end], self.ends), shape=(len(self.places), n))
+
+def _largest(values: NDArray[Any], most: int) -> tuple[NDArray[np.int32], NDArray[Any], float]:
+    """Columns and values of the edges of largest |value|, the first of equal ones, and the sum of the others'."""
+    columns = np.flatnonzero(values).astype(np.int32)
+    found = values[columns]
+    if len(columns) <= most:
+        return columns, found, 0.0
+    size = np.abs(found)
+    least = np.partition(size, len(size) - most)[len(size) - most]
+    kept = size > least
+    equal = np.flatnonzero(size == least)
+    kept[equal[: most - int(kept.sum())]] = True
+    return columns[kept], found[kept], float(size[~kept].sum(dtype=np.float64))
 
 
 def _assemble(
@@ -193,8 +210,8 @@ def _assemble(
     bias, rest, expanded = np.zeros(n), np.zeros(n), np.zeros(n, bool)
     # Pages of rows that are not computed are never touched.
     heads = np.zeros((n, *rows.heads[0].shape), np.float32)
-    bias[rows.places], rest[rows.places], expanded[rows.places] = rows.bias, rows.rest, True
-    heads[rows.places] = rows.heads
+    places = rows.places
+    bias[places], rest[places], expanded[places], heads[places] = rows.bias, rows.rest, True, rows.heads
     norms = f.error.norm(dim=-1).flatten().cpu().numpy()
     return AttributionGraph(
         f.transformer.name,

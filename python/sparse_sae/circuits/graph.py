@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +93,13 @@ class AttributionGraph:
     @property
     def influence(self) -> NDArray[np.float64]:
         """(n,) p (Â + Â² + …): how much of the targets' weight comes through each node."""
-        return influence(self.normalised(), self.weight)
+        value = ordered_influence(csr_rows(self.edges, self.rest), self.weight, self._depth)
+        return influence(self.normalised(), self.weight) if value is None else value
+
+    @property
+    def _depth(self) -> NDArray[np.int32]:
+        """(n,) edges go from a node to a deeper one: tokens, errors and features by layer, targets."""
+        return np.where(self.kind == TARGET, self.n_layers + 1, self.layer).astype(np.int32)
 
     @property
     def replacement(self) -> float:
@@ -105,9 +111,10 @@ class AttributionGraph:
     @property
     def completeness(self) -> float:
         """The share of the inputs of nodes, weighted by their influence, that does not come from errors."""
-        matrix = self.normalised()
-        through = influence(matrix, self.weight) + self.weight
-        errors = np.asarray(matrix[:, np.flatnonzero(self.kind == ERROR)].sum(1)).ravel()
+        through, is_error = self.influence + self.weight, self.kind == ERROR
+        errors = np.zeros(len(self))
+        for row in csr_rows(self.edges, self.rest):
+            errors[row.place] = np.abs(row.values[is_error[row.columns]]).sum(dtype=np.float64) / row.total
         return float(((1 - errors) * through).sum() / max(through.sum(), 1e-10))
 
     def strongest(self, n: int = 20) -> list[tuple[int, int, float]]:
@@ -131,14 +138,15 @@ class AttributionGraph:
         through = self.influence
         always = (self.kind == TOKEN) | (self.kind == TARGET)
         kept = always | (through >= _threshold(through, node_threshold))
-        rows = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.edges.indptr))
-        columns = self.edges.indices
-        live = kept[rows] & kept[columns]
+        live = kept[self.edges.indices]
+        live &= np.repeat(kept, np.diff(self.edges.indptr))
         inside = _where(self.edges, live)
+        del live
         matrix = normalise(inside)
-        through = influence(matrix, self.weight) + self.weight
-        score = matrix.data * through[np.repeat(np.arange(len(self)), np.diff(matrix.indptr))]
-        rows, columns = rows[live], columns[live]
+        inner = ordered_influence(csr_rows(inside), self.weight, self._depth)
+        through = (influence(matrix, self.weight) if inner is None else inner) + self.weight
+        rows, columns = np.repeat(np.arange(len(self)), np.diff(inside.indptr)), inside.indices
+        score = matrix.data * through[rows]
         edge = score >= _threshold(score, edge_threshold)
         while True:
             has_in = np.bincount(rows[edge], minlength=len(self)) > 0
@@ -163,7 +171,11 @@ class AttributionGraph:
         whole = self.edges if edges is None else edges
         index = np.flatnonzero(kept)
         inside = csr_array(csr_array(whole[index])[:, index])
-        left = np.asarray(abs(self.edges).sum(1)).ravel()[index] - np.asarray(abs(inside).sum(1)).ravel()
+        sums = np.zeros((2, len(self)))
+        for number, matrix in enumerate((self.edges, inside)):
+            for row in csr_rows(matrix):
+                sums[number, row.place] = row.total
+        left = sums[0, index] - sums[1, : len(index)]
         return AttributionGraph(
             self.model_name,
             self.tokens,
@@ -186,18 +198,57 @@ class AttributionGraph:
         )
 
 
-def influence(
-    matrix: csr_array, weight: NDArray[Any], places: Sequence[int] | None = None
-) -> NDArray[np.float64]:
-    """p (Â + Â² + …) of a row-normalised matrix without cycles: powers until nothing is left.
+class EdgeRow(NamedTuple):
+    """The edges into one node: its number, theirs, their values, and the sum of |values| and of what was left out."""
 
-    `places` are the numbers of the matrix's rows, where it lacks those without edges.
+    place: int
+    columns: NDArray[np.int32]
+    values: NDArray[Any]
+    total: float
+
+
+def csr_rows(edges: csr_array, rest: NDArray[Any] | None = None) -> Iterator[EdgeRow]:
+    """The rows of a matrix that have edges, as views."""
+    bounds = edges.indptr
+    for place in np.flatnonzero(np.diff(bounds)):
+        at = slice(bounds[place], bounds[place + 1])
+        total = _total(edges.data[at]) + (0.0 if rest is None else float(rest[place]))
+        yield EdgeRow(int(place), edges.indices[at], edges.data[at], max(total, 1e-10))
+
+
+def edge_row(place: int, columns: NDArray[np.int32], values: NDArray[Any], rest: float) -> EdgeRow:
+    """A row whose other edges add up to `rest`."""
+    return EdgeRow(place, columns, values, max(_total(values) + rest, 1e-10))
+
+
+def _total(values: NDArray[Any]) -> float:
+    return float(np.abs(values).sum(dtype=np.float64))
+
+
+def ordered_influence(
+    rows: Iterable[EdgeRow], weight: NDArray[Any], depth: NDArray[Any]
+) -> NDArray[np.float64] | None:
+    """`influence` where each edge goes to a deeper node: every edge is used once, and none is copied.
+
+    None where an edge does not.
     """
+    total = np.zeros(len(weight))
+    for row in sorted(rows, key=lambda r: (-depth[r.place], r.place)):
+        if depth[row.columns].max(initial=depth[row.place] - 1) >= depth[row.place]:
+            return None
+        current = weight[row.place] + total[row.place]
+        if current:
+            total[row.columns] += np.abs(row.values) * np.float64(current / row.total)
+    return total
+
+
+def influence(matrix: csr_array, weight: NDArray[Any]) -> NDArray[np.float64]:
+    """p (Â + Â² + …) of a row-normalised matrix without cycles: powers until nothing is left."""
     transposed = matrix.T  # a view: the edges of a long prompt are not written out a second time
     current = np.asarray(weight, np.float64)
     total = np.zeros_like(current)
     for _ in range(len(current) + 1):
-        current = transposed @ (current if places is None else current[places])
+        current = transposed @ current
         if not current.any():
             return total
         total += current
@@ -217,8 +268,9 @@ def normalise(edges: csr_array, rest: NDArray[Any] | float = 0.0) -> csr_array:
 
 
 def _where(edges: csr_array, kept: NDArray[np.bool_]) -> csr_array:
-    counts = np.concatenate([[0], np.cumsum(kept)])
-    return csr_array((edges.data[kept], edges.indices[kept], counts[edges.indptr]), shape=edges.shape)
+    places = np.flatnonzero(kept)
+    bounds = np.searchsorted(places, edges.indptr)
+    return csr_array((edges.data[places], edges.indices[places], bounds), shape=edges.shape)
 
 
 def _threshold(scores: NDArray[Any], share: float) -> float:

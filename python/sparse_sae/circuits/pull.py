@@ -1,22 +1,27 @@
 """Rows of an attribution graph: a batched backward pass through the frozen linear model, written by hand.
 
-A row begins as a vector of the residual stream at one position and stage. Rows go in panels of one fixed number,
-all of one position, filled up with zeros: so each row's products have the same shapes, and its values the same
-bits, whatever rows are asked for beside it.
+A row begins as a vector of the residual stream at one position and stage. Many rows go back in one pass, a layer at
+a time for all of them, in blocks of one fixed number that keep as many positions, filled up with zeros. How many
+positions depends on the row's own alone: so each row's products have the same shapes, and its values the same bits,
+whatever rows are asked for beside it and however many go in one pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sparse_sae.circuits.frozen import Frozen
+from sparse_sae.circuits.transformer import Norm
 
-PANEL = 8
+PANEL = 16  # rows of a block
+_GRID = 8  # a row's gradient is kept for a multiple of so many positions
+_CHUNK = 24  # positions whose gradients go through a product together; a block's then fit the second cache
 _BLOCK = 256  # positions whose values are gathered at a time
+_BATCH_BYTES = 1 << 27  # what the blocks of one pass may take, but for a single block
 
 
 @dataclass(frozen=True)
@@ -81,79 +86,181 @@ def logit_row(frozen: Frozen, gradient: Tensor, position: int) -> Row:
 
 
 def pull(frozen: Frozen, rows: Sequence[Row], each: Callable[[list[int], Pulled], None]) -> None:
-    """Compute rows, panel by panel; `each` gets the numbers of a panel's rows and their values."""
-    by_position: dict[int, list[int]] = {}
+    """Compute rows, a batch in one backward pass; `each` gets the numbers of a block's rows and their values."""
+    by_reach: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
-        by_position.setdefault(row.position, []).append(number)
+        by_reach.setdefault(_reach(row.position, frozen.n_positions), []).append(number)
+    parts: list[tuple[int, list[int]]] = []
+    for n, numbers in by_reach.items():
+        numbers.sort(key=lambda i: -rows[i].stage)
+        parts += [(n, numbers[start : start + PANEL]) for start in range(0, len(numbers), PANEL)]
     with torch.no_grad():
-        for numbers in by_position.values():
-            numbers.sort(key=lambda i: rows[i].stage)
-            for start in range(0, len(numbers), PANEL):
-                chosen = numbers[start : start + PANEL]
-                each(chosen, _panel(frozen, [rows[i] for i in chosen]))
+        while parts:
+            taken: list[_Block] = []
+            size = 0
+            while parts and (not taken or size + _block_bytes(frozen, parts[0][0]) <= _BATCH_BYTES):
+                n, numbers = parts.pop(0)
+                taken.append(_Block.of(frozen, [rows[i] for i in numbers], n, numbers))
+                size += _block_bytes(frozen, n)
+            _backward(frozen, taken)
+            while taken:
+                block = taken.pop()
+                count = len(block.rows)
+                each(block.numbers, Pulled(block.edges[:count], block.bias[:count], block.heads[:count]))
 
 
-def _panel(f: Frozen, rows: list[Row]) -> Pulled:
-    tf, n = f.transformer, rows[0].position + 1
-    g = tf.W_U.new_zeros((PANEL, n, tf.d_model))
-    edges = g.new_zeros((PANEL, f.n_sources))
-    heads = g.new_zeros((PANEL, tf.n_layers, max(w.n_heads for w in tf.layers)))
-    bias = g.new_zeros(PANEL)
-    for number, row in enumerate(rows):
-        bias[number] = row.bias
-    last = max(row.stage for row in rows)
-    for layer in range(min(last // 2, tf.n_layers - 1), -1, -1):
-        _inject(g, rows, 2 * layer + 2)
-        _sources(f, layer, g, edges, bias)
-        t, w = f.transcoders.get(layer), tf.layers[layer]
-        if t is not None and t.W_skip is not None:
-            through = g @ t.W_skip
-            g = g + (w.norm2.transpose(through, f.seen.scale2[layer][:n]) if t.normed else through)
-        _inject(g, rows, 2 * layer + 1)
-        bias += (g @ f.attn_bias[layer]).sum(-1)
-        dz = (g @ w.W_O).unflatten(-1, (w.n_heads, w.d_head))
-        heads[:, layer, : w.n_heads] = (dz * f.seen.z[layer][:n]).sum((1, 3))
-        g = g + w.norm1.transpose(_to_values(f, layer, dz) @ w.W_V, f.seen.scale1[layer][:n])
-    _inject(g, rows, 0)
-    edges[:, :n] = (g * f.seen.embedding[:n]).sum(-1)
-    count = len(rows)
-    return Pulled(edges[:count], bias[:count], heads[:count])
+def _reach(position: int, n_positions: int) -> int:
+    """Positions that a row's gradient is kept for: up to its own, rounded up."""
+    return min(n_positions, -(-(position + 1) // _GRID) * _GRID)
 
 
-def _inject(g: Tensor, rows: list[Row], stage: int) -> None:
-    for number, row in enumerate(rows):
-        if row.stage == stage:
-            g[number, row.position] += row.vector
+def _block_bytes(f: Frozen, n: int) -> int:
+    return int(PANEL * (f.n_sources + n * f.transformer.d_model) * f.activation.element_size())
 
 
-def _sources(f: Frozen, layer: int, g: Tensor, edges: Tensor, bias: Tensor) -> None:
-    """What this layer's MLP adds, source by source; a latent's own row begins below it."""
-    n = g.shape[1]
-    bias += (g * f.mlp_bias[layer, :n]).sum((1, 2))
-    first = f.n_positions * (1 + layer)
-    edges[:, first : first + n] = (g * f.error[layer, :n]).sum(-1)
-    here = f.features_of(layer)
-    if here.stop == here.start:
+@dataclass
+class _Block:
+    """Rows that go through every product together, filled up with rows of zeros.
+
+    Attributes:
+        rows: from the top of the model down. numbers: theirs, among all that were asked for.
+        g: (n, PANEL, D) gradients with respect to the residual stream; those that begin lower down are still zero.
+        begun: how many rows have begun.
+        edges, bias, heads: as in `Pulled`.
+    """
+
+    rows: list[Row]
+    numbers: list[int]
+    g: Tensor
+    edges: Tensor
+    bias: Tensor
+    heads: Tensor
+    begun: int = 0
+
+    @staticmethod
+    def of(f: Frozen, rows: list[Row], n: int, numbers: list[int]) -> _Block:
+        tf = f.transformer
+        g = tf.W_U.new_zeros((n, PANEL, tf.d_model))
+        bias = g.new_zeros(PANEL)
+        for number, row in enumerate(rows):
+            bias[number] = row.bias
+        heads = g.new_zeros((PANEL, tf.n_layers, max(w.n_heads for w in tf.layers)))
+        return _Block(rows, numbers, g, g.new_zeros((PANEL, f.n_sources)), bias, heads)
+
+    def begin(self, stage: int) -> bool:
+        """Let rows of that stage and above begin; whether any has."""
+        while self.begun < len(self.rows) and self.rows[self.begun].stage >= stage:
+            row = self.rows[self.begun]
+            self.g[row.position, self.begun] += row.vector
+            self.begun += 1
+        return self.begun > 0
+
+
+def _backward(f: Frozen, blocks: Sequence[_Block]) -> None:
+    """From the end of the residual stream to the embedding, a layer at a time for all blocks."""
+    tf = f.transformer
+    for layer in range(tf.n_layers - 1, -1, -1):
+        live = [b for b in blocks if b.begin(2 * layer + 2)]
+        if live:
+            _sources(f, layer, live)
+            _skip(f, layer, live)
+        live = [b for b in blocks if b.begin(2 * layer + 1)]
+        if live:
+            _attention(f, layer, live)
+    for block in blocks:
+        block.begin(0)
+        n = len(block.g)
+        block.edges[:, :n] = (block.g * f.seen.embedding[:n, None]).sum(-1).T
+
+
+def _sources(f: Frozen, layer: int, blocks: Sequence[_Block]) -> None:
+    """What this layer's MLP adds, source by source; a latent's own row begins below it.
+
+    The vectors of a position's sources go in one product: its features, its error, and what is no source.
+    """
+    n_all, here = f.n_positions, f.features_of(layer)
+    position, latent, activation = f.position[here], f.latent[here], f.activation[here]
+    bounds = torch.searchsorted(position, torch.arange(n_all + 1, device=position.device))
+    most = int(bounds.diff().max())
+    first_error, first = n_all * (1 + layer), f.first_feature + here.start
+    for start in range(0, max(len(b.g) for b in blocks), _CHUNK):
+        stop = min(start + _CHUNK, n_all)
+        vectors = f.error.new_zeros((stop - start, most + 2, f.transformer.d_model))
+        vectors[:, most], vectors[:, most + 1] = f.error[layer, start:stop], f.mlp_bias[layer, start:stop]
+        a, b = int(bounds[start]), int(bounds[stop])
+        at = position[a:b] - start
+        rank = torch.arange(a, b, device=at.device) - bounds[position[a:b]]
+        if b > a:
+            vectors[at, rank] = f.transcoders[layer].W_dec[latent[a:b]] * activation[a:b, None]
+        for block in blocks:
+            g = block.g[start:stop]
+            n = len(g)
+            if not n:
+                continue
+            product = torch.bmm(g, vectors[:n].transpose(1, 2))  # (n, PANEL, sources of a position)
+            block.bias += _over_positions(product[:, :, most + 1])
+            block.edges[:, first_error + start : first_error + start + n] = product[:, :, most].T
+            count = int(bounds[start + n]) - a
+            if count:
+                flat = product.permute(1, 0, 2).flatten(1)
+                columns = at[:count] * (most + 2) + rank[:count]
+                block.edges[:, first + a : first + a + count] = flat.index_select(1, columns)
+
+
+def _folded(norm: Norm, weight: Tensor) -> Tensor:
+    """x @ this is `norm.transpose(x @ weight)` but for the positions' scales."""
+    weight = weight * norm.gain
+    return weight - weight.mean(-1, keepdim=True) if norm.centred else weight
+
+
+def _skip(f: Frozen, layer: int, blocks: Sequence[_Block]) -> None:
+    t, w = f.transcoders.get(layer), f.transformer.layers[layer]
+    if t is None or t.W_skip is None:
         return
-    position, latent = f.position[here], f.latent[here]
-    W_dec = f.transcoders[layer].W_dec
-    bounds = torch.searchsorted(position, torch.arange(n + 1)).tolist()
-    for at in range(n):
-        a, b = bounds[at], bounds[at + 1]
-        if a < b:
-            product = (W_dec[latent[a:b]] @ g[:, at].T) * f.activation[here][a:b, None]
-            begin = f.first_feature + here.start
-            edges[:, begin + a : begin + b] = product.T
+    weight = _folded(w.norm2, t.W_skip) if t.normed else t.W_skip
+    for block in blocks:
+        for g, at in _chunks(block.g):
+            scaled = g * f.seen.scale2[layer][at, :, None] if t.normed else g.clone()
+            g.flatten(0, 1).addmm_(scaled.flatten(0, 1), weight)
 
 
-def _to_values(f: Frozen, layer: int, dz: Tensor) -> Tensor:
-    """(P, n, G E) gradient of the values of (P, n, H, E) of the heads' outputs; heads of a group are added here."""
-    w, (size, n) = f.transformer.layers[layer], dz.shape[:2]
-    pattern = f.pattern(layer)[:, :n, :n].unflatten(0, (w.n_groups, -1))  # (G, R, to, from)
-    by_group = dz.unflatten(2, (w.n_groups, -1)).permute(2, 3, 1, 0, 4)  # (G, R, to, P, E)
-    parts = []
-    for start in range(0, n, _BLOCK):  # a position is attended to by itself and later ones only
-        left = pattern[:, :, start:, start : start + _BLOCK].flatten(1, 2).transpose(1, 2)  # (G, from, R to)
-        parts.append(left @ by_group[:, :, start:].reshape(w.n_groups, -1, size * w.d_head))
-    out = torch.cat(parts, 1)
-    return out.unflatten(-1, (size, w.d_head)).permute(2, 1, 0, 3).flatten(-2)
+def _attention(f: Frozen, layer: int, blocks: Sequence[_Block]) -> None:
+    """Back through the heads' outputs, the frozen patterns and the values; heads of a group are added on the way."""
+    w, seen = f.transformer.layers[layer], f.seen
+    biased = bool(f.attn_bias[layer].any())
+    W_V = _folded(w.norm1, w.W_V)
+    pattern = f.pattern(layer).unflatten(0, (w.n_groups, -1))  # (G, R, to, from)
+    turned: dict[int, list[Tensor]] = {}
+    for block in blocks:
+        n = len(block.g)
+        if n not in turned:
+            # a position is attended to by itself and later ones only
+            turned[n] = [
+                pattern[:, :, start:n, start : min(start + _BLOCK, n)].flatten(1, 2).transpose(1, 2)
+                for start in range(0, n, _BLOCK)
+            ]
+        if biased:
+            block.bias += _over_positions(block.g @ f.attn_bias[layer])
+        by_group = block.g.new_empty((w.n_groups, w.n_heads // w.n_groups, n, PANEL, w.d_head))
+        for g, at in _chunks(block.g):
+            dz = (g.flatten(0, 1) @ w.W_O).unflatten(0, (-1, PANEL)).unflatten(-1, (w.n_heads, w.d_head))
+            block.heads[:, layer, : w.n_heads] += _over_positions((dz * seen.z[layer][at, None]).sum(-1))
+            by_group[:, :, at] = dz.unflatten(2, (w.n_groups, -1)).permute(2, 3, 0, 1, 4)
+        for start, left in zip(range(0, n, _BLOCK), turned[n], strict=True):
+            right = by_group[:, :, start:].flatten(1, 2).flatten(2)  # (G, R to, PANEL E)
+            values = torch.bmm(left, right).unflatten(-1, (PANEL, w.d_head))  # (G, from, PANEL, E)
+            for g, at in _chunks(block.g[start : start + _BLOCK]):
+                scale = seen.scale1[layer][start : start + _BLOCK][at, :, None]
+                scaled = values[:, at].permute(1, 2, 0, 3).flatten(2) * scale
+                g.flatten(0, 1).addmm_(scaled.flatten(0, 1), W_V)
+
+
+def _over_positions(x: Tensor) -> Tensor:
+    """The sum over the first axis, laid out so that each sum has the same order of terms wherever its row stands."""
+    return x.movedim(0, -1).contiguous().sum(-1)
+
+
+def _chunks(g: Tensor) -> Iterator[tuple[Tensor, slice]]:
+    """Views of some positions at a time, so that what is made of them stays in the cache."""
+    for start in range(0, len(g), _CHUNK):
+        yield g[start : start + _CHUNK], slice(start, min(start + _CHUNK, len(g)))

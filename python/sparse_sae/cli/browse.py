@@ -12,6 +12,7 @@ from sparse_sae.cli._parsing import AddCommand
 from sparse_sae.training.progress import Bar
 
 _ACTIONS = ("build", "export")
+_FORMATS = ("html", "neuronpedia", "parquet")
 
 
 def add_browse(add: AddCommand) -> None:
@@ -53,7 +54,12 @@ def add_browse(add: AddCommand) -> None:
         "--graph", type=Path, metavar="FILE", help="an attribution graph to show (.json or .npz)"
     )
     browse.add_argument("--latents", nargs="+", type=int, metavar="N", help="what to export (default: all)")
-    browse.add_argument("--format", choices=("html", "neuronpedia"), default="html", help="of an export")
+    browse.add_argument(
+        "--format",
+        choices=_FORMATS,
+        default="html",
+        help="of an export: one HTML file, or a directory of Neuronpedia's columns as JSON or as Parquet",
+    )
 
 
 def _browse(options: argparse.Namespace) -> int:
@@ -146,13 +152,15 @@ def _built(directory: Path, model: Any, options: argparse.Namespace) -> Path:
 
 def _export(file: Path, options: argparse.Namespace) -> int:
     from sparse_sae.browser import open_browser
-    from sparse_sae.browser.export import write_html, write_neuronpedia
+    from sparse_sae.browser.export import write_html
+    from sparse_sae.browser.neuronpedia import write_neuronpedia
+    from sparse_sae.browser.parquet import write_parquet
 
     if options.out is None:
-        raise ValueError("--out: needed; the file (html) or the directory (neuronpedia) to write")
+        raise ValueError("--out: needed; the file (html) or the directory (neuronpedia, parquet) to write")
     opened = open_browser(file)
     latents = range(len(opened)) if options.latents is None else options.latents
-    write = write_html if options.format == "html" else write_neuronpedia
+    write = dict(zip(_FORMATS, (write_html, write_neuronpedia, write_parquet), strict=True))[options.format]
     write(opened, options.out, latents)
     print(f"{options.out}: {len(latents):,} latents")
     return 0

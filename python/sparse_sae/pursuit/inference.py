@@ -1,17 +1,20 @@
 """Non-negative sparse codes of x over a fixed dictionary: x ~ codes @ W_dec + b_dec.
 
-Four methods, for N samples, D dimensions, M latents and K active ones:
+Four methods, all in C++, for N samples, D dimensions, M latents and K active ones:
 
-- lasso: min 1/2 |x - z W|^2 + penalty sum_j |W_j| z_j, by FISTA; n_steps times two products with W.
-- reweighted: the same with penalty w sum_j log(1 + |W_j| z_j / w), w = penalty / 4, which shrinks less; 2.5
-times that.
-- omp: the latent that fits the residual best, K times, all refitted each time; one product with W and K smaller
-ones with W Wᵀ where that has at most 2^26 entries and is worth its making (N K > M), else K products. In C++.
-- iht: K latents by projected gradient steps, refitted at the end; n_steps times two products.
+- lasso: min 1/2 |x - z W|^2 + penalty sum_j |W_j| z_j. Active sets: the latents that violate the optimality conditions
+  most join, coordinate descent solves for those that have joined, and again, until the duality gap proves that nothing
+  is left to gain. Five to ten looks at the dictionary.
+- reweighted: the same, then three rounds with penalty v sum_j log(1 + |W_j| z_j / v), v = penalty / 4, which shrinks
+  less; each starts from the last and takes a few looks more.
+- omp: the latent that fits the residual best, K times, all refitted each time; K looks.
+- iht: K latents by projected gradient steps, refitted at the end; n_steps looks.
 
-Sources: FISTA, Beck & Teboulle 2009; reweighting, Candes, Wakin & Boyd 2008; OMP, Pati et al. 1993, with
-non-negative refits as in Bruckstein et al. 2008; IHT, Blumensath & Davies 2009. Rows are worked through in
-blocks, so memory does not grow with N M.
+A look is one product with W, or K rows of W Wᵀ where that has at most 2^26 entries and the samples are enough to pay
+for making it: D / K times less. The codes are the same to the bit.
+
+Sources: active sets with duality gaps, Massias, Gramfort & Salmon 2018; reweighting, Candes, Wakin & Boyd 2008; OMP,
+Pati et al. 1993, with non-negative refits as in Bruckstein et al. 2008; IHT, Blumensath & Davies 2009.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
 from sparse_sae import _kernels
 from sparse_sae._arguments import one_of
@@ -29,7 +32,8 @@ from sparse_sae._threads import resolve_threads
 __all__ = ["encode"]
 
 F32 = NDArray[np.float32]
-BLOCK = 1 << 22  # entries of one dense block of codes, 16 MiB
+ROUNDS = 3  # of reweighting
+TOLERANCE = 1e-5
 Method: TypeAlias = Literal["lasso", "reweighted", "omp", "iht"]
 METHODS = get_args(Method)
 
@@ -43,6 +47,7 @@ def encode(
     penalty: float | None = None,
     k: int | None = None,
     n_steps: int | None = None,
+    tolerance: float | None = None,
     num_threads: int | None = None,
 ) -> csr_array:
     """Non-negative codes of `x` over the dictionary `W_dec`, found by pursuit.
@@ -55,9 +60,10 @@ def encode(
         penalty: for lasso and reweighted, in the units of x: a latent stays off unless its direction explains
             more than this.
         k: for omp and iht, the most active latents of a sample.
-        n_steps: gradient steps (of each round, for reweighted), default 60; not for omp, which takes k.
-        num_threads: of omp, None for all cores. The others run on NumPy's matrix products, which choose their
-            own.
+        n_steps: gradient steps of iht, default 60.
+        tolerance: for lasso and reweighted, the duality gap at which a sample is done, as a part of |x - b_dec|² / 2;
+            default 1e-5.
+        num_threads: None for all cores; the codes do not depend on it.
 
     Returns:
         (n, d_sae) float32 codes, sorted rows, no stored zeros.
@@ -72,32 +78,35 @@ def encode(
     [[0.0, 2.0, 0.0]]
     """
     x, W_dec, b_dec = checked(x, W_dec, b_dec)
-    check_method(method, penalty, k, n_steps, len(W_dec))
-    if len(x) == 0:
-        return csr_array((0, len(W_dec)), dtype=np.float32)
+    check_method(method, penalty, k, n_steps, len(W_dec), tolerance)
     norms = np.linalg.norm(W_dec, axis=1)
-    unit = W_dec / np.where(norms > 0, norms, 1)[:, None]
+    unit = np.ascontiguousarray(W_dec / np.where(norms > 0, norms, 1)[:, None])
+    how: dict[str, Any] = {
+        "center": np.ascontiguousarray(b_dec),
+        "num_threads": resolve_threads(num_threads),
+    }
+    x = np.ascontiguousarray(x)
     if method == "omp":
-        return _omp(x, unit, norms, b_dec, int(k or 0), resolve_threads(num_threads))
-    steps, step_size = n_steps or 60, 0.99 / max(_largest_eigenvalue(unit), 1e-12)
-    parts = []
-    rows = max(1, BLOCK // len(W_dec))
-    for start in range(0, len(x), rows):
-        part = x[start : start + rows] - b_dec
-        if method == "lasso":
-            codes = fista(part, unit, np.float32(penalty or 0), step_size, steps)
-        elif method == "reweighted":
-            codes = reweighted(part, unit, float(penalty or 0), step_size, steps)
-        else:
-            codes = iht(part, unit, int(k or 0), step_size, steps)
-        codes /= np.where(norms > 0, norms, np.inf)
-        parts.append(csr_array(codes))
-    out = csr_array(vstack(parts, format="csr", dtype=np.float32))
-    out.eliminate_zeros()
-    return out
+        found = _kernels.encode_omp(x, unit, int(k or 0), **how)
+    elif method == "iht":
+        step = 0.99 / max(largest_eigenvalue(unit, num_threads=how["num_threads"]), 1.0)
+        found = _kernels.encode_iht(x, unit, int(k or 0), step=step, n_steps=n_steps or 60, **how)
+    else:
+        rounds = ROUNDS if method == "reweighted" else 0
+        limit = TOLERANCE if tolerance is None else tolerance
+        found = _kernels.encode_lasso(x, unit, float(penalty or 0), rounds=rounds, tolerance=limit, **how)[:3]
+    indptr, indices, values = found
+    return csr_array((values / norms[indices], indices, indptr), shape=(len(x), len(unit)))
 
 
-def check_method(method: str, penalty: float | None, k: int | None, n_steps: int | None, d_sae: int) -> None:
+def check_method(
+    method: str,
+    penalty: float | None,
+    k: int | None,
+    n_steps: int | None,
+    d_sae: int,
+    tolerance: float | None = None,
+) -> None:
     """Raise a ValueError for a method that does not exist, or one given what it does not take."""
     one_of("method", method, METHODS)
     by_penalty = method in ("lasso", "reweighted")
@@ -107,95 +116,28 @@ def check_method(method: str, penalty: float | None, k: int | None, n_steps: int
         raise ValueError(
             f"method {method!r} takes k in 1..{d_sae} and no penalty; got k={k}, penalty={penalty}"
         )
-    if n_steps is not None and (method == "omp" or n_steps < 1):
-        raise ValueError(f"n_steps: got {n_steps} for {method!r}, expected at least 1, and none for omp")
+    if n_steps is not None and (method != "iht" or n_steps < 1):
+        raise ValueError(
+            f"n_steps: got {n_steps} for {method!r}, expected at least 1 for iht, None for the others"
+        )
+    if tolerance is not None and not (by_penalty and 0 < tolerance < 1):
+        raise ValueError(
+            f"tolerance: got {tolerance} for {method!r}, expected above 0 and below 1 for lasso and reweighted, None "
+            "for the others"
+        )
 
 
-def fista(x: F32, W: F32, penalty: Any, step: float, n_steps: int, start: F32 | None = None) -> F32:
-    """Minimise 1/2 |x - z W|^2 + sum penalty * z over z >= 0; `penalty` is a number or an (n, M) array."""
-    z = np.zeros((len(x), len(W)), np.float32) if start is None else start
-    y, t, step32 = z, 1.0, np.float32(step)
-    constant = step32 * (x @ W.T - penalty)
-    # z W Wᵀ through d_in costs 2 M D a sample, through the Gram matrix M²: take the cheaper one.
-    gram = W @ W.T if len(W) <= 2 * W.shape[1] else None
+def largest_eigenvalue(W: F32, n_steps: int = 50, num_threads: int = 1) -> float:
+    """Of W Wᵀ, by power iteration from a fixed start, with a margin for what it has not converged to; no less than 1
+    for unit rows, and the same for any number of threads."""
+    across = np.ascontiguousarray(W.T)
+    v = np.random.default_rng(0).standard_normal((1, W.shape[1])).astype(np.float32)
+    norm = 0.0
     for _ in range(n_steps):
-        fitted = y @ gram if gram is not None else (y @ W) @ W.T
-        fitted *= -step32
-        fitted += y
-        fitted += constant
-        new = np.maximum(fitted, 0, out=fitted)
-        t_new = (1 + (1 + 4 * t * t) ** 0.5) / 2
-        y = new + np.float32((t - 1) / t_new) * (new - z)
-        z, t = new, t_new
-    return z
-
-
-def reweighted(x: F32, W: F32, penalty: float, step: float, n_steps: int, rounds: int = 3) -> F32:
-    """A lasso, then `rounds` more in which a latent pays penalty w / (w + z) with w = penalty / 4: less, the
-    stronger it is.
-
-    The small entries, which mostly stand for interference, are driven to zero and the large ones lose the
-    lasso's shrinkage.
-    """
-    w = np.float32(penalty / 4)
-    z = fista(x, W, np.float32(penalty), step, n_steps)
-    for _ in range(rounds):
-        z = fista(x, W, np.float32(penalty) * w / (w + z), step, max(1, n_steps // 2), start=z)
-    return z
-
-
-def _omp(x: F32, unit: F32, norms: F32, b_dec: F32, k: int, threads: int) -> csr_array:
-    indptr, indices, values = _kernels.encode_omp(
-        x, np.ascontiguousarray(unit), k, center=np.ascontiguousarray(b_dec), num_threads=threads
-    )
-    return csr_array((values / norms[indices], indices, indptr), shape=(len(x), len(unit)))
-
-
-def iht(x: F32, W: F32, k: int, step: float, n_steps: int) -> F32:
-    """Iterative hard thresholding: a gradient step, keep the k largest positive entries, again; then a refit
-    on these."""
-    z = np.zeros((len(x), len(W)), np.float32)
-    previous = z
-    for i in range(n_steps):
-        ahead = z + np.float32(i / (i + 3)) * (z - previous)
-        previous = z
-        z = ahead + np.float32(step) * ((x - ahead @ W) @ W.T)
-        np.maximum(z, 0, out=z)
-        if k < len(W):
-            np.put_along_axis(z, np.argpartition(z, len(W) - k, axis=1)[:, : len(W) - k], 0, axis=1)
-    support = np.argsort(-z, axis=1, kind="stable")[:, :k]
-    codes = np.zeros_like(z)
-    np.put_along_axis(codes, support, _refit(x, W, support, np.take_along_axis(z, support, axis=1)), axis=1)
-    return codes
-
-
-def _refit(x: F32, W: F32, support: NDArray[np.intp], start: F32 | None = None, sweeps: int = 200) -> F32:
-    """Least squares over z >= 0 on each sample's own support (n, k), by coordinate descent over all samples
-    at once."""
-    atoms = W[support]
-    gram = atoms @ atoms.transpose(0, 2, 1)
-    target = np.einsum("nkd,nd->nk", atoms, x)
-    z: F32 = np.maximum(target, 0) if start is None else start.copy()
-    diagonal = np.where(np.einsum("nkk->nk", gram) > 0, np.einsum("nkk->nk", gram), 1)
-    for _ in range(sweeps):
-        moved = 0.0
-        for j in range(support.shape[1]):
-            new = np.maximum(
-                z[:, j] + (target[:, j] - np.einsum("nk,nk->n", gram[:, j], z)) / diagonal[:, j], 0
-            )
-            moved = max(moved, float(np.abs(new - z[:, j]).max()))
-            z[:, j] = new
-        if moved <= 1e-6 * float(np.abs(target).max() + 1e-30):
-            break
-    return z
-
-
-def _largest_eigenvalue(W: F32, n_steps: int = 50) -> float:
-    """Of W Wᵀ, by power iteration from a fixed start, with a margin for what it has not converged to."""
-    v: Any = np.random.default_rng(0).standard_normal((W.shape[1],)).astype(np.float32)
-    for _ in range(n_steps):
-        v = (W @ v) @ W
-        norm = float(np.linalg.norm(v))
+        v = _kernels.matmul_nt(
+            _kernels.matmul_nt(v, W, num_threads=num_threads), across, num_threads=num_threads
+        )
+        norm = float(np.sqrt((v.astype(np.float64) ** 2).sum()))
         if norm == 0:
             return 0.0
         v /= np.float32(norm)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_sae.pursuit.inference import F32, _largest_eigenvalue, encode, fista, reweighted
+from sparse_sae.pursuit.inference import F32, encode
 
 __all__ = ["Learned", "held_out_loss", "learn"]
 
@@ -169,12 +169,7 @@ def _train(
     forget_at_most = 1 - 1 / (30 if polish else 50)
     for step in range(n_steps):
         batch = x[rng.integers(0, len(x), batch_size)]
-        size = 0.99 / max(_largest_eigenvalue(W), 1e-12)
-        codes = (
-            reweighted(batch, W, penalty, size, 40)
-            if polish
-            else fista(batch, W, np.float32(penalty), size, 40)
-        )
+        codes = encode(batch, W, method="reweighted" if polish else "lasso", penalty=penalty).toarray()
         keep = min(1 - 1 / (1 + step / 2), forget_at_most)
         together = keep * together + codes.T @ codes
         with_x = keep * with_x + codes.T @ batch

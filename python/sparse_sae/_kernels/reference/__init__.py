@@ -21,7 +21,11 @@ from sparse_sae._kernels.reference.encode import (
     screens as screens,
 )
 from sparse_sae._kernels.reference.gather import first_nonfinite_row as first_nonfinite_row, gather as gather
-from sparse_sae._kernels.reference.omp import encode_omp as encode_omp
+from sparse_sae._kernels.reference.pursuit import (
+    encode_iht as encode_iht,
+    encode_lasso as encode_lasso,
+    encode_omp as encode_omp,
+)
 from sparse_sae._kernels.reference.update import (
     adam_rows as adam_rows,
     grad_squared_norm as grad_squared_norm,

@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from sparse_sae._arguments import one_of
 from sparse_sae.audit.choosing import chance_interval
 from sparse_sae.audit.context import Context
 from sparse_sae.audit.datasets import Labelled, labelled
-from sparse_sae.audit.decision import Decisions, decide, decision_gradients, log_odds
 from sparse_sae.audit.hashes import sha256, sha256_of
 from sparse_sae.audit.last_token import KINDS, LastTokenEdits
 from sparse_sae.audit.results import Result
 from sparse_sae.lm.harvest.reader import in_dtype
 from sparse_sae.lm.model.pairing import require_own_space
+from sparse_sae.lm.studies.deciding import Decisions, decide, decision_gradients, log_odds
 from sparse_sae.lm.studies.significance import bootstrap_mean
 from sparse_sae.probing import auroc
 
@@ -45,7 +44,8 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
     context.note_data("examples", data.sha256, **data.about)
 
     choices, hook = list(outcomes.values()), context.hook
-    lm = in_dtype(context.lm, _dtype(check.get("compute_dtype", "float32")))
+    dtype = one_of("compute_dtype", check.get("compute_dtype", "float32"), ("float32", "bfloat16"))
+    lm = in_dtype(context.lm, dtype)
     size = int(check.get("batch_size", 16))
     prior = decide(lm, development.prompts, choices, hook, batch_size=size).plain.mean(0)
     rows, gradients = decision_gradients(lm, development.prompts, choices, hook, batch_size=size)
@@ -54,9 +54,11 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
         sae, chosen, rows, float(check.get("strength", 0.1)), int(check.get("controls", 9)), context.seed
     )
     context.read_test(data.examples.sha256)
-    found = decide(lm, data.prompts, choices, hook, edits.edits, batch_size=size)
+    memory = context.kept([hook, choices, str(lm.dtype), edits.sha256])
+    block = int(check.get("block", 500))
+    found = decide(lm, data.prompts, choices, hook, edits.edits, batch_size=size, block=block, memory=memory)
     result = Result()
-    _samples(result, data, found, prior, list(outcomes), edits, int(check.get("block", 500)))
+    _samples(result, data, found, prior, list(outcomes), edits, block)
     _rates(result, list(outcomes))
     odds = log_odds(np.asarray(found.plain, np.float64))
     after = log_odds(np.asarray(found.edited, np.float64))
@@ -65,12 +67,6 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
         _outcome(result, name, o, edits, chosen[o], odds, after, codes, data, _decided(found.plain, prior))
     _notes(result, data, development, chosen, list(outcomes), edits)
     return result
-
-
-def _dtype(name: str) -> torch.dtype:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    one_of("compute_dtype", name, known)
-    return known[name]
 
 
 def _strongest(sae: Any, rows: Any, gradients: Any) -> list[int]:

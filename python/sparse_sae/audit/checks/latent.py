@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sparse_sae.audit.causal import Causal, Effect, causal_tests
-from sparse_sae.audit.checks.generation import REFUSAL, answers
+from sparse_sae.audit.checks.generation import REFUSAL
 from sparse_sae.audit.choosing import chance_interval
 from sparse_sae.audit.context import Context
 from sparse_sae.audit.datasets import labelled
@@ -19,6 +18,8 @@ from sparse_sae.audit.rates import auroc_interval
 from sparse_sae.audit.results import Result
 from sparse_sae.audit.sets import items
 from sparse_sae.lm import english_documents, steer
+from sparse_sae.lm.model.generation import answers
+from sparse_sae.lm.studies.causal import Causal, Effect, causal_tests
 from sparse_sae.probing import auroc
 
 

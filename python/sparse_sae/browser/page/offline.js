@@ -12,26 +12,45 @@ async function unpack() {
   return JSON.parse(text);
 }
 
-// Contexts name their tokens by number, each text once.
-function spelled(latent, words) {
-  for (const group of latent.contexts) for (const context of group) context.tokens = context.tokens.map((i) => words[i]);
-  return latent;
+// Texts are numbers into `strings`, and a context is a window of `stream`, written once for all that show it:
+// [begin, length, place of its firing, activation there, other place, activation, …].
+function unpackContext([begin, length, at, value, ...others], { stream, strings }) {
+  const active = [[at, value]];
+  for (let i = 0; i < others.length; i += 2) active.push([others[i], others[i + 1]]);
+  return { at, value, active, tokens: stream.slice(begin, begin + length).map((i) => strings[i]) };
 }
 
-function embedded({ latents }) {
+function unpackLatent(packed, data) {
+  const named = (rows) => rows.map((n) => ({ ...n, label: data.strings[n.label] }));
+  const spelled = (rows) => rows.map(([i, value]) => [data.strings[i], value]);
+  return {
+    ...packed,
+    contexts: packed.contexts.map((group) => group.map((c) => unpackContext(c, data))),
+    nearest: named(packed.nearest),
+    together: named(packed.together),
+    logits: packed.logits && { ...packed.logits, promoted: spelled(packed.logits.promoted), suppressed: spelled(packed.logits.suppressed) },
+  };
+}
+
+function embedded(data) {
+  const { latents } = data;
   const number = { density: (r) => -r.density, rare: (r) => r.density, maximum: (r) => -r.maximum, stability: (r) => -r.stability, unstable: (r) => r.stability, auroc: (r) => -Math.abs(r.auroc - 0.5) };
-  const text = new Map(latents.map((l) => [l.id, `${l.id} ${l.note || ""} ${l.label} ${l.contexts[0].map((c) => c.tokens.join("")).join(" ")}`.toLowerCase()]));
   const byId = new Map(latents.map((l) => [l.id, l]));
+  const texts = new Map(); // made when something is searched for, which need not happen
+  const textOf = (l) => {
+    if (!texts.has(l.id)) texts.set(l.id, `${l.id} ${l.note || ""} ${l.label} ${l.contexts[0].map((c) => unpackContext(c, data).tokens.join("")).join(" ")}`.toLowerCase());
+    return texts.get(l.id);
+  };
   return {
     async latents({ text: words = "", sort = "", offset = 0 }) {
       const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
-      const found = latents.filter((l) => wanted.every((w) => text.get(l.id).includes(w)));
+      const found = latents.filter((l) => wanted.every((w) => textOf(l).includes(w)));
       if (sort) found.sort((a, b) => number[sort](a) - number[sort](b) || a.id - b.id);
       return { total: found.length, rows: found.slice(offset, offset + PAGE_ROWS) };
     },
     async latent(id) {
       if (!byId.has(id)) throw new Error(`Latent ${id} is not in this file, which holds ${grouped(latents.length)} chosen ones.`);
-      return byId.get(id);
+      return unpackLatent(byId.get(id), data);
     },
   };
 }
@@ -39,7 +58,6 @@ function embedded({ latents }) {
 async function startOffline() {
   const data = await unpack();
   const { meta } = data;
-  data.latents.forEach((l) => spelled(l, data.words));
   const source = embedded(data);
   meta.stabilityKnown = Object.keys(meta.compared).length > 0;
   meta.aurocKnown = Object.keys(meta.auroc_chance).length > 0;

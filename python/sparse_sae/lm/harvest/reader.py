@@ -69,7 +69,7 @@ class Reader:
             chosen: str = compute_dtype
             if chosen == "auto":
                 chosen = fastest_compute_dtype(model, hooks, tokens=min(context, 128))
-            engine = engine_of(in_dtype(model, getattr(torch, chosen)))
+            engine = engine_of(in_dtype(model, chosen))
         elif compute_dtype not in ("auto", engine.compute_dtype):
             raise ValueError(
                 f"compute_dtype: got {compute_dtype!r}, expected 'auto' or {engine.compute_dtype!r}, which this engine "
@@ -106,8 +106,10 @@ class Reader:
         return {name: rows[:n] for name, rows in out.items()}
 
 
-def in_dtype(model: LanguageModel, dtype: torch.dtype) -> LanguageModel:
-    """The model with parameters of that dtype: itself, or a copy."""
+def in_dtype(model: LanguageModel, dtype: torch.dtype | str) -> LanguageModel:
+    """The model with parameters of that dtype, or of torch's dtype of that name: itself, or a copy."""
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype)
     if model.dtype == dtype:
         return model
     return LanguageModel(copy.deepcopy(model.model).to(dtype), model.tokenizer, model.name)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from sparse_sae.lm.model.engine import AnyModel, engine_of
-from sparse_sae.lm.model.prompts import Prompt, token_ids, tokenizer_for
+from sparse_sae.lm.model.loading import LanguageModel
+from sparse_sae.lm.model.prompts import Prompt, batches, token_ids, tokenizer_for
 
 
 def generate(model: AnyModel, prompt: Prompt, *, max_new_tokens: int = 32, tokenizer: Any = None) -> str:
@@ -32,3 +36,36 @@ def generate(model: AnyModel, prompt: Prompt, *, max_new_tokens: int = 32, token
         raise ValueError("tokenizer: got none, expected one to turn the answer into text")
     new = engine_of(model).generate(token_ids(prompt, words), max_new_tokens)
     return str(words.decode(new, skip_special_tokens=True))
+
+
+def answers(
+    model: LanguageModel, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int = 16
+) -> list[str]:
+    """The model's greedy answers to several prompts, which it reads and answers a batch at a time.
+
+    Args:
+        model: a `LanguageModel`. prompts: n prompts (`token_ids` says what one may be).
+        max_new_tokens: longest answer. batch_size: prompts in one pass.
+
+    Returns:
+        n texts without special tokens.
+
+    Raises:
+        ValueError: an empty prompt, or a batch_size below 1.
+
+    >>> answers(model, ["The sky is", "Snow is"], 1)  # doctest: +SKIP
+    [' blue', ' white']
+    """
+    sequences = [token_ids(prompt, model.tokenizer) for prompt in prompts]
+    out = [""] * len(sequences)
+    module: Any = model.model
+    pad = model.tokenizer.pad_token_id
+    for batch in batches(sequences, batch_size, side="left", pad=0 if pad is None else pad):
+        with torch.inference_mode():
+            found = module.generate(
+                input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=max_new_tokens, do_sample=False
+            )
+        for row, i in enumerate(batch.index):
+            new = found[row, batch.ids.shape[1] :]
+            out[i] = str(model.tokenizer.decode(new, skip_special_tokens=True))
+    return out

@@ -1,80 +1,15 @@
-#include "kernels/omp/omp.h"
+#include "kernels/pursuit/omp.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
 
-#include "kernels/common/parallel.h"
-#include "kernels/common/simd.h"
-#include "kernels/omp/support.h"
+#include "kernels/pursuit/correlate.h"
+#include "kernels/pursuit/support.h"
 
 namespace sparse_sae {
 namespace {
-
-// Rows that share one pass over the dictionary. They stay in the cache while latents stream by.
-constexpr int64_t kTile = 16;
-
-// use(r, j, values, count): the dot products of row r of x (R, D) with latents j, j + 1, ..., for all R rows.
-template <class T, class Use>
-void correlate(const T* x, int64_t R, const T* w, int64_t M, int64_t D, Use use) {
-    constexpr int B = kDotRows<T>;
-    T out[B];
-    const T* latents[B];
-    int64_t j = 0;
-    for (; j + B <= M; j += B) {
-        for (int b = 0; b < B; ++b) latents[b] = w + (j + b) * D;
-        for (int64_t r = 0; r < R; ++r) {
-            dot_rows<T, B>(out, x + r * D, latents, D);
-            use(r, j, out, B);
-        }
-    }
-    for (; j < M; ++j)
-        for (int64_t r = 0; r < R; ++r) {
-            out[0] = dot(x + r * D, w + j * D, D);
-            use(r, j, out, 1);
-        }
-}
-
-// w w^T, of canonical dot products.
-template <class T>
-std::vector<T> gram_matrix(const T* w, int64_t M, int64_t D, int num_threads) {
-    std::vector<T> out(static_cast<std::size_t>(M * M));
-    parallel_for((M + kTile - 1) / kTile, num_threads, [&](int64_t tile) {
-        const int64_t first = tile * kTile, R = std::min(kTile, M - first);
-        correlate(w + first * D, R, w, first + R, D, [&](int64_t r, int64_t j, const T* values, int count) {
-            for (int i = 0; i < count; ++i) out[(first + r) * M + j + i] = out[(j + i) * M + first + r] = values[i];
-        });
-    });
-    return out;
-}
-
-template <class T>
-T largest(const T* c, int64_t M) {
-    constexpr int L = kLanes<T>;
-    T best = -std::numeric_limits<T>::infinity();
-    vec<T> most = best - vec<T>{};
-    int64_t j = 0;
-    for (; j + L <= M; j += L) {
-        const vec<T> v = load(c + j);
-        most = v > most ? v : most;
-    }
-    for (int i = 0; i < L; ++i) best = std::max(best, most[i]);
-    for (; j < M; ++j) best = std::max(best, c[j]);
-    return best;
-}
-
-// At least the norm of x. Of rows so small that their squares underflow, a dot product would say that they have none.
-template <class T>
-T norm_bound(const T* x, int64_t D) {
-    using Limits = std::numeric_limits<T>;
-    const T norm = std::sqrt(dot(x, x, D));
-    if (norm > std::sqrt(Limits::min() / Limits::epsilon())) return norm;
-    T most = 0;
-    for (int64_t d = 0; d < D; ++d) most = std::max(most, std::abs(x[d]));
-    return most * std::sqrt(static_cast<T>(D));
-}
 
 // One row, given its correlations c0 (M) with all latents and the matrix of theirs with each other.
 template <class T>
@@ -86,15 +21,9 @@ void pursue(Support<T>& s, const T* c0, const std::vector<T>& gram, int64_t M, s
         c.assign(c0, c0 + M);
         s.subtract(c.data(), M, minus, rows, [&](std::size_t i) { return gram.data() + s.latents[i] * M; });
         for (const int32_t j : s.latents) c[j] = none;
-        // Both this update and the dot product with the residual err by at most (D / 32 + 8 + 2 (size + 1)) u
-        // (|x| + sum z), u half of epsilon: D / 32 additions and a tree of 5 a dot product, size terms a sum. Where
-        // products underflow, each loses at most the smallest number: D of a dot product, size for each of D elements.
         T reach = norm;
         for (const T z : s.z) reach += z;
-        const int64_t size = static_cast<int64_t>(s.z.size());
-        const T steps = static_cast<T>(s.D / 32 + 10 + 2 * size);
-        const T lost = static_cast<T>(2 * (s.D + 1) * (size + 1)) * std::numeric_limits<T>::denorm_min();
-        const T slack = 2 * steps * std::numeric_limits<T>::epsilon() * reach + lost;
+        const T slack = slack_of(reach, static_cast<int64_t>(s.z.size()), s.D);
         const T limit = std::max(largest(c.data(), M) - 2 * slack, -slack);
         T most = 0;
         int64_t best = -1;
@@ -141,10 +70,7 @@ template <class T>
 Codes<T> encode_omp(const Rows<T>& rows, const T* w, int64_t M, int64_t k, bool simple, int num_threads) {
     const int64_t N = rows.N, D = rows.D;
     if (k < 1 || k > M) throw std::invalid_argument("k: " + std::to_string(k) + ", expected 1 to " + std::to_string(M));
-    for (int64_t j = 0; j < M; ++j)
-        if (const T squared = dot(w + j * D, w + j * D, D); squared != 0 && !(std::abs(squared - 1) < T(1e-3)))
-            throw std::invalid_argument("w: row " + std::to_string(j) + " has norm " +
-                                        std::to_string(std::sqrt(squared)) + ", expected 1 or 0");
+    check_unit_rows(w, M, D);
     const bool by_gram = !simple && M <= kGramEntries / M && N * (k - 1) > M;
     const std::vector<T> gram = by_gram ? gram_matrix(w, M, D, num_threads) : std::vector<T>();
     std::vector<int32_t> latents(static_cast<std::size_t>(N * k)), counts(static_cast<std::size_t>(N));
@@ -161,9 +87,7 @@ Codes<T> encode_omp(const Rows<T>& rows, const T* w, int64_t M, int64_t k, bool 
         }
         if (by_gram) {
             std::vector<T> c0(static_cast<std::size_t>(R * M)), c;
-            correlate(x.data(), R, w, M, D, [&](int64_t r, int64_t j, const T* found, int count) {
-                std::copy_n(found, count, c0.data() + r * M + j);
-            });
+            correlate_into(c0.data(), x.data(), R, w, M, D);
             for (int64_t r = 0; r < R; ++r) pursue(tile[r], c0.data() + r * M, gram, M, c);
         } else {
             pursue(tile, x, w, M, D, k);

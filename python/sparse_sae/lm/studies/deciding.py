@@ -3,12 +3,15 @@
 What a model answers is decided at the last token of the prompt. An edit of the activation there, at a hook point,
 leaves everything before it as it was; so the prompt's keys and values serve all edits, and each needs one token more.
 Copies of the last token stand behind the prompt at the same position, see what it sees, and do not see one another.
+Below the hook point nothing differs yet, so the copies enter there and lower layers read the prompt alone.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from sparse_sae._io.arrays import Array
+from sparse_sae.lm.model.hook_point import owned
 from sparse_sae.lm.model.hooks import resolve, unwrap
 from sparse_sae.lm.model.loading import LanguageModel
 from sparse_sae.lm.model.prompts import Batch, Prompt, batches, continuation_ids, token_ids
+from sparse_sae.lm.studies.reuse import layers_below
 from sparse_sae.lm.studies.scores import prefix_cache, shared_prefix
 
 
@@ -29,6 +34,11 @@ class Edits:
 
     count: int
     apply: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def of_rows(cls, count: int, apply: Callable[[Array], Array]) -> Edits:
+        """Edits by a function of NumPy arrays of these shapes; no gradients go through it."""
+        return cls(count, lambda x: torch.from_numpy(apply(x.detach().numpy())))
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ def decide(
     edits: Edits | None = None,
     *,
     batch_size: int = 16,
+    block: int | None = None,
+    memory: MutableMapping[str, tuple[Array, ...]] | None = None,
 ) -> Decisions:
     """Log-probabilities of choices of one token each after each prompt, under each edit of its last token.
 
@@ -62,6 +74,10 @@ def decide(
     Args:
         hook: the hook point, such as "blocks.15.hook_resid_post".
         edits: of the activation on the last token.
+        block: prompts are put into batches `block` at a time, so that a batch does not depend on prompts far behind it;
+            None: all at once.
+        memory: SHA-256 of a batch's tokens -> what came out of it. A batch that is found there is not run, so that a
+            long study which was stopped goes on; the caller answers for it that model, choices and edits are the same.
 
     Raises:
         ValueError: a choice of several tokens, or two that are one. NotImplementedError: a model that bends its logits
@@ -74,15 +90,34 @@ def decide(
     sequences = [token_ids(prompt, lm.tokenizer) for prompt in prompts]
     n = shared_prefix(sequences)
     point = resolve(lm, hook)
-    parts: list[tuple[Tensor, Tensor]] = [None] * len(sequences)  # type: ignore[list-item]
+    memory = {} if memory is None else memory
+    parts: list[Any] = [None] * len(sequences)
     with torch.inference_mode():
         prefix = prefix_cache(module, sequences[0][:n]) if n else None
-        for batch in batches([ids[n:] for ids in sequences], batch_size, side="left"):
-            scores, rows = _pass(module, point, batch, head, edits, prefix)
-            for row, i in enumerate(batch.index):
-                parts[i] = (scores[row], rows[row])
-    scores = torch.stack([score for score, _ in parts]).numpy()
-    return Decisions(scores[:, 0], scores[:, 1:], torch.stack([row for _, row in parts]).numpy())
+        for batch in _in_blocks([ids[n:] for ids in sequences], batch_size, block or len(sequences)):
+            name = _name(sequences[0][:n], batch)
+            if name not in memory:
+                scores, rows = _pass(module, point, batch, head, edits, prefix)
+                memory[name] = scores.numpy(), rows.numpy()
+            for i, score, row in zip(batch.index, *memory[name], strict=True):
+                parts[i] = (score, row)
+    answers = np.stack([score for score, _ in parts])
+    return Decisions(answers[:, 0], answers[:, 1:], np.stack([row for _, row in parts]))
+
+
+def _in_blocks(sequences: Sequence[Sequence[int]], size: int, block: int) -> Iterator[Batch]:
+    """Batches of each `block` sequences after the other."""
+    for start in range(0, len(sequences), block):
+        for batch in batches(sequences[start : start + block], size, side="left"):
+            yield Batch(batch.ids, batch.mask, [start + i for i in batch.index])
+
+
+def _name(prefix: Sequence[int], batch: Batch) -> str:
+    """SHA-256 of what a batch reads."""
+    digest = hashlib.sha256(repr([list(prefix), tuple(batch.ids.shape)]).encode())
+    digest.update(batch.ids.numpy().tobytes())
+    digest.update(batch.mask.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def decision_gradients(
@@ -182,7 +217,8 @@ def _pass(
 
     base: Any = getattr(module, "base_model", module)
     mask = _mask(batch.mask, copies, before, next(module.parameters()).dtype)
-    with point.attach(at_hook):
+    lower = layers_below(module, point) if copies else []
+    with _prompt_alone(lower, width, copies, before), point.attach(at_hook):
         out = base(
             input_ids=ids,
             attention_mask=mask,
@@ -192,6 +228,42 @@ def _pass(
         )
     last = out.last_hidden_state[:, width - 1 :].float()
     return (last @ head[0].T + head[1]).log_softmax(-1), kept[0]
+
+
+@contextmanager
+def _prompt_alone(layers: Sequence[nn.Module], width: int, copies: int, before: int) -> Iterator[None]:
+    """While this is open, these layers get the first `width` positions; after the last of them the copies stand."""
+    size = width + copies
+
+    def narrow(value: Any) -> Any:
+        if isinstance(value, tuple):  # cosines and sines of positions
+            return tuple(map(narrow, value))
+        if not isinstance(value, Tensor):
+            return value
+        if value.ndim == 4 and value.shape[2:] == (size, before + size):  # the mask
+            return value[:, :, :width, : before + width]
+        return value[:, :width] if value.ndim in (2, 3) and value.shape[1] == size else value
+
+    def widen(x: Tensor) -> Tensor:
+        return torch.cat([x, x[:, -1:].expand(-1, copies, -1)], 1)
+
+    with owned() as ours, ExitStack() as stack:
+
+        def into(_layer: nn.Module, args: Any, kwargs: dict[str, Any] | None = None) -> Any:
+            if not ours():
+                return None
+            return narrow(args), {name: narrow(value) for name, value in (kwargs or {}).items()}
+
+        def out_of(_layer: nn.Module, _args: Any, out: Any) -> Any:
+            if not ours():
+                return None
+            return (widen(out[0]), *out[1:]) if isinstance(out, tuple) else widen(out)
+
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(into, with_kwargs=True).remove)
+        if layers:
+            stack.callback(layers[-1].register_forward_hook(out_of).remove)
+        yield
 
 
 def _mask(mask: Tensor, copies: int, before: int, dtype: torch.dtype) -> Tensor:

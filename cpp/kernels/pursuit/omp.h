@@ -11,12 +11,10 @@ namespace sparse_sae {
 // least squares over z >= 0. Rows of w (M, D) have norm 1, or 0 for latents that never join; others throw. Codes
 // that are refitted to zero are dropped. A row that is not finite gets no codes.
 //
-// simple: every residual is multiplied with all of w. Otherwise, where w w^T has at most kGramEntries and N k is
-// large enough to pay for it, correlations are updated through that matrix, which is D / k times less work. Their
-// rounding errors are bounded, and latents within the bound of the largest are decided by the dot product itself:
+// simple: every residual is multiplied with all of w. Otherwise, where w w^T has at most kGramEntries (correlate.h) and
+// N k is large enough to pay for it, correlations are updated through that matrix, which is D / k times less work.
+// Their rounding errors are bounded, and latents within the bound of the largest are decided by the dot product itself:
 // the codes are the same to the bit.
-inline constexpr int64_t kGramEntries = int64_t{1} << 26;
-
 template <class T>
 Codes<T> encode_omp(const Rows<T>& rows, const T* w, int64_t M, int64_t k, bool simple, int num_threads);
 

@@ -1,11 +1,13 @@
-// Matching pursuit: both ways to the same bits, and codes that solve the problem they state.
+// Pursuits: both ways to the same bits, and codes that solve the problem they state.
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
 
 #include "check.h"
-#include "kernels/omp/omp.h"
+#include "kernels/pursuit/iht.h"
+#include "kernels/pursuit/lasso.h"
+#include "kernels/pursuit/omp.h"
 
 namespace sparse_sae::test {
 namespace {
@@ -38,13 +40,43 @@ void check_omp(const Rows<T>& rows, const std::vector<T>& w, int64_t k) {
 }
 
 template <class T>
+void check_lasso(const Rows<T>& rows, const std::vector<T>& w, T penalty, int64_t rounds) {
+    const int64_t M = static_cast<int64_t>(w.size()) / rows.D;
+    std::vector<T> gaps, others;
+    const Codes<T> want = encode_lasso(gaps, rows, w.data(), M, penalty, rounds, 1e-6, true, 1);
+    for (const int threads : kThreads)
+        for (const bool simple : {true, false}) {
+            CHECK(same(encode_lasso(others, rows, w.data(), M, penalty, rounds, 1e-6, simple, threads), want));
+            CHECK(others == gaps);
+        }
+    CHECK(static_cast<int64_t>(gaps.size()) == rows.N && static_cast<int64_t>(want.indptr.size()) == rows.N + 1);
+    for (const T gap : gaps) CHECK(gap >= 0 && gap < T(1e-4));
+    for (const T value : want.values) CHECK(value > 0);
+}
+
+template <class T>
+void check_iht(const Rows<T>& rows, const std::vector<T>& w, int64_t k, T step) {
+    const int64_t M = static_cast<int64_t>(w.size()) / rows.D;
+    const Codes<T> want = encode_iht(rows, w.data(), M, k, step, 20, true, 1);
+    for (const int threads : kThreads)
+        for (const bool simple : {true, false})
+            CHECK(same(encode_iht(rows, w.data(), M, k, step, 20, simple, threads), want));
+    for (int64_t n = 0; n < rows.N; ++n) CHECK(want.indptr[n + 1] - want.indptr[n] <= k);
+}
+
+template <class T>
 void sizes() {
     for (const int64_t N : {0, 1, 17, 40})
         for (const int64_t D : {1, 32, 67})
             for (const int64_t M : {1, 17, 90}) {
                 Problem<T> p(N, D, M, static_cast<int>(N + D + M));
                 unit_rows(p.w, D);
-                for (const int64_t k : {int64_t{1}, std::min<int64_t>(9, M)}) check_omp(p.rows(), p.w, k);
+                for (const int64_t k : {int64_t{1}, std::min<int64_t>(9, M)}) {
+                    check_omp(p.rows(), p.w, k);
+                    check_iht(p.rows(), p.w, k, static_cast<T>(1) / static_cast<T>(M));
+                }
+                check_lasso(p.rows(), p.w, T(0.3), 0);
+                check_lasso(p.rows(), p.w, T(0.3), 2);
             }
 }
 
@@ -58,6 +90,10 @@ void hostile() {
     for (int d = 0; d < 30; ++d) p.x[120 + d] = p.center[d];  // nothing to explain
     p.x[170] = 1e30f, p.x[200] = 1e-30f;
     check_omp(p.rows(), p.w, 12);
+    check_iht(p.rows(), p.w, 12, 0.05f);
+    check_iht(p.rows(), p.w, 12, 1.0f);  // runs away
+    check_lasso(p.rows(), p.w, 0.2f, 0);
+    check_lasso(p.rows(), p.w, 0.2f, 1);
     const Codes<float> codes = encode_omp(p.rows(), p.w.data(), 60, 12, false, 2);
     for (const int64_t n : {0, 2, 4, 5}) CHECK(codes.indptr[n] == codes.indptr[n + 1]);
     for (const int32_t j : codes.indices) CHECK(j != 3 && j < 40);
@@ -78,6 +114,17 @@ void wrong_arguments() {
     CHECK(throws(0) && throws(31) && !throws(30));
     p.w[5] = std::numeric_limits<float>::quiet_NaN();
     CHECK(throws(3));
+    for (const float penalty : {0.0f, -1.0f, std::numeric_limits<float>::infinity()}) {
+        bool refused = false;
+        std::vector<float> gaps;
+        unit_rows(p.w, 4);
+        try {
+            encode_lasso(gaps, p.rows(), p.w.data(), 30, penalty, 0, 1e-5, false, 1);
+        } catch (const std::invalid_argument&) {
+            refused = true;
+        }
+        CHECK(refused);
+    }
 }
 
 }  // namespace

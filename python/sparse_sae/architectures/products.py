@@ -70,3 +70,11 @@ def _chunks(n_rows: int, w: Array) -> list[tuple[int, int]]:
 def _positions(indptr: Array, start: int, end: int) -> Any:
     """Row of each entry of rows start … end - 1, counted from start."""
     return np.repeat(np.arange(end - start), np.diff(indptr[start : end + 1]))
+
+
+def row_combination(coefficients: Array, rows: Array, threads: int) -> Array:
+    """coefficients (M) @ rows (M, D), in fixed blocks: the same bits for any number of threads."""
+    block = 256
+    starts = np.arange(0, len(rows) + block, block, dtype=np.int32).clip(max=len(rows))
+    indices = np.arange(len(rows), dtype=np.int32)
+    return np.asarray(_kernels.decode(starts, indices, coefficients, rows, num_threads=threads).sum(axis=0))

@@ -181,8 +181,12 @@ def benchmark(
         model, sae, texts, positions=["kept"], batch_size=batch_size, max_tokens=max_tokens
     ).rows
     probed: list[Probed] = []
+    read: Sequence[Prompt] | None = None
     for task in tasks:
-        probed += _probe(task, _means(model, sae, point.name, task.texts, max_tokens, batch_size), ks)
+        if read is None or list(read) != list(task.texts):  # labels of the same texts are read once
+            read = task.texts
+            means = _means(model, sae, point.name, read, max_tokens, batch_size)
+        probed += _probe(task, means, ks)
     return Card(
         point.name,
         repr(sae),

@@ -28,7 +28,7 @@ from sparse_sae import (
     train,
 )
 from sparse_sae.activations import ReLU
-from sparse_sae.architectures import Architecture, Batch, Gradients, products
+from sparse_sae.architectures import Architecture, Batch, Gradients, OrtSAE, products
 from sparse_sae.architectures.base import Block, gradients, reconstruction
 from sparse_sae.architectures.penalty import quantile_of_products
 from sparse_sae.training.config import TrainConfig
@@ -44,6 +44,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "batchtopk": BatchTopK(k=4),
     "matryoshka": Matryoshka(k=4, widths=(5, 17, M)),
     "matryoshka-topk": Matryoshka(k=4, batch=False),
+    "ortsae": OrtSAE(k=4, orthogonality=0.5, sample=7),
     "l1": L1(coefficient=0.3, aux_k=3),
     "l1-unit": L1(coefficient=0.3, free_norms=False),
     "gated": Gated(coefficient=0.3, aux_k=3),
@@ -185,6 +186,10 @@ def surrogate_loss(run: Run, x: Array, y: Array) -> Callable[[dict[str, Array]],
                 )
                 / (n * power)
             )
+        if isinstance(arch, OrtSAE):
+            products = p["W_dec"] @ p["W_dec"].T - np.diag((p["W_dec"] ** 2).sum(axis=1))
+            nearest = np.abs(products[arch.compared(M, progress)]).max(axis=1)
+            total += arch.orthogonality * float((nearest**2).mean())
         assert 0 <= progress < 1
         return total
 

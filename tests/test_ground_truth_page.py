@@ -41,3 +41,24 @@ def test_the_results_bear_out_what_the_guide_claims(page):
         assert run["latents"] == 32
         assert run["l0"] <= 5
         assert run["mean_cosine"] > run["chance_mean_cosine"] + 0.2
+
+
+def test_dictionaries_bear_out_what_the_guide_claims(page):
+    d = page.results()["dictionaries"]
+    runs = {}
+    for x in d["runs"]:
+        runs.setdefault(x["name"], []).append(x["codes"])
+        for codes in x["codes"].values():  # BatchTopK has its own L0, the pursuits the same
+            assert abs(codes["l0"] - d["settings"]["k"]) < (5 if x["name"] == "BatchTopK" else 1.2)
+    assert all(len(codes) == 2 for codes in runs.values())
+    sae = min(c["encoder"]["fvu"] for c in runs["TopK, longer"])
+    for learned in runs["dictionary learning"]:
+        assert 0.45 < learned["reweighted"]["fvu"] / sae < 0.55
+        assert learned["omp"]["unused"] == 0
+    for of_sae, learned in zip(runs["TopK"], runs["dictionary learning"], strict=True):
+        gain = of_sae["encoder"]["fvu"] - learned["omp"]["fvu"]
+        assert of_sae["encoder"]["fvu"] - of_sae["omp"]["fvu"] > gain / 2
+    assert all(c["omp"]["fvu"] < sae for c in runs["rows of the data"])
+    stable = {name: s["mcc"] for name, s in d["stability"].items()}
+    assert stable["dictionary learning"] > 2 * stable["TopK"]
+    assert abs(stable["dictionary learning"] - stable["rows of the data"]) < 0.05

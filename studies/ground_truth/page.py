@@ -19,6 +19,7 @@ def results():
     """The result files, by name."""
     return {
         "lesson": json.loads((ROOT / "docs/results/lesson.json").read_text()),
+        "dictionaries": json.loads((ROOT / "docs/results/dictionaries.json").read_text()),
         "inference": json.loads((ROOT / "docs/results/inference.json").read_text()),
         "synthsaebench": json.loads((ROOT / "docs/results/synthsaebench.json").read_text()),
         "matching": json.loads((ROOT / "docs/results/matching.json").read_text()),
@@ -334,6 +335,50 @@ def pursuit_cost(r):
     )
 
 
+def dictionaries(r):
+    """Means over seeds; of each dictionary, a row for its encoder and rows for pursuits."""
+    d = r["dictionaries"]
+    named = {
+        "encoder": "its encoder",
+        "omp": f"OMP, k = {d['settings']['k']}",
+        "reweighted": "reweighted lasso",
+    }
+    rows = []
+    for name in dict.fromkeys(x["name"] for x in d["runs"]):
+        runs = [x for x in d["runs"] if x["name"] == name]
+        for codes in runs[0]["codes"]:
+
+            def mean(key, codes=codes, runs=runs):
+                return np.mean([x["codes"][codes][key] for x in runs])
+
+            stable = d["stability"].get(name)
+            rows.append(
+                [
+                    name,
+                    f"{runs[0]['tokens']:,}",
+                    f"{np.mean([x['cpu_seconds'] for x in runs]):.0f}",
+                    named[codes],
+                    f"{mean('l0'):.1f}",
+                    f"{mean('fvu'):.3f}",
+                    f"{mean('unused'):.1%}",
+                    f"{mean('microseconds_per_row'):,.0f}",
+                    f"{stable['mcc']:.3f} ({stable['chance']:.3f})" if stable else "",
+                ]
+            )
+    head = [
+        "dictionary",
+        "rows seen",
+        "CPU seconds",
+        "codes",
+        "L0",
+        "FVU, held out",
+        "never fire",
+        "µs a row",
+        "two seeds agree (chance)",
+    ]
+    return table(head, rows)
+
+
 BLOCKS = {
     f.__name__: f
     for f in (
@@ -350,6 +395,7 @@ BLOCKS = {
         refined,
         synthsaebench_cost,
         pursuit_cost,
+        dictionaries,
     )
 }
 

@@ -106,11 +106,11 @@ struct Active {
         subtract(out, D, [&](std::size_t i) { return atoms[i]; });
     }
 
-    // Latents with codes above zero, in order.
-    std::vector<std::pair<int32_t, T>> codes() const {
+    // Latents with codes above the least, in order.
+    std::vector<std::pair<int32_t, T>> codes(T least) const {
         std::vector<std::pair<int32_t, T>> found;
         for (std::size_t i = 0; i < z.size(); ++i)
-            if (z[i] > 0) found.emplace_back(latents[i], z[i]);
+            if (z[i] > least) found.emplace_back(latents[i], z[i]);
         std::sort(found.begin(), found.end());
         return found;
     }

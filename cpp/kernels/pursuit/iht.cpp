@@ -98,7 +98,7 @@ struct Hard {
             scale = std::max(scale, std::abs(active.target.back()));
         }
         active.descend((sizeof(T) == 4 ? T(1e-6) : T(1e-12)) * scale, kSweeps);
-        return active.codes();
+        return active.codes(0);
     }
 };
 

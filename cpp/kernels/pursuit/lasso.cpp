@@ -167,7 +167,7 @@ Codes<T> encode_lasso(std::vector<T>& gaps, const Rows<T>& rows, const T* w, int
             solve(tile, w, M, D);
         }
         for (int64_t r = 0; r < R; ++r) {
-            found[first + r] = tile[r].active.codes();
+            found[first + r] = tile[r].active.codes(tile[r].floor());
             if (tile[r].squared > 0) gaps[first + r] = static_cast<T>(2 * tile[r].gap / tile[r].squared);
         }
     });

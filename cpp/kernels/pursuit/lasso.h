@@ -13,7 +13,7 @@ namespace sparse_sae {
 //
 // rounds: after that, so many times more with penalty v / (v + z) in place of the penalty of a latent with code z,
 // v = penalty / 4 (Candes, Wakin & Boyd 2008). Rows of w (M, D) have norm 1, or 0 for latents that never join; others
-// throw. A row whose squared norm is not finite gets no codes.
+// throw. A row whose squared norm is not finite gets no codes, and codes within rounding of zero are dropped.
 //
 // simple: every residual is multiplied with all of w. Otherwise, where w w^T is small enough to keep and the rows are
 // enough to pay for it, products are updated through that matrix, which is D / K times less work. Their rounding errors

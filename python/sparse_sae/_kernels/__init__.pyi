@@ -136,9 +136,9 @@ def encode_lasso(
     """min 1/2 |x - center - z w|^2 + penalty sum z over z >= 0, for rows of w (M, D) all of norm 1 or 0.
 
     A row ends when its duality gap is at most tolerance / 2 times its squared norm. rounds more times a latent with
-    code z then pays v / (v + z) of the penalty, v = penalty / 4. Zeros are dropped; a row whose squared norm is not
-    finite gets no codes. Returns (indptr, indices, values) and the gaps (N) over half the squared norms. simple as
-    for encode_omp.
+    code z then pays v / (v + z) of the penalty, v = penalty / 4. Codes within rounding of zero are dropped; a row
+    whose squared norm is not finite gets no codes. Returns (indptr, indices, values) and the gaps (N) over half the
+    squared norms. simple as for encode_omp.
     """
 
 def encode_iht(

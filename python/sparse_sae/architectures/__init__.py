@@ -12,6 +12,7 @@ from sparse_sae.architectures.batch_topk import BatchTopK
 from sparse_sae.architectures.gated import Gated
 from sparse_sae.architectures.jump_relu import JumpReLU
 from sparse_sae.architectures.matryoshka import Matryoshka
+from sparse_sae.architectures.ortho import OrtSAE
 from sparse_sae.architectures.pursuit import Pursuit
 from sparse_sae.architectures.relu_l1 import L1
 from sparse_sae.architectures.topk import AbsTopK, TopK
@@ -22,6 +23,7 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
     AbsTopK.name: AbsTopK,
     BatchTopK.name: BatchTopK,
     Matryoshka.name: Matryoshka,
+    OrtSAE.name: OrtSAE,
     JumpReLU.name: JumpReLU,
     Gated.name: Gated,
     L1.name: L1,
@@ -40,6 +42,7 @@ __all__ = [
     "Gradients",
     "JumpReLU",
     "Matryoshka",
+    "OrtSAE",
     "Pursuit",
     "TopK",
     "from_config",

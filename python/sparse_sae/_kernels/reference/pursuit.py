@@ -70,7 +70,10 @@ def encode_lasso(
         z, gaps = _fista(rows, w, np.full_like(z, penalty), tolerance, z)
     for _ in range(rounds if z.size else 0):
         z, gaps = _fista(rows, w, (penalty * v / (v + z)).astype(w.dtype), tolerance, z)
-    return (*csr_of((z > 0) & finite[:, None], z), np.where(finite, gaps, 0).astype(w.dtype))
+    rounding = (1e-7 if w.dtype == np.float32 else 1e-15) * np.abs(rows @ w.T).max(
+        axis=1, initial=0, keepdims=True
+    )
+    return (*csr_of((z > rounding) & finite[:, None], z), np.where(finite, gaps, 0).astype(w.dtype))
 
 
 def _fista(x: Array, w: Array, price: Array, tolerance: float, z: Array) -> tuple[Array, Array]:

@@ -1,6 +1,6 @@
 """The card of the demo's SAE, as `sparse-sae benchmark` prints it.
 
-    python studies/card/run.py SAE [--tokens N]    # measures an SAE of SmolLM2, writes the result and the page
+    python studies/card/run.py SAE [--tokens N] [--tickets N] # measures an SAE of SmolLM2, writes the result and the page
     python studies/card/run.py --write-docs        # nothing is run: fills the page from the result file
 
 Writes docs/results/card.json and the block `card` of docs/language-models.md. SAE is the directory that
@@ -26,11 +26,23 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sae", nargs="?")
-    parser.add_argument("--tokens", default="20000")
+    parser.add_argument("--tokens", default="10000")
+    parser.add_argument("--tickets", default="250", help="a split")
     parser.add_argument("--write-docs", action="store_true")
     options = parser.parse_args()
     if (options.sae is None) != options.write_docs:
         parser.error(f"sae: got {options.sae}, expected the directory of an SAE, or --write-docs alone")
-    if options.sae and main(["benchmark", options.sae, "--tokens", options.tokens, "--json", str(RESULT)]):
+    if options.sae and main(
+        [
+            "benchmark",
+            options.sae,
+            "--tokens",
+            options.tokens,
+            "--tickets",
+            options.tickets,
+            "--json",
+            str(RESULT),
+        ]
+    ):
         raise SystemExit(1)
     fill(ROOT / "docs/language-models.md", contents(json.loads(RESULT.read_text())))

@@ -1,7 +1,7 @@
 """The card of the demo's SAE, as `sparse-sae benchmark` prints it.
 
-    python studies/card/run.py SAE [--tokens N] [--tickets N] # measures an SAE of SmolLM2, writes the result and the page
-    python studies/card/run.py --write-docs        # nothing is run: fills the page from the result file
+    python studies/card/run.py SAE [--tokens N] [--tickets N]    # measures an SAE of SmolLM2, then writes
+    python studies/card/run.py --write-docs                      # nothing is run: fills the page from the result
 
 Writes docs/results/card.json and the block `card` of docs/language-models.md. SAE is the directory that
 `sparse-sae demo --tokens 60000` leaves in sae-demo.

@@ -50,7 +50,15 @@ def tests(session: nox.Session) -> None:
 def browser(session: nox.Session) -> None:
     """The page in a real browser: the system's Chromium (`apt-get install chromium`), which must be there."""
     session.install(*CONSTRAINTS, ".[browser-test]")
-    session.run("pytest", "-n0", "-m", "browser", "tests/test_browser_page.py", *session.posargs)
+    session.run(
+        "pytest",
+        "-n0",
+        "-m",
+        "browser",
+        "tests/test_browser_page.py",
+        "tests/test_circuits_page.py",
+        *session.posargs,
+    )
 
 
 @nox.session

@@ -12,7 +12,8 @@ from scipy.stats import binomtest
 from sparse_sae.audit.choosing import chance_interval, choose, watch_explanation, watch_labels
 from sparse_sae.audit.detectors import logistic
 from sparse_sae.audit.examples import Examples, Seal, SealBroken, divide
-from sparse_sae.audit.features import Features
+from sparse_sae.audit.features import Features, text_features
+from sparse_sae.audit.kept import Kept
 from sparse_sae.audit.rates import (
     Unsupported,
     auroc_interval,
@@ -22,6 +23,9 @@ from sparse_sae.audit.rates import (
     operating_point,
     threshold_at,
 )
+from sparse_sae.lm.model.hooks import resolve
+
+HOOK = "blocks.1.hook_resid_post"
 
 
 def planted(n: int = 400, strength: float = 3.0, seed: int = 0) -> tuple[Examples, Features]:
@@ -170,3 +174,30 @@ def test_watches_from_labels_and_from_an_explanation() -> None:
     made: Any = Explanation(-1.0, "log p(No)", "gradient", "h", [], effects, 0.0, 0.0, None)
     (watch,) = watch_explanation(made, "refusal", 2.5)
     assert (watch.latent, watch.threshold) == (5, 2.5) and "+0.700" in watch.reason
+
+
+def test_texts_that_were_read_are_not_read_again(tiny_lm: Any, tiny_sae: Any, tmp_path: Path) -> None:
+    """A reading that is stopped goes on, to the same bits; and the model is run for the rest alone."""
+    prompts = [
+        "the parcel is late",
+        "money back",
+        "please",
+        "the price is three weeks",
+        "angry and late",
+        "no",
+    ]
+    prompts = [f"{prompt} and the parcel" for prompt in prompts]
+    kept = Kept(tmp_path / "kept", "c" * 64)
+    runs = []
+    with resolve(tiny_lm, HOOK).attach(lambda x: runs.append(len(x))):
+        whole = text_features(tiny_lm, prompts, HOOK, tiny_sae, batch_size=2, memory=kept)
+        assert runs == [2, 2, 2] and len(kept) == 3
+        del kept[next(iter(kept))]
+        again = text_features(tiny_lm, prompts, HOOK, tiny_sae, batch_size=2, memory=kept)
+        assert runs == [2, 2, 2, 2] and len(kept) == 3
+    assert whole.latents is not None and again.latents is not None and whole.latents.any()
+    np.testing.assert_array_equal(again.raw, whole.raw)
+    np.testing.assert_array_equal(again.latents, whole.latents)
+    alone = text_features(tiny_lm, prompts, HOOK, batch_size=2)
+    assert alone.latents is None
+    np.testing.assert_array_equal(alone.raw, whole.raw)

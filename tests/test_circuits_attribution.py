@@ -219,6 +219,15 @@ def test_limits_choose_rows_and_edges_and_say_what_they_leave() -> None:
     some = attribute(model, transcoders(model), IDS, max_features=7, max_edges=10)
     features = some.kind == 2
     assert some.expanded[features].sum() == 7 and np.diff(some.edges.indptr).max() == 10
+    pruned = some.prune(0.5, 0.9)
+    places = [pruned.origin.index[i] for i in range(len(pruned))] if pruned.origin else []
+    assert len(some.heads) == some.expanded.sum()
+    assert 1 < len(pruned.heads) == pruned.expanded.sum()
+    for node in range(len(some)):
+        whole_heads = whole.heads_of(node) if some.expanded[node] else 0 * whole.heads[0]
+        np.testing.assert_array_equal(some.heads_of(node), whole_heads)
+        if node in places:
+            np.testing.assert_array_equal(pruned.heads_of(places.index(node)), whole_heads)
     for row in np.flatnonzero(some.expanded):
         full = np.abs(whole.edges[[row]].toarray()).sum()
         np.testing.assert_allclose(np.abs(some.edges[[row]].toarray()).sum() + some.rest[row], full)

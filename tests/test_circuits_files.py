@@ -40,7 +40,7 @@ def graph() -> AttributionGraph:
         np.arange(n) / 7,
         np.arange(n) / 3,
         np.array([0, 0, 0, 1, 1, 1, 1], bool),
-        np.ones((n, 2, 3), np.float32),
+        np.ones((4, 2, 3), np.float32),
         [0],
     )
 
@@ -103,10 +103,11 @@ def test_malformed_files_name_file_field_and_expectation(tmp_path: Path) -> None
     for changes, message in (
         ({"layer": None}, "no field 'layer'"),
         ({"layer": good["layer"][:3]}, r"'layer': int32 .* and length 7"),
+        ({"heads": good["heads"][:3]}, "'heads': .* and length 4"),
         ({"bias": good["bias"] * np.nan}, "'bias': holds NaN"),
         ({"kind": good["kind"] + 9}, "'kind': expected 0 to 3"),
         ({"edges_indices": good["edges_indices"] + 9}, "CSR matrix of 7 nodes"),
-        ({"json": head(version=2)}, "'version' is 2"),
+        ({"json": head(version=1)}, "'version' is 1"),
         ({"json": head(format="x")}, "'format' should read"),
         ({"json": head(labels=3)}, "'labels': expected list"),
         ({"json": good["json"][:5]}, "'json': not JSON"),

@@ -60,9 +60,8 @@ def test_induction_edges_heads_and_pair(seed: int) -> None:
     assert f1(found_edges(graph), edges) == 1.0, found_edges(graph) ^ edges
     assert ids[place] == answer
 
-    heads = graph.heads
     for node in np.flatnonzero(graph.kind == 2):
-        layer, head = np.unravel_index(np.abs(heads[node]).argmax(), heads[node].shape)
+        layer, head = np.unravel_index(np.abs(graph.heads_of(node)).argmax(), graph.heads.shape[1:])
         assert (layer, head) == ((0, 0) if graph.layer[node] == 0 else (1, 1))
 
     why = qk_attribution(graph, 1, 1, query=-1, key=place)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,48 @@ def test_it_holds_the_graph_and_what_was_measured(graph: Any) -> None:
     assert read["confirmation"]["verdict"] == measured.verdict and len(read["confirmation"]["random"]) == 2
     assert len(read["confirmation"]["frozen"]["pairs"]) == 6
     assert json.loads(Elements(page(whole)).of("script")[0][1])["confirmation"] is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"), [((0,), "2 of 3 layers (1-2)"), ((1,), "2 of 3 layers (0, 2)"), ((0, 1, 2), None)]
+)
+def test_it_says_which_layers_have_no_dictionary_and_shows_them_as_errors(
+    tiny_lm: Any, made: Any, layers: tuple[int, ...], said: str | None
+) -> None:
+    one = made["blocks.0.hook_mlp_out"].sae
+    some = DictionarySet(
+        {(f"blocks.{n}.mlp.hook_in", f"blocks.{n}.hook_mlp_out"): one for n in layers}, model_name="tiny"
+    )
+    graph = attribute(tiny_lm, some, "the parcel is late please", LogitDifference("refund", "money"))
+    read = json.loads(Elements(page(graph)).of("script")[0][1])
+    missing = set(range(3)) - set(layers)
+    sentence = f"no dictionary in {said}: their MLPs are errors"
+    assert (sentence in read["facts"]) == bool(missing)
+    assert ("no dictionary" in read["facts"]) == bool(missing)
+    for layer in range(3):
+        here = [n for n in read["nodes"] if n["row"] == layer]
+        features = {n["position"] for n in here if n["kind"] == "feature"}
+        errors = {n["position"]: n["influence"] for n in here if n["kind"] == "error"}
+        assert (not features) == (layer in missing)
+        assert set(errors) == set(range(len(read["words"])))
+        if layer in missing:  # what a missing layer adds where the answer is made counts
+            assert errors[len(errors) - 1] > 0
+
+
+@pytest.mark.browser
+def test_a_reader_sees_which_layers_have_no_dictionary(graph: Any, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    write_page(graph[0], tmp_path / "g.html")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.goto((tmp_path / "g.html").as_uri())
+        seen = tab.inner_text("header")
+        browser.close()
+    assert "no dictionary in 1 of 3 layers (1): their MLPs are errors" in seen
 
 
 def test_the_command(

@@ -121,7 +121,7 @@ def _graph() -> AttributionGraph:
         np.arange(n) / 7,
         np.arange(n) / 3,
         numbers > 2,
-        np.ones((n, 2, 3), np.float32),
+        np.ones((2, 2, 3), np.float32),
         [0],
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sparse_sae.audit.examples import Seal
+from sparse_sae.audit.features import Features, text_features
 from sparse_sae.audit.hashes import sha256_of
 from sparse_sae.audit.kept import Kept
 from sparse_sae.audit.policy import Policy
@@ -70,6 +72,12 @@ class Context:
     def read_test(self, sha256: str) -> None:
         """Record that a sealed test is read."""
         self.reads[self.name] = self._seal.read(self.name, sha256)
+
+    def features(self, prompts: Sequence[Any]) -> Features:
+        """Pooled activations and latents of prompts at the policy's hook point; what an earlier run read is not read
+        again."""
+        memory = self.kept([self.hook, "features"])
+        return text_features(self.lm, prompts, self.hook, self.sae, memory=memory)
 
     def kept(self, what: Any) -> Kept:
         """Parts of a check that an earlier run has left, on the same model, SAE, code, versions and kernels.

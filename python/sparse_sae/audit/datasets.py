@@ -147,14 +147,17 @@ def _jsonl(path: Path) -> Examples:
                     "and onset"
                 )
             rows.append(row)
-    return Examples(
-        [r["text"] for r in rows],
-        [r["label"] for r in rows],
-        [str(r.get("group", f"line {i}")) for i, r in enumerate(rows)],
-        [str(r.get("source", "all")) for r in rows],
-        [bool(r.get("hard", False)) for r in rows],
-        [int(r.get("onset", -1)) for r in rows],
-    )
+    try:
+        return Examples(
+            [r["text"] for r in rows],
+            [r["label"] for r in rows],
+            [str(r.get("group", f"line {i}")) for i, r in enumerate(rows)],
+            [str(r.get("source", "all")) for r in rows],
+            [bool(r.get("hard", False)) for r in rows],
+            [int(r.get("onset", -1)) for r in rows],
+        )
+    except ValueError as error:
+        raise FormatError(f"{path}: {error}; add lines of the other class") from None
 
 
 def _is_onset(value: Any, text: str) -> bool:

@@ -62,10 +62,11 @@ def first_alarms(
     (hook,) = {monitor.watch.hook for monitor in monitors.values()}
     sequences = [token_ids(prompt, engine.tokenizer) for prompt in prompts]
     first = {name: np.full(len(sequences), np.nan) for name in monitors}
-    for i, found in prompt_rows(engine, sequences, hook, batch_size=batch_size):
-        rows = np.ascontiguousarray(found)
-        for name, monitor in monitors.items():
-            events = monitor.observe(rows, sequence=("prompt", i))
-            if events:
-                first[name][i] = events[0].position
+    for batch in prompt_rows(engine, sequences, hook, batch_size=batch_size):
+        for i, found in zip(batch.index, batch.rows, strict=True):
+            rows = np.ascontiguousarray(found)
+            for name, monitor in monitors.items():
+                events = monitor.observe(rows, sequence=("prompt", i))
+                if events:
+                    first[name][i] = events[0].position
     return first

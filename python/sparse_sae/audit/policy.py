@@ -90,6 +90,10 @@ class Policy:
             raise FormatError(f"{path}: checks: names {names}, expected a text of its own for each")
         for check in checks:
             _require_check(check, KINDS, path)
+        try:
+            canonical(full)
+        except ValueError as error:
+            raise FormatError(f"{path}: {error}") from None
         return cls(full, directory)
 
 

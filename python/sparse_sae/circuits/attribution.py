@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,31 +127,40 @@ def graph_of(
 
 
 class _Rows:
-    """Rows as they come."""
+    """Rows as they come, one after the other in two arrays that grow in place."""
 
     def __init__(self, frozen: Frozen, max_edges: int) -> None:
         self.frozen, self.max_edges = frozen, max_edges
-        self.edges: list[EdgeRow] = []
+        self.columns = np.empty(0, np.int32)
+        self.values = np.empty(0, frozen.activation.cpu().numpy().dtype)
+        self.ends, self.places = [0], list[int]()
         self.rest: list[float] = []
         self.bias: list[float] = []
         self.heads: list[NDArray[np.float32]] = []
-
-    @property
-    def places(self) -> list[int]:
-        """Numbers of the nodes whose rows are there."""
-        return [row.place for row in self.edges]
 
     def compute(self, places: list[int], rows: list[Row]) -> None:
         def keep(numbers: list[int], pulled: Pulled) -> None:
             edges, heads = pulled.edges.cpu().numpy(), pulled.heads.float().cpu().numpy()
             for i, number in enumerate(numbers):
                 columns, values, rest = _largest(edges[i], self.max_edges)
-                self.edges.append(edge_row(places[number], columns, values, rest))
+                begin, end = self.ends[-1], self.ends[-1] + len(columns)
+                if end > len(self.values):
+                    for array in (self.columns, self.values):
+                        # No view of them is alive while rows are computed.
+                        array.resize(max(end, len(array) * 5 // 4), refcheck=False)
+                self.columns[begin:end], self.values[begin:end] = columns, values
+                self.ends.append(end)
+                self.places.append(places[number])
                 self.rest.append(rest)
                 self.bias.append(float(pulled.bias[i]))
                 self.heads.append(heads[i])
 
         pull(self.frozen, rows, keep)
+
+    def _edges(self) -> Iterator[EdgeRow]:
+        for number, place in enumerate(self.places):
+            at = slice(self.ends[number], self.ends[number + 1])
+            yield edge_row(place, self.columns[at], self.values[at], self.rest[number])
 
     def influence(self, weight: NDArray[Any]) -> NDArray[np.float64]:
         """That of all nodes by the rows so far."""
@@ -159,28 +168,26 @@ class _Rows:
         n, layers = f.n_positions, f.transformer.n_layers
         asked = np.full(len(weight) - f.n_sources, layers + 1)
         depth = np.concatenate([np.full(n, -1), np.repeat(range(layers), n), f.layer.cpu().numpy(), asked])
-        value = ordered_influence(self.edges, weight, depth)
+        value = ordered_influence(self._edges(), weight, depth)
         if value is None:
             raise AssertionError("a row reads from its own layer or above")
         return value
 
     def matrix(self, n: int) -> csr_array:
-        """(n, n) edges, rows in the order of the nodes; the rows are given up one by one, so that they never lie
-        in memory twice.
-        """
+        """(n, n) edges, rows in the order of the nodes. What is here is given up."""
         bounds = np.zeros(n + 1, np.int64)
-        for row in self.edges:
-            bounds[row.place + 1] = len(row.columns)
+        bounds[np.add(self.places, 1)] = np.diff(self.ends)
         np.cumsum(bounds, out=bounds)
-        columns = np.empty(bounds[-1], np.int32)
-        values = np.empty(bounds[-1], self.frozen.activation.cpu().numpy().dtype)
-        waiting = sorted(self.edges, key=lambda row: -row.place)
-        self.edges = []
-        while waiting:
-            row = waiting.pop()
-            at = slice(bounds[row.place], bounds[row.place + 1])
-            columns[at], values[at] = row.columns, row.values
-        return csr_array((values, columns, bounds), shape=(n, n))
+        # One array after the other, so that only one of the two lies in memory twice.
+        self.columns = self._ordered(self.columns, bounds)
+        self.values = self._ordered(self.values, bounds)
+        return csr_array((self.values, self.columns, bounds), shape=(n, n))
+
+    def _ordered(self, array: NDArray[Any], bounds: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty(self.ends[-1], array.dtype)
+        for number, place in enumerate(self.places):
+            out[bounds[place] : bounds[place + 1]] = array[self.ends[number] : self.ends[number + 1]]
+        return out
 
 
 def _largest(values: NDArray[Any], most: int) -> tuple[NDArray[np.int32], NDArray[Any], float]:
@@ -208,10 +215,8 @@ def _assemble(
     kind = np.concatenate([source_kinds(f), np.full(n_asked, TARGET)])
     labels = [*source_labels(f, words), *(a.label for a in asked)]
     bias, rest, expanded = np.zeros(n), np.zeros(n), np.zeros(n, bool)
-    # Pages of rows that are not computed are never touched.
-    heads = np.zeros((n, *rows.heads[0].shape), np.float32)
-    places = rows.places
-    bias[places], rest[places], expanded[places], heads[places] = rows.bias, rows.rest, True, rows.heads
+    bias[rows.places], rest[rows.places], expanded[rows.places] = rows.bias, rows.rest, True
+    heads = np.stack([rows.heads[i] for i in np.argsort(rows.places)])
     norms = f.error.norm(dim=-1).flatten().cpu().numpy()
     return AttributionGraph(
         f.transformer.name,

@@ -13,9 +13,9 @@ from sparse_sae._io.atomic import atomic_write
 from sparse_sae._io.npz import read_npz
 from sparse_sae.circuits.graph import KINDS, AttributionGraph
 
-_FORMAT, _VERSION = "sparse_sae attribution graph", 1
+_FORMAT, _VERSION = "sparse_sae attribution graph", 2
 _TEXTS = ("model_name", "tokens", "words", "n_layers", "labels", "missing_layers")
-# array -> (kind of its dtype, axes); all but the edges have a row for each node
+# array -> (kind of its dtype, axes); all but the edges and heads have a row for each node
 _ARRAYS = {
     "kind": ("i", 1),
     "layer": ("i", 1),
@@ -58,7 +58,7 @@ def load_graph(path: str | Path) -> AttributionGraph:
     head = _head(path, arrays)
     n = len(head["labels"])
     for name, (kind, axes) in _ARRAYS.items():
-        _check(path, arrays, name, kind, axes, n)
+        _check(path, arrays, name, kind, axes, int(arrays["expanded"].sum()) if name == "heads" else n)
     for name, kind in _EDGES.items():
         _check(path, arrays, f"edges_{name}", kind, 1, n + 1 if name == "indptr" else None)
     if n and not 0 <= arrays["kind"].min() <= arrays["kind"].max() < len(KINDS):

@@ -28,7 +28,6 @@ from sparse_sae.sae import SAE
 
 # Rows of weights copied at a time: large copies leave holes between what is kept, a layer each.
 _GATHERED = 1024
-_CACHE_BYTES = 1 << 29  # patterns beyond this are computed again for each panel of rows
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,6 @@ class Frozen:
     attn_bias: Tensor
     first_position: bool
 
-    def __post_init__(self) -> None:
-        n, layers = len(self.ids), self.transformer.layers
-        size = sum(w.n_heads * n * n * self.activation.element_size() for w in layers)
-        self._patterns: list[Tensor] | None = None
-        if size <= _CACHE_BYTES:
-            self._patterns = [self._pattern(number) for number in range(len(layers))]
-
     @property
     def n_positions(self) -> int:
         """Tokens of the prompt, T."""
@@ -99,10 +91,9 @@ class Frozen:
             return self.transformer.unembed(self.seen.final[position], self.seen.scale_final[position])
 
     def pattern(self, layer: int) -> Tensor:
-        """(H, T, T) attention of a layer: heads, to, from."""
-        return self._pattern(layer) if self._patterns is None else self._patterns[layer]
-
-    def _pattern(self, layer: int) -> Tensor:
+        """(H, T, T) attention of a layer: heads, to, from. Computed anew, as those of all layers of a long prompt
+        take more memory than the model.
+        """
         return self.transformer.pattern(layer, self.seen.q[layer], self.seen.k[layer])
 
     def features_of(self, layer: int) -> slice:

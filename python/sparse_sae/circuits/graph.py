@@ -36,7 +36,8 @@ class AttributionGraph:
         edges: (n, n) CSR, row = target, column = source. Features whose row was not computed have an empty one.
         bias, rest: (n,) what no source carries; the sum of |edges| of a row beyond `max_edges`.
         expanded: (n,) whether the row was computed.
-        heads: (n, n_layers, H) what of a node's pre-activation came through each head.
+        heads: (e, n_layers, H) what of a pre-activation came through each head, of the e expanded nodes in their
+            order; see `heads_of`.
         missing_layers: layers without a transcoder, whose MLP is an error at every position.
         confirmation: what the last `confirm` measured, else None; it is not saved.
         origin: the frozen model, which `confirm` runs; None in a graph read from a file.
@@ -85,6 +86,13 @@ class AttributionGraph:
 
         self.confirmation = confirm(self, **options)
         return self.confirmation
+
+    def heads_of(self, node: int) -> NDArray[np.float32]:
+        """(n_layers, H) what of a node's pre-activation came through each head; zeros where it was not computed."""
+        if not self.expanded[node]:
+            return np.zeros(self.heads.shape[1:], np.float32)
+        found: NDArray[np.float32] = self.heads[int(self.expanded[:node].sum())]
+        return found
 
     def normalised(self) -> csr_array:
         """|edges|, each row divided by its sum (what was left out of the row counts in it)."""
@@ -192,7 +200,7 @@ class AttributionGraph:
             self.bias[index],
             self.rest[index] + np.maximum(left, 0),
             self.expanded[index],
-            self.heads[index],
+            self.heads[np.asarray(kept, bool)[self.expanded]],
             self.missing_layers,
             origin=None if self.origin is None else self.origin.part(index),
         )

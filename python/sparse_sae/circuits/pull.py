@@ -19,9 +19,9 @@ from sparse_sae.circuits.transformer import Norm
 
 PANEL = 16  # rows of a block
 _GRID = 8  # a row's gradient is kept for a multiple of so many positions
-_CHUNK = 24  # positions whose gradients go through a product together; a block's then fit the second cache
+_CHUNK = 24  # positions that go through a product together; of a block, so many fit the second-level cache
 _BLOCK = 256  # positions whose values are gathered at a time
-_BATCH_BYTES = 1 << 27  # what the blocks of one pass may take, but for a single block
+_BATCH_BYTES = 1 << 26  # what the blocks of one pass may take, but for a single block
 
 
 @dataclass(frozen=True)

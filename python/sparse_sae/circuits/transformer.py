@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sparse_sae.lm.model.prompts import logits_of
 
-_CHECKED = 128  # positions whose logits are compared at a time
+_CHECKED = 32  # positions whose logits are compared at a time
 
 
 @dataclass(frozen=True)
@@ -203,9 +203,9 @@ class Transformer:
         """
         x = embedding
         replaced = mlp or self.mlp
-        seen: dict[str, list[Tensor]] = {
-            k: [] for k in ["pre", "mid", "scale1", "scale2", "q", "k", "z", "mlp_in", "mlp_out"]
-        }
+        names = ("pre", "mid", "scale1", "scale2", "q", "k", "z", "mlp_in", "mlp_out")
+        # What is kept has its own memory, one piece for all layers: among what is freed it would leave holes.
+        kept: dict[str, Tensor] = {}
         rotation = self.rotation(x.shape[-2])
         for number, w in list(enumerate(self.layers))[first:]:
             pre = x
@@ -221,10 +221,13 @@ class Transformer:
             x = mid + out
             if record:
                 z = z.unflatten(-1, (w.n_heads, w.d_head))
-                for name, value in zip(seen, (pre, mid, scale1, scale2, q, k, z, n2, out), strict=True):
-                    seen[name].append(value)
+                for name, value in zip(names, (pre, mid, scale1, scale2, q, k, z, n2, out), strict=True):
+                    if name not in kept:
+                        kept[name] = value.new_empty((len(self.layers) - first, *value.shape))
+                    kept[name][number - first] = value
         scale = frozen.scale_final if frozen else self.norm_final.scale(x)
         logits = self.unembed(x[..., positions, :], scale[..., positions, :])
+        seen = {name: list(kept[name]) if record else [] for name in names}
         return Pass(embedding, **seen, final=x, scale_final=scale, logits=logits)
 
     def unembed(self, x: Tensor, scale: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from sparse_sae.audit.context import Context
 from sparse_sae.audit.results import Result
 from sparse_sae.audit.sets import items, load_set
@@ -22,6 +24,12 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
     scores = choice_logprobs(
         context.lm, [item.messages for item in chosen], [body["choices"][name] for name in names]
     )
+    bad = np.flatnonzero(np.isnan(scores).any(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"{check['set']}: the model's log-probabilities after {chosen[bad[0]].prompt[:60]!r} are NaN, expected "
+            "numbers; the model or its dtype is at fault, and nothing is written"
+        )
     result = Result()
     for item, row in zip(chosen, scores.tolist(), strict=True):
         first = bool(row[0] > row[1])

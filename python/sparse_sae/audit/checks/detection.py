@@ -13,7 +13,6 @@ from sparse_sae.audit.datasets import labelled
 from sparse_sae.audit.delay import first_alarms, onset_tokens
 from sparse_sae.audit.detectors import KINDS
 from sparse_sae.audit.examples import Examples, divide
-from sparse_sae.audit.features import text_features
 from sparse_sae.audit.observer import Monitor
 from sparse_sae.audit.rates import delays
 from sparse_sae.audit.results import Result
@@ -33,7 +32,7 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
     kinds = tuple(check.get("kinds", [k for k in KINDS if context.sae is not None or "latent" not in k]))
     if any("latent" in kind for kind in kinds):
         context.need_sae()
-    features = text_features(context.lm, data.prompts, context.hook, context.sae)
+    features = context.features(data.prompts)
     context.read_test(test.sha256)
     fprs = tuple(float(f) for f in check.get("fprs", (0.05, 0.01)))
     found = choose(

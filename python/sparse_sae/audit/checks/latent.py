@@ -13,7 +13,6 @@ from sparse_sae.audit.choosing import chance_interval
 from sparse_sae.audit.context import Context
 from sparse_sae.audit.datasets import labelled
 from sparse_sae.audit.examples import divide
-from sparse_sae.audit.features import text_features
 from sparse_sae.audit.rates import auroc_interval
 from sparse_sae.audit.results import Result
 from sparse_sae.audit.sets import items
@@ -34,7 +33,7 @@ def run(check: Mapping[str, Any], context: Context) -> Result:
     first, second = check["choices"]
     division = divide(data.examples, context.seed)
     index = division.test[: check.get("n")]
-    features = text_features(context.lm, data.prompts, context.hook, sae)
+    features = context.features(data.prompts)
     test = data.examples.take(index)
     context.read_test(test.sha256)
     assert features.latents is not None

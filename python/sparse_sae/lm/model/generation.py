@@ -51,7 +51,8 @@ def answers(
         n texts without special tokens.
 
     Raises:
-        ValueError: an empty prompt, or a batch_size below 1.
+        ValueError: an empty prompt, a batch_size below 1, or a model whose logits are NaN, among which the largest
+            would be a token all the same.
 
     >>> answers(model, ["The sky is", "Snow is"], 1)  # doctest: +SKIP
     [' blue', ' white']
@@ -63,9 +64,20 @@ def answers(
     for batch in batches(sequences, batch_size, side="left", pad=0 if pad is None else pad):
         with torch.inference_mode():
             found = module.generate(
-                input_ids=batch.ids, attention_mask=batch.mask, max_new_tokens=max_new_tokens, do_sample=False
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                logits_processor=[_without_nan],
             )
         for row, i in enumerate(batch.index):
             new = found[row, batch.ids.shape[1] :]
             out[i] = str(model.tokenizer.decode(new, skip_special_tokens=True))
     return out
+
+
+def _without_nan(_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """A logits processor of transformers' `generate` that changes nothing."""
+    if logits.isnan().any():
+        raise ValueError("model: its logits are NaN, expected numbers; the model or its dtype is at fault")
+    return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,14 @@ class Batch:
     def positions(self) -> Tensor:
         """Position ids that count tokens, not padding."""
         return (self.mask.cumsum(1) - 1).clamp(min=0)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of ids, mask and shape: what a pass over this batch depends on."""
+        digest = hashlib.sha256(repr(tuple(self.ids.shape)).encode())
+        digest.update(self.ids.numpy().tobytes())
+        digest.update(self.mask.numpy().tobytes())
+        return digest.hexdigest()
 
 
 def batches(

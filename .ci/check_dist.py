@@ -14,6 +14,7 @@ WANTED_IN_WHEEL = (
     r"sparse_sae/circuits/page\.html",
     r"sparse_sae/audit/sets/refusal\.json",
     r"sparse_sae/demo/tickets\.json",
+    r"sparse_sae/demo/tickets_large\.json",
     r"sparse_sae/_kernels/_cpu\..*\.so",
     r"sparse_sae/_kernels/_(x86_64_v2|generic)\..*\.so",
     r"sparse_sae-[^/]*\.dist-info/licenses/LICENSE",
@@ -27,7 +28,7 @@ ALLOWED_IN_WHEEL = (
     r"sparse_sae/_kernels/_\w+\.[\w.-]+\.so",
     r"sparse_sae/(browser|circuits)/[\w/.-]+\.(html|css|js|svg)",
     r"sparse_sae/audit/sets/\w+\.json",
-    r"sparse_sae/demo/tickets\.json",
+    r"sparse_sae/demo/tickets(_large)?\.json",
     r"sparse_sae\.libs/libgomp[\w.-]+",
     r"sparse_sae-[^/]*\.dist-info/.*",
 )

@@ -415,6 +415,35 @@ def test_strangers(chromium: Any, address: str, path: Path) -> None:
     watched.context.close()
 
 
+def test_another_file_of_a_set_is_chosen(tab: Any, path: Path) -> None:
+    import uvicorn
+
+    from sparse_sae.browser.listening import listen
+    from sparse_sae.browser.server import application
+
+    files = {name: open_browser(path) for name in ("blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out")}
+    listener = listen()
+    host = f"127.0.0.1:{listener.getsockname()[1]}"
+    app = application(files, token="tok", hosts={host})
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        page = tab().open(f"http://{host}/#/?token=tok")
+        assert "/of/blocks.0.hook_mlp_out/" in page.url and "tok" not in page.url
+        page.goto(f"{page.url.partition('#')[0]}#/map")
+        page.wait_for_selector("canvas[data-ready]")
+        assert violations(page) == []
+        page.select_option('select[aria-label="Dictionary"]', "blocks.1.hook_mlp_out")
+        page.wait_for_url("**/of/blocks.1.hook_mlp_out/#/map")
+        page.wait_for_selector("canvas[data-ready]")
+        assert page.input_value('select[aria-label="Dictionary"]') == "blocks.1.hook_mlp_out"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
 def test_the_export_opens_offline(tab: Any, address: str, path: Path, tmp_path: Path) -> None:
     """With the network off it asks for nothing, and shows of each latent what the server's page shows."""
     out = tmp_path / "x.html"

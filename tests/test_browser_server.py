@@ -398,3 +398,101 @@ def test_graphs(tmp_path: Path, file: Any, name: str) -> None:
     client = TestClient(app, base_url=f"http://{HOST}", headers=HEADERS)
     assert client.get("/api/graph").json() == {"nodes": [], "links": []}
     assert issubclass(FormatError, ValueError)
+
+
+@pytest.fixture
+def made_set(tmp_path: Path, tiny_lm: Any, tiny_sae: Any) -> Path:
+    """A set of two SAEs, of layers 0 and 1, and activations of both."""
+    import torch
+
+    from sparse_sae.circuits import DictionarySet
+
+    hooks = [f"blocks.{layer}.hook_resid_post" for layer in (0, 1)]
+    writers = {h: StoreWriter(tmp_path / "stores" / h, 32, "float32", model="tiny", hook=h) for h in hooks}
+    rng = np.random.default_rng(0)
+    for text in range(12):
+        ids = rng.integers(2, len(tiny_lm.tokenizer), 24)
+        with torch.inference_mode():
+            seen = read_hooks(tiny_lm, hooks, torch.tensor(ids[None]))
+        for hook, writer in writers.items():
+            writer.append(seen[hook][0].numpy(), ids, np.arange(24), np.full(24, text))
+    for writer in writers.values():
+        writer.finish()
+    rows = {name: tiny_sae.rows[name] for name in ("W_enc", "W_dec")} | {
+        name: tiny_sae.params[name] for name in ("b_enc", "b_dec")
+    }
+    saes = {
+        hook: type(tiny_sae).from_rows(
+            rows, tiny_sae.activation, metadata={"model_name": "tiny", "hook_name": hook}
+        )
+        for hook in hooks
+    }
+    DictionarySet(saes, model_name="tiny").save(tmp_path / "set")
+    return tmp_path
+
+
+def test_a_set_has_a_file_for_each_dictionary(
+    made_set: Path, tiny_lm: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sparse_sae.browser.sets import files_in, saes_of
+    from sparse_sae.cli import main
+
+    command = ["browse", "build", str(made_set / "set"), "--store", str(made_set / "stores")]
+    assert main(command) == 0
+    files = files_in(made_set / "set-browser")
+    assert list(files) == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+    assert "as it was" not in capsys.readouterr().out
+    before = [path.stat().st_mtime_ns for path in files.values()]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("as it was") == 2
+    assert [path.stat().st_mtime_ns for path in files.values()] == before
+
+    opened = {name: open_browser(path) for name, path in files.items()}
+    live = {name: Live(tiny_lm, sae, opened[name]) for name, sae in saes_of(made_set / "set", files).items()}
+    app = application(opened, token="secret", hosts={HOST}, live=live)
+    client = TestClient(app, base_url=f"http://{HOST}", headers=HEADERS)
+    assert client.get("/", follow_redirects=False).headers["location"] == "/of/blocks.0.hook_resid_post/"
+    for name, file in opened.items():
+        assert 'src="page/app.js"' in client.get(f"/of/{name}/").text
+        meta = client.get(f"/of/{name}/api/meta").json()
+        assert meta["hook_name"] == name and meta["abilities"]["steer"]
+        assert meta["files"] == [{"name": n, "current": n == name} for n in opened]
+        assert client.get(f"/of/{name}/api/latent/3").json() == json.loads(json.dumps(file.latent(3)))
+        body = {"text": TEXT, "chat": False}
+        first = client.post(f"/of/{name}/api/text", json=body).json()["tokens"][2]["active"]
+        assert first == client.post(f"/of/{name}/api/text", json=body).json()["tokens"][2]["active"] != []
+    both = [client.post(f"/of/{n}/api/text", json=body).json()["tokens"] for n in opened]
+    assert both[0] != both[1], "each with its own dictionary"
+    client.post("/of/blocks.0.hook_resid_post/api/label", json={"latent": 3, "text": "mine", "before": ""})
+    assert [file.latent(3)["note"] for file in opened.values()] == ["mine", None]
+    for path in (
+        "/of/blocks.0.hook_resid_post/api/meta",
+        "/of/nothing/api/meta",
+        "/of/../api/meta",
+        "/api/meta",
+    ):
+        assert client.get(path, headers={"X-Browser-Token": "wrong"}).status_code == 401, path
+    assert (
+        client.get("/of/blocks.0.hook_resid_post/page/app.js", headers={"X-Browser-Token": ""}).status_code
+        == 200
+    )
+
+
+def test_sets_that_lack_something(made_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    from sparse_sae.cli import main
+
+    (made_set / "empty").mkdir()
+    target = ["browse", "build", str(made_set / "set")]
+    for arguments, said in (
+        (target, "--store: needed"),
+        ([*target, "--store", str(made_set / "stores"), "--hook", "x"], "--hook: not with a set"),
+        ([*target, "--store", str(made_set / "empty")], "needs activations of 'blocks.0.hook_resid_post'"),
+    ):
+        assert main(arguments) == 1
+        assert said in capsys.readouterr().err
+    shutil.rmtree(made_set / "stores" / "blocks.1.hook_resid_post")
+    assert main([*target, "--store", str(made_set / "stores")]) == 1
+    assert "blocks.1.hook_resid_post" in capsys.readouterr().err
+    assert not (made_set / "set-browser").exists(), "found before the first file was built"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -14,6 +15,8 @@ App = Callable[
 
 TOKEN_HEADER = "x-browser-token"
 LARGEST_BODY = 64 << 10
+# The page itself, which says nothing about anybody's data; all else needs the token.
+_OPEN = re.compile(r"(/of/[\w.-]+)?(/(page/[\w.-]+)?)?", re.ASCII)
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -33,7 +36,8 @@ class Guard:
 
     - `Host` must be one of `hosts`: a foreign name that resolves to this machine (DNS rebinding) is refused.
     - A POST must say an `Origin` of one of them, be JSON and say its length: other sites' pages are refused.
-    - Everything below /api/ must carry the token of this start: other users and programs of the machine are refused.
+    - Everything but the page's own files must carry the token of this start: other users and programs of the machine
+      are refused.
     """
 
     def __init__(self, app: App, *, token: str, hosts: set[str]) -> None:
@@ -89,7 +93,7 @@ class Guard:
                 return 413, f"body: {length} bytes, expected at most {LARGEST_BODY}"
         elif scope["method"] not in ("GET", "HEAD"):
             return 405, f"method: {scope['method']} is not offered"
-        if scope["path"].startswith("/api/"):
+        if _OPEN.fullmatch(scope["path"]) is None:
             given = headers.get(TOKEN_HEADER, "")
             if not secrets.compare_digest(given.encode("latin-1"), self._token.encode()):
                 return (

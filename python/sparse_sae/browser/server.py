@@ -1,26 +1,25 @@
-"""The browser's server: about ten routes on 127.0.0.1, for the page that it hands out and for nobody else.
+"""The browser's server on 127.0.0.1, for the page that it hands out and for nobody else.
 
 Every request must name this host; what changes or computes something must come from this page (`Origin`), and every
-request for data carries the token of this start, which only the printed address holds.
+request for data carries the token of this start, which only the printed address holds. Several files are served
+side by side, each below /of/NAME/ with routes and page of its own.
 """
 
 from __future__ import annotations
 
-import json
 import secrets
 import webbrowser
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 try:
     import anyio
     import uvicorn
-    from anyio import to_thread
     from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.responses import JSONResponse, Response, StreamingResponse
-    from starlette.routing import Route
+    from starlette.responses import JSONResponse, RedirectResponse, Response
+    from starlette.routing import BaseRoute, Mount, Route
 except ImportError as error:
     raise ImportError(
         f"the page needs the package {error.name!r}, which is not installed. "
@@ -33,181 +32,24 @@ from sparse_sae.browser.graphs import read_graph
 from sparse_sae.browser.guard import Guard
 from sparse_sae.browser.listening import listen
 from sparse_sae.browser.live import Live
-
-_PAGE = Path(__file__).parent / "page"
-_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-
-
-class Service:
-    """What the routes do.
-
-    Args:
-        file: the opened file.
-        live: the model and the SAE, or None.
-        graph: an attribution graph as Neuronpedia's JSON, or None.
-    """
-
-    def __init__(self, file: BrowserFile, live: Live | None, graph: dict[str, Any] | None) -> None:
-        self._file, self._live, self._graph = file, live, graph
-        self._model_lock = anyio.Lock()
-
-    @property
-    def routes(self) -> list[Route]:
-        """The table of routes."""
-        get, post = ["GET"], ["POST"]
-        return [
-            Route("/", self.page, methods=get),
-            Route("/page/{name}", self.page, methods=get),
-            Route("/api/meta", self.meta, methods=get),
-            Route("/api/latents", self.latents, methods=get),
-            Route("/api/latent/{latent:int}", self.latent, methods=get),
-            Route("/api/map", self.map, methods=get),
-            Route("/api/graph", self.graph, methods=get),
-            Route("/api/label", self.label, methods=post),
-            Route("/api/list", self.list, methods=post),
-            Route("/api/text", self.text, methods=post),
-            Route("/api/explain", self.explain, methods=post),
-            Route("/api/steer", self.steer, methods=post),
-        ]
-
-    async def page(self, request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        path = _PAGE / name
-        if path.name not in {p.name for p in _PAGE.iterdir()} or path.suffix not in _TYPES:
-            return JSONResponse({"error": f"no file {name[:50]!r}"}, 404)
-        return Response(path.read_bytes(), media_type=_TYPES[path.suffix])
-
-    async def meta(self, request: Request) -> Response:
-        abilities = self._live.abilities if self._live else {}
-        return _json(
-            self._file.meta
-            | {
-                "abilities": abilities,
-                "lists": self._file.lists(),
-                "statistics": self._file.statistics(),
-                "graph": self._graph is not None,
-                "name": self._file.path.name,
-            }
-        )
-
-    async def latents(self, request: Request) -> Response:
-        given = dict(request.query_params)
-        text, sort, kind = given.pop("text", ""), given.pop("sort", ""), given.pop("kind", "")
-        listed, offset = given.pop("list", None), int(given.pop("offset", "0"))
-        filters = {name: float(value) for name, value in given.items()}
-        number = None if listed is None else int(listed)
-        return _json(
-            await to_thread.run_sync(
-                lambda: self._file.latents(
-                    text[:500], sort=sort, kind=kind, listed=number, offset=offset, filters=filters
-                )
-            )
-        )
-
-    async def latent(self, request: Request) -> Response:
-        return _json(await to_thread.run_sync(self._file.latent, request.path_params["latent"]))
-
-    async def map(self, request: Request) -> Response:
-        return Response(self._file.map().tobytes(), media_type="application/octet-stream")
-
-    async def graph(self, request: Request) -> Response:
-        if self._graph is None:
-            raise LookupError("no graph was given: start with --graph FILE, or open a file on the page")
-        return _json(self._graph)
-
-    async def label(self, request: Request) -> Response:
-        body = await _body(request)
-        latent = self._known(body.get("latent"))
-        text = await to_thread.run_sync(
-            user.set_label, self._file.path, latent, body.get("text"), body.get("before", "")
-        )
-        return _json({"text": text})
-
-    async def list(self, request: Request) -> Response:
-        body = await _body(request)
-        path, action, number = self._file.path, body.get("action"), body.get("list")
-        if action == "create":
-            number = await to_thread.run_sync(user.create_list, path, body.get("name"))
-        elif type(number) is not int:
-            raise ValueError(f"list: got {number!r:.50}, expected the number of a list")
-        elif action == "delete":
-            await to_thread.run_sync(user.delete_list, path, number)
-        elif action in ("add", "remove"):
-            latent = self._known(body.get("latent"))
-            await to_thread.run_sync(user.set_member, path, number, latent, action == "add")
-        else:
-            raise ValueError(f"action: got {action!r:.50}, expected create, delete, add or remove")
-        return _json({"list": number, "lists": self._file.lists()})
-
-    def _known(self, latent: Any) -> int:
-        if type(latent) is not int or not 0 <= latent < len(self._file):
-            raise ValueError(f"latent: got {latent!r:.50}, expected 0 to {len(self._file) - 1}")
-        return latent
-
-    def _model(self) -> Live:
-        if self._live is None:
-            raise LookupError("the model is not loaded: start again with --model (and --sae for a file)")
-        return self._live
-
-    async def text(self, request: Request) -> Response:
-        body, live = await _body(request), self._model()
-        async with self._model_lock:
-            return _json(await to_thread.run_sync(live.text, body.get("text"), body.get("chat")))
-
-    async def explain(self, request: Request) -> Response:
-        body, live = await _body(request), self._model()
-        async with self._model_lock:
-            return _json(await to_thread.run_sync(live.explain, body.get("ids"), body.get("position")))
-
-    async def steer(self, request: Request) -> Response:
-        body, live = await _body(request), self._model()
-        steps = live.steer(
-            body.get("text"),
-            self._known(body.get("latent")),
-            body.get("mode"),
-            body.get("strength"),
-            body.get("tokens"),
-            body.get("chat"),
-        )
-
-        async def events() -> AsyncIterator[str]:
-            # A reader who goes away cancels this at the next await, and the lock is free again.
-            async with self._model_lock:
-                try:
-                    while (step := await to_thread.run_sync(next, steps, None)) is not None:
-                        yield f"data: {json.dumps(step)}\n\n"
-                except ValueError as error:
-                    yield f"data: {json.dumps({'error': str(error)})}\n\n"
-
-        return StreamingResponse(events(), media_type="text/event-stream")
-
-
-def _json(value: Any) -> Response:
-    return Response(json.dumps(value, allow_nan=False), media_type="application/json")
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    try:
-        body = await request.json()
-    except ValueError:
-        raise ValueError("body: not JSON") from None
-    if not isinstance(body, dict):
-        raise ValueError("body: expected a JSON object")
-    return body
+from sparse_sae.browser.service import Service
 
 
 def application(
-    file: BrowserFile,
+    file: BrowserFile | Mapping[str, BrowserFile],
     *,
     token: str,
     hosts: set[str],
-    live: Live | None = None,
+    live: Live | Mapping[str, Live] | None = None,
     graph: dict[str, Any] | None = None,
 ) -> Guard:
     """The ASGI application.
 
     Args:
+        file: an opened file, or several by the name that their addresses have (letters, digits, `.`, `_`, `-`).
         token: what requests for data must carry. hosts: what `Host` may say, ports included.
+        live: the model with the SAE of the file; with several files, by the same names.
+        graph: an attribution graph, which every file's page can open.
     """
 
     def failed(status: int) -> Callable[[Request, Exception], Response]:
@@ -219,12 +61,25 @@ def application(
         LookupError: failed(404),
         OSError: failed(503),
     }
-    routes = Service(file, live, graph).routes
+    lock = anyio.Lock()
+    routes: list[BaseRoute]
+    if isinstance(file, BrowserFile):
+        if isinstance(live, Mapping):
+            raise TypeError("live: several, for one file; expected one or None")
+        routes = [*Service(file, live, graph, lock).routes]
+    else:
+        models: Mapping[str, Live] = live if isinstance(live, Mapping) else {}
+        names = list(file)
+        first = RedirectResponse(f"/of/{names[0]}/")  # a browser keeps the fragment, and in it the token
+        routes = [Route("/", lambda request: first, methods=["GET"])]
+        for name, each in file.items():
+            service = Service(each, models.get(name), graph, lock, name, names)
+            routes.append(Mount(f"/of/{name}", routes=service.routes))
     return Guard(Starlette(routes=routes, exception_handlers=handlers), token=token, hosts=hosts)
 
 
 def serve(
-    path: Path,
+    path: Path | Mapping[str, Path],
     *,
     sae: Any = None,
     model: Any = None,
@@ -233,22 +88,35 @@ def serve(
     open_page: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Show a browser file until interrupted.
+    """Show a browser file, or those of a set, until interrupted.
 
     Args:
-        path: the file. sae, model: both, for live text and steering. graph: an attribution graph to show.
+        path: the file; or a file for each name, between which the page lets one choose.
+        sae, model: both, for live text and steering; with several files, an SAE for each name.
+        graph: an attribution graph to show.
         port: 0 takes a free one. open_page: open the user's web browser.
 
     Raises:
         ValueError: a model without an SAE. OSError: the port is taken.
+
+    >>> serve(Path("sae.db"))  # doctest: +SKIP
     """
-    file = BrowserFile(path)
-    if model is not None and sae is None:
+    if model is not None and not sae:
         raise ValueError(
             "sae: the model is given without the SAE, which live text and steering need too; give --sae"
         )
-    live = None if model is None else Live(model, sae, file)
     shown = None if graph is None else read_graph(graph)
+    file: BrowserFile | dict[str, BrowserFile]
+    live: Live | dict[str, Live] | None = None
+    if isinstance(path, Mapping):
+        file = {name: BrowserFile(each) for name, each in path.items()}
+        opened = list(file.values())
+        if model is not None:
+            live = {name: Live(model, sae[name], each) for name, each in file.items() if name in sae}
+    else:
+        file = BrowserFile(path)
+        opened = [file]
+        live = None if model is None else Live(model, sae, file)
     listener = listen(port)
     port = listener.getsockname()[1]
     token = secrets.token_urlsafe(24)
@@ -256,9 +124,11 @@ def serve(
     app = application(file, token=token, hosts=hosts, live=live, graph=shown)
     address = f"http://127.0.0.1:{port}/#/?token={token}"
     off = "" if live else "; live text and steering are off (start with --model for them)"
-    say(f"{file!r}\n{address}\nCtrl-C stops it{off}")
+    listed = "\n".join(map(repr, opened))
+    say(f"{listed}\n{address}\nCtrl-C stops it{off}")
     config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
     if open_page:
         webbrowser.open(address)
     uvicorn.Server(config).run(sockets=[listener])
-    file.close()
+    for each in opened:
+        each.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,17 @@ def add_browse(add: AddCommand) -> None:
     browse.add_argument(
         "target",
         nargs="+",
-        metavar="[build | export] FILE | SAE",
-        help="a browser file, or the directory of an SAE, for which a file is built from --store first; `build SAE` "
-        "only builds, `export FILE` writes chosen latents",
+        metavar="[build | export] FILE | SAE | SET",
+        help="a browser file, or the directory of an SAE or of a set, for which files are built from --store first; "
+        "or a directory of files; `build SAE` only builds, `export FILE` writes chosen latents",
     )
     browse.add_argument("--store", type=Path, help="captured activations that the file is built from")
     browse.add_argument("--hook", help="which hook point, if --store has several")
     browse.add_argument(
-        "--out", type=Path, metavar="FILE", help="the file (default: the SAE's name with .db)"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the file (default: the SAE's name with .db); of a set, the directory of its files",
     )
     browse.add_argument(
         "--model",
@@ -70,19 +75,28 @@ def _browse(options: argparse.Namespace) -> int:
     if action == "export":
         return _export(target, options)
     model = _model(options)
-    if target.is_dir():
-        file, sae = _built(target, model, options), target
-        if action == "build":
-            return 0
+    from sparse_sae.browser import sets
+
+    files: Path | dict[str, Path]
+    sae: Any = None
+    if sets.is_set(target) or (action == "show" and target.is_dir() and any(target.glob("*.db"))):
+        directory = _built_set(target, model, options) if sets.is_set(target) else target
+        files = sets.files_in(directory)
+        of = target if sets.is_set(target) else options.sae
+        sae = sets.saes_of(of, files) if model is not None and of is not None and action == "show" else None
+    elif target.is_dir():
+        files, sae = _built(target, model, options), load(target)
     elif action == "build":
-        raise ValueError(f"browse build: {target} is not a directory; expected that of a saved SAE")
+        raise ValueError(f"browse build: {target} is not a directory; expected that of a saved SAE or set")
     else:
-        file, sae = target, options.sae
+        files, sae = target, None if options.sae is None else load(options.sae)
+    if action == "build":
+        return 0
     from sparse_sae.browser.server import serve
 
     serve(
-        file,
-        sae=None if sae is None else load(sae),
+        files,
+        sae=sae,
         model=model,
         graph=options.graph,
         port=options.port,
@@ -104,7 +118,6 @@ def _built(directory: Path, model: Any, options: argparse.Namespace) -> Path:
     """The file of an SAE: built, unless it is there already and nothing asks for another."""
     from sparse_sae.browser import build, open_browser
     from sparse_sae.browser.building import fingerprint_of
-    from sparse_sae.browser.vocabulary import load_tokenizer, texts_of
     from sparse_sae.data.store import ActivationStore
 
     sae = load(directory)
@@ -119,35 +132,75 @@ def _built(directory: Path, model: Any, options: argparse.Namespace) -> Path:
         known = open_browser(path).meta
         if known["fingerprint"] == fingerprint_of(sae, store) and (known["logits"] or model is None):
             return path
-    vocabulary = None
-    if options.tokenizer is not None and model is None:
-        vocabulary = texts_of(load_tokenizer(options.tokenizer))
-    stages: dict[str, Bar] = {}
-
-    def progress(stage: str, done: int, total: int) -> None:
-        if stage not in stages:
-            for bar in stages.values():
-                bar.__exit__(None, None, None)
-            stages.clear()
-            stages[stage] = Bar(stage, total).__enter__()
-        stages[stage].update(done, f"{done:,} of {total:,}")
-
-    try:
+    with _progress() as progress:
         build(
             sae,
             store,
             path,
             model=model,
-            vocabulary=vocabulary,
+            vocabulary=_vocabulary(model, options),
             progress=progress,
             others={p.name if p.name != "sae" else p.parent.name: load(p) for p in options.compare},
             labels=read_json(options.labels, 64 << 20) if options.labels else None,
         )
-    finally:
-        for bar in stages.values():
-            bar.__exit__(None, None, None)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {sae.d_sae:,} latents on {len(store):,} tokens")
     return path
+
+
+def _built_set(directory: Path, model: Any, options: argparse.Namespace) -> Path:
+    """The directory of a set's files: built from --store, or as it is there."""
+    from sparse_sae.browser.sets import build_set
+
+    out: Path = options.out or directory.with_name(f"{directory.name}-browser")
+    for name in ("compare", "labels", "hook"):
+        if getattr(options, name):
+            raise ValueError(f"--{name}: not with a set; build the file of one SAE for it")
+    if options.store is None:
+        if out.is_dir() and options.target[0] != "build":
+            return out
+        raise ValueError(
+            f"--store: needed to build {out}: activations of every hook point that the set reads"
+        )
+
+    def done(hook: str, path: Path, fresh: bool) -> None:
+        print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB{'' if fresh else ', as it was'}")
+
+    with _progress() as progress:
+        vocabulary = _vocabulary(model, options)
+        build_set(
+            directory, options.store, out, model=model, vocabulary=vocabulary, progress=progress, done=done
+        )
+    return out
+
+
+def _vocabulary(model: Any, options: argparse.Namespace) -> list[str] | None:
+    if options.tokenizer is None or model is not None:
+        return None
+    from sparse_sae.browser.vocabulary import load_tokenizer, texts_of
+
+    return texts_of(load_tokenizer(options.tokenizer))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for the stage that a build is in."""
+    stages: dict[str, Bar] = {}
+
+    def close() -> None:
+        for bar in stages.values():
+            bar.__exit__(None, None, None)
+        stages.clear()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage not in stages:
+            close()
+            stages[stage] = Bar(stage, total).__enter__()
+        stages[stage].update(done, f"{done:,} of {total:,}")
+
+    try:
+        yield progress
+    finally:
+        close()
 
 
 def _export(file: Path, options: argparse.Namespace) -> int:

@@ -46,18 +46,18 @@ async function ask(path, { body = null, signal = null } = {}) {
 const fetched = async (path, options) => (await ask(path, options)).json();
 
 export const server = {
-  meta: () => fetched("/api/meta"),
-  latents: (query, signal) => fetched(`/api/latents?${new URLSearchParams(query)}`, { signal }),
-  latent: (id, signal) => fetched(`/api/latent/${id}`, { signal }),
-  map: async () => new Uint16Array(await (await ask("/api/map")).arrayBuffer()),
-  graph: () => fetched("/api/graph"),
-  setLabel: (latent, text, before) => fetched("/api/label", { body: { latent, text, before } }),
-  changeList: (body) => fetched("/api/list", { body }),
-  text: (text, chat, signal) => fetched("/api/text", { body: { text, chat }, signal }),
-  explain: (ids, position, signal) => fetched("/api/explain", { body: { ids, position }, signal }),
+  meta: () => fetched("api/meta"),
+  latents: (query, signal) => fetched(`api/latents?${new URLSearchParams(query)}`, { signal }),
+  latent: (id, signal) => fetched(`api/latent/${id}`, { signal }),
+  map: async () => new Uint16Array(await (await ask("api/map")).arrayBuffer()),
+  graph: () => fetched("api/graph"),
+  setLabel: (latent, text, before) => fetched("api/label", { body: { latent, text, before } }),
+  changeList: (body) => fetched("api/list", { body }),
+  text: (text, chat, signal) => fetched("api/text", { body: { text, chat }, signal }),
+  explain: (ids, position, signal) => fetched("api/explain", { body: { ids, position }, signal }),
   // Calls `step` with each event of a generation; aborting the signal stops the model.
   async steer(body, step, signal) {
-    const answer = await ask("/api/steer", { body, signal });
+    const answer = await ask("api/steer", { body, signal });
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let rest = "";
     for (;;) {

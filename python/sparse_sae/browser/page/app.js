@@ -27,10 +27,13 @@ async function start() {
   meta.aurocKnown = Object.keys(meta.auroc_chance).length > 0;
   const main = h("main", { id: "main", tabIndex: -1 });
   const tabs = TABS.map(([path, name]) => h("a", { href: `#/${path}` }, name));
+  // Files of a set lie side by side, and the view stays while another is chosen.
+  const chooser = meta.files.length > 1 && h("select", { class: "chooser", "aria-label": "Dictionary", onchange: () => { location.href = `../${encodeURIComponent(chooser.value)}/#/${document.body.dataset.view.replace(/^(list|latent)$/, "")}`; } },
+    meta.files.map((f) => h("option", { value: f.name, selected: f.current }, f.name)));
   const list = new LatentList(server, meta, { changed: (query) => remember("", query) });
   document.body.replaceChildren(
     h("a", { class: "skip", href: "#main", onclick: (event) => { event.preventDefault(); main.focus(); } }, "Skip to the content"),
-    h("header", { class: "top" }, h("h1", {}, visible(meta.name.replace(/\.db$/, ""))), h("nav", { "aria-label": "Views" }, tabs),
+    h("header", { class: "top" }, h("h1", {}, chooser || visible(meta.name.replace(/\.db$/, ""))), h("nav", { "aria-label": "Views" }, tabs),
       h("span", { class: "state", title: "Whether live text and steering work" }, meta.abilities.text ? "model loaded" : "without the model"),
       h("button", { type: "button", class: "theme", onclick: toggleTheme, "aria-label": "Dark or light" }, "◐")),
     h("div", { class: "work" }, list.element, main));

@@ -1,6 +1,7 @@
 """How long an audit takes: detectors of a label chosen and measured on so many tickets, with SmolLM2-135M.
 
     python benchmarks/audit.py [--prompts 3000] [--sae DIRECTORY]     # writes benchmarks/results/audit.json
+    python benchmarks/audit.py --decisions           # the pace of studies/audit/tickets.json instead, on 96 tickets
     python benchmarks/audit.py --slice 160 --keep DIRECTORY     # stops after so many seconds; again until it is done
 
 The SAE is that of `sparse-sae demo --tokens 60000`. Asserts that the bundle verifies, has every sealed prompt, and that
@@ -16,12 +17,19 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
 import sparse_sae
 from sparse_sae._io.files import FormatError
 from sparse_sae.audit.bundle import verify
 from sparse_sae.audit.checks import detection
 from sparse_sae.audit.context import Context
+from sparse_sae.audit.datasets import labelled
+from sparse_sae.audit.last_token import LastTokenEdits
 from sparse_sae.audit.running import run_audit
+from sparse_sae.lm import load_model
+from sparse_sae.lm.harvest.reader import in_dtype
+from sparse_sae.lm.studies.deciding import decide
 
 HERE = Path(__file__).resolve().parents[1]
 RESULT = Path(__file__).parent / "results" / "audit.json"
@@ -64,6 +72,30 @@ def audited(policy, bundle, before, args):
         signal.alarm(0)
 
 
+def pace(sae_path, n=96):
+    """Seconds for each ticket of the decisions study, with all its edits; asserts that the edits do something."""
+    check = json.loads((HERE / "studies" / "audit" / "tickets.json").read_text())["checks"][0]
+    policy = HERE / "studies" / "audit"
+    data = labelled({**check["data"], "tickets": n}, policy)
+    hook, choices = "blocks.15.hook_resid_post", list(check["outcomes"].values())
+    lm, sae = in_dtype(load_model(), check["compute_dtype"]), sparse_sae.load(sae_path)
+    rows = decide(lm, data.prompts[:32], choices, hook, batch_size=check["batch_size"]).rows
+    latents = sae.encode(rows).indices[:3].tolist()
+    edits = LastTokenEdits.of(sae, latents, rows, check["strength"], check["controls"], 0).edits
+    begin = time.perf_counter()
+    found = decide(lm, data.prompts, choices, hook, edits, batch_size=check["batch_size"])
+    seconds = time.perf_counter() - begin
+    assert found.edited.shape == (n, edits.count, len(choices)) and found.edited.std(axis=1).max() > 0.01
+    return {
+        "command": "python benchmarks/audit.py --decisions",
+        "prompts": n,
+        "edits": edits.count,
+        "compute_dtype": check["compute_dtype"],
+        "threads": torch.get_num_threads(),
+        "seconds": seconds,
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -72,7 +104,13 @@ def main():
     parser.add_argument("--sae", type=Path, default=HERE / "sae-demo" / "sae-60000-4608-32" / "sae")
     parser.add_argument("--slice", type=int, default=0, metavar="SECONDS", help="stop after so long")
     parser.add_argument("--keep", type=Path, help="where slices leave what the next one goes on with")
+    parser.add_argument("--decisions", action="store_true", help="time the decisions study instead")
     args = parser.parse_args()
+    if args.decisions:
+        result = {**json.loads(RESULT.read_text()), "decisions": pace(args.sae)}
+        print(json.dumps(result["decisions"], indent=2))
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+        return
     if args.slice and args.keep is None:
         parser.error("--slice: give --keep DIRECTORY too, for the next slice to go on from")
     check = {
@@ -118,8 +156,9 @@ def main():
 
         finding = timed(refused)
         (args.keep / "state.json").unlink(missing_ok=True)
+    in_slices = f" --slice {args.slice} --keep DIRECTORY" if args.slice else ""
     result = {
-        "command": f"python benchmarks/audit.py --prompts {args.prompts}",
+        "command": f"python benchmarks/audit.py --prompts {args.prompts}{in_slices}",
         "kernels": {k: v for k, v in sparse_sae.kernels().items() if k in ("level", "threads", "version")},
         "prompts": args.prompts,
         "seconds": seconds,
@@ -130,6 +169,8 @@ def main():
         "flipped_bit_found_seconds": finding,
     }
     print(json.dumps(result, indent=2))
+    if RESULT.exists():  # keep what --decisions measured
+        result |= {k: v for k, v in json.loads(RESULT.read_text()).items() if k == "decisions"}
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from sparse_sae.browser import build, open_browser
 from sparse_sae.data.store import ActivationStore, StoreWriter
 
 LATENTS, TOKENS, K, D_IN, D_OUT = 32_768, 500_000, 32, 16, 768
+RUNS = 3  # the slowest and the largest are kept
 RESULT = Path(__file__).parent / "results" / "browser_build.json"
 
 
@@ -67,7 +70,7 @@ def store(path: Path) -> ActivationStore:
     return ActivationStore(path)
 
 
-def measure_build(out: Path | None) -> None:
+def once(out: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         sae, rows = dictionary(), store(Path(scratch) / "store")
         words = [f" word{i}" for i in range(20_000)]
@@ -89,7 +92,7 @@ def measure_build(out: Path | None) -> None:
         opened = open_browser(path)
         assert opened.meta["rows"] == len(rows) and opened.latent(7)["count"] == opened.brief([7])[7]["count"]
         assert abs(opened.meta["l0"] - K) < 0.1
-        result = {
+        return {
             "latents": LATENTS,
             "tokens": len(rows),
             "k": K,
@@ -104,5 +107,14 @@ def measure_build(out: Path | None) -> None:
             "codes_megabytes": round(opened.meta["l0"] * len(rows) * 8 / 1e6),
             "file_megabytes": round(path.stat().st_size / 1e6),
         }
-        write_json(RESULT, result)
-        print(json.dumps(result, indent=2))
+
+
+def measure_build(out: Path | None) -> None:
+    """Builds in processes of their own: what the allocator keeps of one would hide what the next one takes."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        runs = pool.map(once, [out] * RUNS, chunksize=1)
+    peaks = [run["peak_megabytes_besides_codes"] for run in runs]
+    slowest = max(runs, key=lambda run: run["seconds_besides_encoding"])
+    result = slowest | {"peak_megabytes_besides_codes": max(peaks), "peak_megabytes_of_runs": peaks}
+    write_json(RESULT, result)
+    print(json.dumps(result, indent=2))

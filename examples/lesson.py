@@ -43,18 +43,9 @@ def run(seed, out, data_seed=42, d_sae=48, penalty=0.15):
         print(f"{r['name']:14}{r['d_sae']:8d}{r['l0']:8.2f}{r['fvu']:8.4f}{r['nats_per_sample']:15.3f}")
     print(f"\nsaved in {out} after {seconds:.1f} s: {sae}")
     print(f"Held against the {len(data.features)} true features:\n{matching}")
-    return {
-        "seed": seed,
-        "data_seed": data_seed,
-        "d_sae": d_sae,
-        "penalty": penalty,
-        "seconds": seconds,
-        "latents": sae.d_sae,
-        "l0": quality.l0,
-        "fvu": quality.fvu,
-        "tried": tried,
-        "match": matching.summary(),
-    }
+    settings = {"seed": seed, "data_seed": data_seed, "d_sae": d_sae, "penalty": penalty}
+    found = {"latents": sae.d_sae, "l0": quality.l0, "fvu": quality.fvu, "tried": tried}
+    return settings | found | {"match": matching.summary()}
 
 
 if __name__ == "__main__":

@@ -420,6 +420,28 @@ def test_exports(made: Any, tmp_path: Path) -> None:
         write_html(file, tmp_path / "y.html", [1, 1])
 
 
+def test_neighbours_do_not_depend_on_tiles_and_copy_no_dictionary(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tracemalloc
+
+    from sparse_sae.browser import neighbours
+
+    rows = np.random.default_rng(0).standard_normal((1500, 1024)).astype(np.float32) * 3  # not of length 1
+    rows[700:703] = rows[0]  # ties, in another tile
+    whole = neighbours.by_direction(rows)
+    cosines = rows @ rows.T / np.outer(np.linalg.norm(rows, axis=1), np.linalg.norm(rows, axis=1))
+    np.fill_diagonal(cosines, -1)
+    np.testing.assert_allclose(whole.score, -np.sort(-cosines, axis=1)[:, :10], atol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(cosines, whole.latent, 1), whole.score, atol=1e-5)
+    assert whole.latent[701, :3].tolist() == [0, 700, 702]
+    monkeypatch.setattr(neighbours, "_TILE", 128)
+    tracemalloc.start()
+    tiled = neighbours.by_direction(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tiled.latent == whole.latent).all() and (tiled.score == whole.score).all()
+    assert peak < rows.nbytes / 2
+
+
 def test_an_html_export_says_nothing_twice_and_everything_once(made: Any) -> None:
     from sparse_sae.browser.export import packed
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,28 @@ def test_tables_of_benchmarks_are_those_of_their_results(monkeypatch: pytest.Mon
     for name, contents in results.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         assert filled(text, contents) == text
+
+
+@pytest.mark.parametrize(
+    ("study", "result", "document"),
+    [
+        ("architectures", "architectures.json", "architectures.md"),
+        ("card", "card.json", "language-models.md"),
+    ],
+)
+def test_pages_of_studies_are_those_of_their_results(
+    study: str, result: str, document: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "studies" / study))
+    try:
+        page = importlib.import_module("page")
+        made = page.contents(json.loads((ROOT / "docs/results" / result).read_text()))
+        text = (ROOT / "docs" / document).read_text(encoding="utf-8")
+        assert made
+        assert filled(text, made) == text
+    finally:
+        for name in ("common", "page"):  # studies name their modules alike
+            sys.modules.pop(name, None)
 
 
 def test_a_block_that_is_missing_or_broken_is_named() -> None:

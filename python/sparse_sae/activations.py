@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sparse_sae import _kernels
 from sparse_sae._arguments import conform, known_names, one_of, require
 from sparse_sae._io.arrays import to_float
 from sparse_sae.codes import Array, Codes, Params, stack
 from sparse_sae.pursuit import inference
+from sparse_sae.selection import above, top
 
 _ROWS = 512
 
@@ -205,7 +205,7 @@ class Pursuit(Activation):
     def _codes(
         self, params: Params, x: Array, center: Array | None, latents: Array | None, num_threads: int
     ) -> Codes:
-        """See `sparse_sae.pursuit.encode`. Latents compete, so naming some saves nothing: all are computed."""
+        """The codes that `sparse_sae.pursuit.encode` finds. Latents compete: naming some saves nothing."""
         w = params["W_dec"]
         codes = inference.encode(to_float(x), w, center, **asdict(self), num_threads=num_threads)
         if latents is not None:
@@ -215,7 +215,7 @@ class Pursuit(Activation):
         )
 
     def config(self) -> dict[str, Any]:
-        """See the base class; settings the method does not take are left out."""
+        """Name and settings, without those that the method does not take."""
         return {"name": self.name, **{key: value for key, value in asdict(self).items() if value is not None}}
 
 
@@ -235,52 +235,6 @@ def from_config(config: Mapping[str, Any]) -> Activation:
     one_of("activation", name, sorted(ACTIVATIONS))
     known_names(f"activation {name}", values, [field.name for field in fields(ACTIVATIONS[name])])
     return ACTIVATIONS[name](**values)
-
-
-def above(
-    params: Params,
-    threshold: Array | None,
-    x: Array,
-    center: Array | None,
-    latents: Array | None,
-    num_threads: int,
-) -> Codes:
-    """Pre-activations above thresholds (d_sae,), or above 0."""
-    return Codes(
-        *_kernels.encode_threshold(
-            x,
-            params["W_enc"],
-            params["b_enc"],
-            threshold,
-            center=center,
-            latents=latents,
-            num_threads=num_threads,
-        )
-    )
-
-
-def top(
-    params: Params,
-    x: Array,
-    k: int,
-    center: Array | None,
-    latents: Array | None,
-    absolute: bool,
-    num_threads: int,
-) -> tuple[Codes, int]:
-    """The k largest pre-activations of each row, and the number of rows that screening could not decide."""
-    found = _kernels.encode_topk(
-        x,
-        params["W_enc"],
-        params["b_enc"],
-        k,
-        center=center,
-        latents=latents,
-        absolute=absolute,
-        relu=not absolute,
-        num_threads=num_threads,
-    )
-    return Codes(*found[:3]), found[3]
 
 
 def magnitude(params: Params, gate: Array, index: Array) -> Array:

@@ -23,6 +23,7 @@ def contents() -> dict[str, str]:
     return {
         "monitor": monitor(json.loads(MONITOR.read_text())),
         "speed": speed(json.loads(SPEED.read_text())),
+        "pace": pace(json.loads(SPEED.read_text())["decisions"]),
         "example": example(verify(BUNDLE)),
         "decisions": example(verify(DECISIONS, public_key=PUBLIC_KEY)),
     }
@@ -53,12 +54,26 @@ def monitor(r: dict[str, Any]) -> str:
 def speed(r: dict[str, Any]) -> str:
     """What an audit took, and its verification."""
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in r["inside"].items())
-    slices = f", measured in {r['slices']} slices whose seconds are summed" if r["slices"] > 1 else ""
+    slices = (
+        f", measured in {r['slices']} slices whose seconds are summed, with what each had to do again"
+        if r["slices"] > 1
+        else ""
+    )
     return (
         f"Detectors of a label on {r['prompts']:,} tickets took {r['seconds'] / 60:.1f} minutes with SmolLM2-135M on "
         f"two cores ({parts}){slices}. The bundle of {r['bundle_bytes'] / 1e6:.1f} MB is verified in "
-        f"{r['verify_seconds']:.2f} s, and a flipped bit in it is found in {r['flipped_bit_found_seconds']:.2f} s. "
+        f"{r['verify_seconds']:.2f} s, and a flipped bit in it is found in {r['flipped_bit_found_seconds']:.3f} s. "
         f"`{r['command']}`."
+    )
+
+
+def pace(r: dict[str, Any]) -> str:
+    """What a ticket of the decisions study takes, and what the full study would."""
+    each = r["seconds"] / r["prompts"]
+    return (
+        f"A ticket with its {r['edits']} edits takes {each:.2f} s in {r['compute_dtype']} with {r['threads']} threads "
+        f"on two cores, measured on {r['prompts']}; at that pace, which was not kept up in a full study, 10,000 take "
+        f"{10_000 * each / 60:.0f} minutes. `{r['command']}`."
     )
 
 

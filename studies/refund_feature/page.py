@@ -36,7 +36,22 @@ def command(r: Result) -> str:
         f"{a['tickets']:,} development and {a['tickets']:,} held-out tickets; {done} of {planned} SAEs of the grid "
         f"are there, each with k = {r['k']}, trained {a['passes']} times over {t['training']:,} tokens ({a['read']:,} "
         f"other tickets in the words of development, and English prose). {a['neutral']} pieces of prose are held out."
+        + missing(r)
     )
+
+
+def missing(r: Result) -> str:
+    """What of the grid is not there yet, in words."""
+    a, (middle, width) = r["arguments"], (r["arguments"]["layers"][0], r["arguments"]["widths"][0])
+    settings = [(layer, width, "TopK") for layer in a["layers"]]
+    settings += [(middle, width, name) for name in a["architectures"] if name != "TopK"]
+    settings += [(middle, wider, "TopK") for wider in a["widths"][1:]]
+    done = {(row["layer"], row["width"], row["architecture"]) for row in r["rows"]}
+    absent = [
+        f"layer {layer} with {w:,} {name}" for layer, w, name in settings if (layer, w, name) not in done
+    ]
+    absent += [] if "random_weights" in r else ["the model with random weights"]
+    return f"\n\nNot run yet: {'; '.join(absent)}." if absent else ""
 
 
 def planned_rows(a: Result) -> int:

@@ -67,6 +67,7 @@ class Gradients:
         vectors: gradients of further parameters, by name.
         along_dec: (d_sae,) adds along_dec[j] * W_dec[j] to dW_dec; (d_sae, sources) does so by source.
         outer_enc: (d_sae,) adds outer_enc[j] * sum of all rows of x to dW_enc.
+        inputs: (R, d_in) what dz multiplies in place of x, where an encoder sees more than x.
     """
 
     loss: float
@@ -83,6 +84,7 @@ class Gradients:
     vectors: Params = field(default_factory=dict)
     along_dec: Array | None = None
     outer_enc: Array | None = None
+    inputs: Array | None = None
 
 
 @dataclass(frozen=True)

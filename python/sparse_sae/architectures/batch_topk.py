@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sparse_sae import _kernels, activations
+from sparse_sae import _kernels, activations, selection
 from sparse_sae.architectures.base import Batch, Gradients
 from sparse_sae.architectures.topk import TopK
 from sparse_sae.codes import Array, Codes, Params
@@ -53,7 +53,7 @@ class BatchTopK(TopK):
         if not count:
             return activations.TopK(self.k).encode(params, x, center, num_threads=num_threads)
         threshold = np.full(len(params["W_enc"]), mean)
-        return activations.above(params, threshold, x, center, None, num_threads)
+        return selection.above(params, threshold, x, center, None, num_threads)
 
     def end_of_step(self, params: Params, gradients: Gradients, batch: Batch) -> None:
         if len(gradients.codes.values):

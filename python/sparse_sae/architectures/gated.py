@@ -8,11 +8,12 @@ from typing import ClassVar
 import numpy as np
 
 from sparse_sae import _kernels
-from sparse_sae.activations import Activation, Gate, above, magnitude
+from sparse_sae.activations import Activation, Gate, magnitude
 from sparse_sae.architectures.auxiliary import auxiliary
 from sparse_sae.architectures.base import Batch, Block, Gradients, gradients, reconstruction
 from sparse_sae.architectures.penalty import Penalised, along, decoder_norms, starting_bias
 from sparse_sae.codes import Array, Params
+from sparse_sae.selection import above
 
 
 @dataclass(frozen=True)

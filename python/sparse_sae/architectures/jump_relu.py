@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 
-from sparse_sae import _kernels, activations
+from sparse_sae import _kernels, activations, selection
 from sparse_sae.architectures.auxiliary import auxiliary
 from sparse_sae.architectures.base import Batch, Block, Gradients, gradients, reconstruction
 from sparse_sae.architectures.penalty import (
@@ -115,7 +115,7 @@ class JumpReLU(Penalised):
 
     def encode(self, params: Params, x: Array, center: Array | None = None, *, num_threads: int = 1) -> Codes:
         """Pre-activations above their thresholds."""
-        return activations.above(params, self.threshold(params), x, center, None, num_threads)
+        return selection.above(params, self.threshold(params), x, center, None, num_threads)
 
     def step(self, params: Params, batch: Batch) -> Gradients:
         # The pattern holds what is active and what is in the window below θ.
@@ -123,7 +123,7 @@ class JumpReLU(Penalised):
         theta = self.threshold(params)
         dtype = theta.dtype.type
         half = dtype(self.bandwidth / 2)
-        near = activations.above(params, np.maximum(theta - half, 0), batch.x, None, None, threads)
+        near = selection.above(params, np.maximum(theta - half, 0), batch.x, None, None, threads)
         index, pre = near.indices, near.values
         active = pre > theta[index]
         window = (np.abs(pre - theta[index]) < half).astype(pre.dtype) / dtype(self.bandwidth)  # K / ε

@@ -2,7 +2,7 @@
 
 A gathered row costs more than a row that a matrix product streams, so above some share of active latents the
 dense product, zeros and all, is faster. Both give the same numbers up to rounding, and the same for any number
-of threads. `benchmarks/architectures.py crossover` measures where they meet.
+of threads. `studies/architectures/run.py crossover` measures where they meet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sparse_sae.codes import Array, Codes
 
 # Share of active latents above which the dense product is the faster one ("crossover" in
-# benchmarks/results/architectures.json).
+# docs/results/architectures.json).
 DENSE_FORWARD = 0.6
 DENSE_BACKWARD = 0.75
 _CHUNK_BYTES = 64 << 20  # a dense copy of the codes of some rows
@@ -70,3 +70,11 @@ def _chunks(n_rows: int, w: Array) -> list[tuple[int, int]]:
 def _positions(indptr: Array, start: int, end: int) -> Any:
     """Row of each entry of rows start … end - 1, counted from start."""
     return np.repeat(np.arange(end - start), np.diff(indptr[start : end + 1]))
+
+
+def row_combination(coefficients: Array, rows: Array, threads: int) -> Array:
+    """coefficients (M) @ rows (M, D), in fixed blocks: the same bits for any number of threads."""
+    block = 256
+    starts = np.arange(0, len(rows) + block, block, dtype=np.int32).clip(max=len(rows))
+    indices = np.arange(len(rows), dtype=np.int32)
+    return np.asarray(_kernels.decode(starts, indices, coefficients, rows, num_threads=threads).sum(axis=0))

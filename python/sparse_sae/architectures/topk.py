@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sparse_sae import _kernels, activations
+from sparse_sae import _kernels, activations, selection
 from sparse_sae.architectures.auxiliary import aux_size, auxiliary
 from sparse_sae.architectures.base import (
     Architecture,
@@ -82,7 +82,7 @@ class TopK(Architecture):
 
     def select(self, params: Params, batch: Batch, k: int) -> Codes:
         """The codes of a training batch, k a row."""
-        codes, batch.counts["screen_fallbacks"] = activations.top(
+        codes, batch.counts["screen_fallbacks"] = selection.top(
             params, batch.x, k, None, None, self.absolute, batch.num_threads
         )
         return codes

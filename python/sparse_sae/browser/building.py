@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sparse_sae._io.arrays import Array
-from sparse_sae._io.atomic import atomic_write, write_json
-from sparse_sae._io.files import peek_json
+from sparse_sae._io.atomic import atomic_write
 from sparse_sae.browser import logits, schema
 from sparse_sae.browser.contexts import Stream
 from sparse_sae.browser.detection import Labels
 from sparse_sae.browser.neighbours import by_coactivation, by_direction, layout, lengths
 from sparse_sae.browser.rows import Writer
 from sparse_sae.browser.spill import Spill, encode_to
+from sparse_sae.browser.workplace import user_rows, workplace
 from sparse_sae.data.provenance import mismatches
 from sparse_sae.weights import what_encodes
 
@@ -75,9 +72,9 @@ def build(
     stream, numbers = _checked(sae, store)
     known = Labels(labels or {}, stream.documents)
     fingerprint = fingerprint_of(sae, store)
-    kept = _user_rows(path, fingerprint)
+    kept = user_rows(path, fingerprint)
     # What is written besides the codes may differ from call to call; only they are resumed.
-    with _workplace(path, fingerprint) as work:
+    with workplace(path, fingerprint) as work:
         spill = Spill(work, sae.d_sae)
         encode_to(spill, sae, store, numbers, lambda done, total: say("encoding", done, total))
         database = work / "browser.db"
@@ -158,49 +155,6 @@ def _checked(sae: Any, store: Any) -> tuple[Stream, Array]:
     new = (np.diff(positions) != 1) | (np.diff(documents) != 0)
     starts = np.concatenate([[0], np.flatnonzero(new) + 1])
     return Stream(tokens, starts, documents), np.searchsorted(whole.numbers, store.numbers)
-
-
-@contextmanager
-def _workplace(path: Path, fingerprint: str) -> Iterator[Path]:
-    """The directory in which a build of `path` keeps its codes, locked; emptied if it is of something else."""
-    work = path.parent / f".{path.name}.building"
-    work.mkdir(parents=True, exist_ok=True)
-    handle = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"path: another build of {path} is running; wait for it or stop it"
-            ) from None
-        plan = work / "plan.json"
-        if peek_json(plan).get("fingerprint") != fingerprint:
-            for entry in work.iterdir():
-                entry.unlink()
-            write_json(plan, {"fingerprint": fingerprint, "version": schema.VERSION})
-        yield work
-    finally:
-        os.close(handle)
-
-
-def _user_rows(path: Path, fingerprint: str) -> dict[str, list[tuple[Any, ...]]]:
-    """What a user wrote into the file that is to be replaced."""
-    if not os.path.lexists(path):
-        return {}
-    try:
-        connection = schema.connect(path)
-    except ValueError as error:
-        raise FileExistsError(f"path: {error}. Nothing was changed; delete it or give another path") from None
-    try:
-        rows = {t: [tuple(r) for r in connection.execute(f"SELECT * FROM {t}")] for t in schema.USER_TABLES}
-        same = schema.read_meta(connection)["fingerprint"] == fingerprint
-    finally:
-        connection.close()
-    if any(rows.values()) and not same:
-        raise FileExistsError(
-            f"path: {path} is of another SAE or store and holds a user's labels or lists; give another path"
-        )
-    return rows
 
 
 def _fill(

@@ -14,8 +14,10 @@ from sparse_sae.browser.spill import Spill
 
 NEIGHBOURS = 10
 SAMPLED_ROWS = 1 << 16  # for co-activation
-_BLOCK = 32  # latents at a time: (block, d_sae) floats are held a few times
+_BLOCK = 16  # latents at a time: (block, d_sae) floats are held a few times
 _CHUNK = 64
+_TILE = 4096  # decoder rows at a time
+_STRIP = 512  # rows in one product of matrices: BLAS keeps buffers in proportion
 
 
 class Nearest(NamedTuple):
@@ -41,28 +43,40 @@ class Together(NamedTuple):
 
 
 def by_direction(rows: Array, num_threads: int | None = None) -> Nearest:
-    """Nearest decoder rows by cosine; the search is the kernel that encodes, with the dictionary as its input."""
-    norms = lengths(rows)
-    unit = rows
-    if np.abs(norms - 1).max() > 1e-4:
-        unit = np.divide(rows, norms[:, None], out=np.zeros_like(rows), where=norms[:, None] > 0)
-    m = len(rows)
+    """Nearest decoder rows by cosine; the search is the kernel that encodes, with a part of the dictionary as weights.
+
+    Part by part, so that neither a normalised copy of the rows nor the kernel's bytes of all are ever in memory.
+    """
+    norms, m, threads = lengths(rows), len(rows), resolve_threads(num_threads)
     latent = np.full((m, NEIGHBOURS), -1, np.int32)
-    score = np.zeros((m, NEIGHBOURS), np.float32)
-    threads = resolve_threads(num_threads)
-    for start in range(0, m, 4096):
-        x = unit[start : start + 4096]
-        indptr, indices, values, _ = _kernels.encode_topk(
-            x, unit, None, min(m, NEIGHBOURS + 1), num_threads=threads
-        )
-        codes = csr_array((values, indices, indptr), shape=(len(x), m))
-        for i in range(len(x)):
-            part = slice(codes.indptr[i], codes.indptr[i + 1])
-            others = codes.indices[part] != start + i
-            found, cosine = codes.indices[part][others], codes.data[part][others]
-            best = np.argsort(-cosine, kind="stable")[:NEIGHBOURS]
-            latent[start + i, : len(best)], score[start + i, : len(best)] = found[best], cosine[best]
+    score = np.full((m, NEIGHBOURS), -np.inf, np.float32)
+    for low in range(0, m, _TILE):
+        part = _unit(rows, norms, low)
+        for start in range(0, m, _TILE):
+            x = part if start == low else _unit(rows, norms, start)
+            k = min(len(part), NEIGHBOURS + 1)
+            indptr, indices, values, _ = _kernels.encode_topk(x, part, None, k, num_threads=threads)
+            own, counts = np.arange(len(x)), np.diff(indptr)
+            row, column = np.repeat(own, counts), np.arange(len(indices)) - np.repeat(indptr[:-1], counts)
+            found, cosine = np.full((len(x), k), -1, np.int32), np.full((len(x), k), -np.inf, np.float32)
+            found[row, column], cosine[row, column] = indices + low, values
+            cosine[found == start + own[:, None]] = -np.inf  # not a neighbour of itself
+            here = slice(start, start + len(x))
+            both = np.concatenate([latent[here], found], axis=1)
+            cosines = np.concatenate([score[here], cosine], axis=1)
+            best = np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBOURS]  # ties: lower latent first
+            latent[here], score[here] = (np.take_along_axis(each, best, 1) for each in (both, cosines))
+    none = score == -np.inf
+    latent[none], score[none] = -1, 0
     return Nearest(latent, score)
+
+
+def _unit(rows: Array, norms: Array, start: int) -> Array:
+    """A tile of rows from `start` on, at length 1."""
+    part, size = rows[start : start + _TILE], norms[start : start + _TILE, None]
+    if np.abs(size - 1).max() <= 1e-4:
+        return part
+    return np.asarray(np.divide(part, size, out=np.zeros_like(part), where=size > 0))
 
 
 def lengths(rows: Array) -> Array:
@@ -80,6 +94,7 @@ def by_coactivation(spill: Spill, rows: int = SAMPLED_ROWS) -> Together:
     given = np.zeros((m, NEIGHBOURS), np.float32)
     spread = np.sqrt(np.maximum(counts * (n - counts), 1e-9))
     by_latent = csr_array(fires.T)
+    by_latent.data = fires.data  # ones too; once in memory
     for start in range(0, m, _BLOCK):
         both = (by_latent[start : start + _BLOCK] @ fires).toarray()
         size = counts[start : start + len(both), None]
@@ -166,14 +181,19 @@ def layout(nearest: Nearest, rows: Array, epochs: int = 80, seed: int = 0) -> tu
 
 def _principal(rows: Array) -> Array:
     """The first two principal components, scaled to a standard deviation of 10."""
-    sample = rows[:: max(1, len(rows) // 2048)].astype(np.float64)
-    mean = sample.mean(0)
-    _, axes = np.linalg.eigh((sample - mean).T @ (sample - mean))
+    sample = rows[:: max(1, len(rows) // 2048)]
+    mean = sample.mean(0, dtype=np.float64)
+    spread = np.zeros((rows.shape[1], rows.shape[1]))
+    for start in range(0, len(sample), _STRIP):
+        strip = sample[start : start + _STRIP] - mean
+        spread += strip.T @ strip
+    _, axes = np.linalg.eigh(spread)
     axes = axes[:, :-3:-1]
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), range(axes.shape[1])])
-    y = (rows @ axes.astype(rows.dtype)).astype(np.float64) - mean @ axes
-    if y.shape[1] < 2:
-        y = np.column_stack([y, np.zeros(len(y))])
+    y, narrow = np.zeros((len(rows), 2)), axes.astype(rows.dtype)
+    for start in range(0, len(rows), _STRIP):
+        y[start : start + _STRIP, : axes.shape[1]] = rows[start : start + _STRIP] @ narrow
+    y[:, : axes.shape[1]] -= mean @ axes
     return np.asarray(10 * y / np.maximum(y.std(0), 1e-9))
 
 

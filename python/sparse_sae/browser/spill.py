@@ -124,17 +124,19 @@ class Spill:
     def sample(self, rows: int, seed: int = 0) -> tuple[csr_array, int]:
         """Which latents fire on (about) so many of the rows, drawn at random: (n, d_sae) of ones, and n."""
         share = min(1.0, rows / max(1, self.rows_done))
-        parts = []
+        indices, lengths = [], [np.zeros(1, np.int64)]
         for segment in self._segments:
             chosen = scattered(seed, segment["row"]) * 2.0**-64 <= share
             seen, place = np.unique(segment["row"][chosen], return_inverse=True)
             latent = np.repeat(np.arange(self.d_sae, dtype=np.int32), np.diff(segment["indptr"]))[chosen]
-            shape = (len(seen), self.d_sae)
-            ones = np.ones(len(latent), np.float32)
-            part = csr_array((ones, (place.astype(np.int32), latent)), shape=shape)
-            parts.append(part)
-        whole = csr_array(vstack(parts)) if parts else csr_array((0, self.d_sae), dtype=np.float32)
-        return whole, whole.shape[0]
+            indices.append(latent[np.argsort(place, kind="stable")])  # by row, and by latent in each
+            lengths.append(np.bincount(place, minlength=len(seen)))
+        joined = np.concatenate(indices) if indices else np.zeros(0, np.int32)
+        indices.clear()  # before the values, which need as much memory again
+        indptr = np.cumsum(np.concatenate(lengths))
+        n = len(indptr) - 1
+        ones = np.ones(len(joined), np.float32)
+        return csr_array((ones, joined, indptr.astype(np.int32)), shape=(n, self.d_sae)), n
 
 
 def encode_to(

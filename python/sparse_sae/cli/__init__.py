@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from sparse_sae import __version__
-from sparse_sae.cli import arrays, audits, browse, circuits, models, sets, training
+from sparse_sae.cli import arrays, audits, benchmark, browse, circuits, models, sets, training
 from sparse_sae.cli._parsing import command_adder
 
 
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_train(add)
     sets.add_train_set(add)
     arrays.add_evaluate(add)
+    benchmark.add_benchmark(add)
     models.add_explain(add)
     models.add_steer(add)
     browse.add_browse(add)

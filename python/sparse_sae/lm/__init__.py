@@ -3,8 +3,8 @@
     from sparse_sae.lm import load_model, capture, explain, steer
 
 The rooms are `model` (loading, hook points, prompts), `harvest` (activations to disk or to training), `steering`,
-`explaining` and `studies` (quality, experiments, doses). A name is imported when it is first used, and this is the
-only part of the package that imports torch and transformers, which come with the extra `lm`:
+`explaining` and `studies` (quality, cards, experiments, doses). A name is imported when it is first used, and this is
+the only part of the package that imports torch and transformers, which come with the extra `lm`:
 `pip install "sparse-sae[lm]"`.
 """
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         steer_direction as steer_direction,
     )
     from sparse_sae.lm.steering.reconstruction import reconstruct as reconstruct
+    from sparse_sae.lm.studies.card import Card as Card, Labelled as Labelled, benchmark as benchmark
     from sparse_sae.lm.studies.dose import DoseResponse as DoseResponse, dose_response as dose_response
     from sparse_sae.lm.studies.experiments import (
         Experiment as Experiment,
@@ -70,6 +71,7 @@ _MODULES = {
     "model.loading": ("LanguageModel", "load_model"),
     "steering.interventions": ("Steering", "steer", "steer_direction"),
     "steering.reconstruction": ("reconstruct",),
+    "studies.card": ("Card", "Labelled", "benchmark"),
     "studies.dose": ("DoseResponse", "dose_response"),
     "studies.experiments": ("Experiment", "decisions", "experiment"),
     "studies.judge": ("Judge", "calibrated_judge"),

@@ -93,7 +93,7 @@ class Superposition:
 
 @dataclass(frozen=True)
 class Stream:
-    """See `Superposition.stream`."""
+    """Blocks of a world's activations, which `Superposition.stream` makes: an iterable that can begin again."""
 
     world: Superposition
     n: int | None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sparse_sae._io.arrays import Array
+from sparse_sae._io.atomic import atomic_write
 from sparse_sae._io.files import FormatError
 from sparse_sae._io.safetensors import checksum, map_tensors, read_header, write_tensors
 
@@ -102,3 +104,9 @@ def locked(directory: Path, *, resume: bool, overwrite: bool) -> int:
             "overwrite=True to replace it, or another directory"
         )
     return handle
+
+
+def write_history(directory: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write history.jsonl anew: records after the checkpoint that a killed run has left there are dropped."""
+    with atomic_write(directory / HISTORY) as file:
+        file.writelines((json.dumps(record) + "\n").encode() for record in history)

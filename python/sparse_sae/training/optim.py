@@ -94,7 +94,12 @@ class Adam:
         """
         self.step += 1
         rows: list[dict[str, Any]] = [
-            {"name": "W_enc", "values": g.dz, "dense": x, "unit_norm": False},
+            {
+                "name": "W_enc",
+                "values": g.dz,
+                "dense": x if g.inputs is None else g.inputs,
+                "unit_norm": False,
+            },
             {"name": "W_dec", "values": g.z, "dense": g.out, "unit_norm": unit_norm},
         ]
         if g.outer_enc is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +11,12 @@ import numpy as np
 
 from sparse_sae import _kernels
 from sparse_sae._io.arrays import Array
-from sparse_sae._io.atomic import atomic_write
 from sparse_sae.architectures import Architecture, Batch, Gradients
+from sparse_sae.architectures.products import row_combination
 from sparse_sae.coders import Coder
 from sparse_sae.data.base import Source, first_rows
 from sparse_sae.sae import SAE
 from sparse_sae.training import checkpoint
-from sparse_sae.training.checkpoint import HISTORY
 from sparse_sae.training.config import TrainConfig
 from sparse_sae.training.finishing import finished
 from sparse_sae.training.optim import Adam, initial_params
@@ -260,12 +258,7 @@ class Run:
             "data": self.data,
         }
         checkpoint.save(directory, groups, state)
-        self.write_history(directory)
-
-    def write_history(self, directory: Path) -> None:
-        """Write history.jsonl anew: records after the checkpoint that a killed run has left there are dropped."""
-        with atomic_write(directory / HISTORY) as file:
-            file.writelines((json.dumps(record) + "\n").encode() for record in self.history)
+        checkpoint.write_history(directory, self.history)
 
     @classmethod
     def resume(
@@ -306,11 +299,3 @@ class Run:
         """The SAE of this run, in raw units; what it was trained with is in its metadata, as `train_config`."""
         self.check_finite()
         return finished(self.params, self.config, self.widths, self.transforms, metadata)
-
-
-def row_combination(coefficients: Array, rows: Array, threads: int) -> Array:
-    """coefficients (M) @ rows (M, D), in fixed blocks: the same bits for any number of threads."""
-    block = 256
-    starts = np.arange(0, len(rows) + block, block, dtype=np.int32).clip(max=len(rows))
-    indices = np.arange(len(rows), dtype=np.int32)
-    return np.asarray(_kernels.decode(starts, indices, coefficients, rows, num_threads=threads).sum(axis=0))

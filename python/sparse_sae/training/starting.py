@@ -88,7 +88,7 @@ def prepared(
         metadata = {**provenance(source, config.coder, config.part), **config.metadata}
         run.config = replace(run.config, metadata=metadata)
         if directory is not None:
-            run.write_history(directory)
+            checkpoint.write_history(directory, run.history)
         members[name] = Member(run, part, directory)
     rows = {name: member.run.config.rows for name, member in members.items()}
     if len(set(rows.values())) > 1:

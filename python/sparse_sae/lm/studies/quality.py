@@ -12,13 +12,14 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparse_sae._arguments import one_of
 from sparse_sae.data.store import massive_threshold
 from sparse_sae.lm.model.engine import Point
 from sparse_sae.lm.model.hooks import read_hooks, unwrap
@@ -27,6 +28,8 @@ from sparse_sae.lm.model.prompts import Model, Prompt, batches, token_ids, token
 from sparse_sae.lm.steering.reconstruction import placed, reconstruction
 from sparse_sae.lm.studies.reuse import layers_below, reuse_below
 from sparse_sae.lm.studies.scores import TextScores, score_texts
+
+Positions: TypeAlias = Literal["all", "kept"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class HookQuality:
     """
 
     hook: str
-    positions: str
+    positions: Positions
     loss: float
     loss_sae: float
     loss_zero: float
@@ -77,7 +80,7 @@ def loss_recovered(plain: float, sae: float, ablated: float) -> float:
 
 @dataclass(frozen=True)
 class ModelQuality:
-    """Rows of `model_quality`, two for each SAE; prints as a table."""
+    """Rows of `model_quality`, one for each SAE and choice of positions; prints as a table."""
 
     rows: list[HookQuality]
 
@@ -96,7 +99,7 @@ class ModelQuality:
             losses = (r.loss, r.loss_sae, r.loss_zero, r.loss_mean, r.recovered_zero, r.recovered_mean)
             values = "".join(f"{value:>10.4f}" for value in (*losses, r.kl_sae, r.kl_mean))
             lines.append(f"{r.hook:<32} {r.positions:<9}{values}")
-        for r in self.rows[::2]:
+        for r in {r.hook: r for r in self.rows}.values():
             out = f"{r.first:,} first positions and {r.massive:,} massive activations of {r.read:,} read"
             lines.append(f"{r.hook}: {r.tokens:,} predicted tokens; the row 'kept' leaves {out} as they are")
         return "\n".join(lines)
@@ -108,6 +111,7 @@ def model_quality(
     texts: Sequence[Prompt],
     *,
     tokenizer: Any = None,
+    positions: Sequence[Positions] = ("all", "kept"),
     batch_size: int = 4,
     max_tokens: int = 256,
 ) -> ModelQuality:
@@ -120,13 +124,20 @@ def model_quality(
         texts: held-out texts, each cut to `max_tokens`; the mean activation is taken over their kept
             positions.
         tokenizer: for a bare transformers model.
+        positions: "all": everything is replaced; "kept": what training left out stays. Each costs three passes over
+            the texts, beside one of the model as it is.
         batch_size: texts in one forward pass.
 
     Returns:
-        A `ModelQuality` with two rows an SAE: all positions replaced, and the excluded ones kept.
+        A `ModelQuality` with a row for each SAE and choice of positions, in this order.
+
+    Raises:
+        ValueError: an SAE of another width, no texts long enough, or other positions.
 
     >>> print(model_quality(model, sae, held_out))  # doctest: +SKIP
     """
+    for name in positions:
+        one_of("positions", name, Positions)
     pairs = placed(model, saes)
     words = tokenizer_for(model, texts, tokenizer)
     sequences = [token_ids(text, words)[:max_tokens] for text in texts]
@@ -137,10 +148,10 @@ def model_quality(
             raise ValueError(
                 f"hook {point.name} is {len(usual.mean)} wide, the SAE {sae.d_in}: another hook point is meant"
             )
-        edits = _replacements(point, sae, usual)
+        edits = _replacements(point, sae, usual, positions)
         with reuse_below(model, point) if layers_below(model, point) else nullcontext():
             scores = score_texts(model, sequences, edits, batch_size=batch_size, max_tokens=max_tokens)
-        rows += [_row(point.name, positions, scores, usual) for positions in ("all", "kept")]
+        rows += [_row(point.name, where, scores, usual) for where in positions]
     return ModelQuality(rows)
 
 
@@ -179,7 +190,7 @@ def usual_activations(model: Model, point: Point, sequences: list[list[int]], ba
 
 
 def _replacements(
-    point: Point, sae: Any, usual: Usual
+    point: Point, sae: Any, usual: Usual, positions: Sequence[Positions]
 ) -> dict[str, Callable[[], AbstractContextManager[None]]]:
     mean = torch.from_numpy(usual.mean)
 
@@ -202,13 +213,11 @@ def _replacements(
         return lambda: point.attach(replaced)
 
     return {
-        f"{name} {where}": edit(fill, where == "kept")
-        for name, fill in fills.items()
-        for where in ("all", "kept")
+        f"{name} {where}": edit(fill, where == "kept") for name, fill in fills.items() for where in positions
     }
 
 
-def _row(hook: str, positions: str, scores: dict[str, TextScores], usual: Usual) -> HookQuality:
+def _row(hook: str, positions: Positions, scores: dict[str, TextScores], usual: Usual) -> HookQuality:
     sae, zero, mean = (scores[f"{name} {positions}"] for name in ("sae", "zero", "mean"))
     plain = scores["unedited"]
     return HookQuality(

@@ -1,0 +1,301 @@
+"""Does a latent steer a judgement about refunds more than other pushes of its size do?
+
+    python studies/refund_steering/run.py                 # goes on where it stopped; docs/results/refund_steering.json
+    python studies/refund_steering/run.py --write-docs    # no model: fills docs/refunds.md from the result file
+
+A judge first (two examples before the ticket, the threshold calibrated on development tickets, its AUROC measured on
+held-out ones). Then, on development tickets, the effect per unit of norm of every living latent and of random
+directions by one gradient; real pushes of the size of one typical activation along some of each, on held-out tickets;
+and the chosen latents, a pair and the difference of means at doses from 0.1 to 2 typical activations. Each part is
+written when it is done, the last one ticket chunk by ticket chunk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from judging import Bench, judge_of, short  # beside this file
+from page import contents
+
+import sparse_sae
+from sparse_sae._io.atomic import write_json
+from sparse_sae._io.documents import blocks, fill
+from sparse_sae.demo.tickets import labels_of, tickets
+from sparse_sae.lm import english_documents, load_model
+from sparse_sae.lm.steering.interventions import steer_direction
+from sparse_sae.lm.studies.judge import Judge
+from sparse_sae.lm.studies.scores import score_texts
+from sparse_sae.probing import auroc, unit_probe
+
+HERE = Path(__file__).resolve().parents[2]
+RESULT = HERE / "docs" / "results" / "refund_steering.json"
+PAGE = HERE / "docs" / "refunds.md"
+DOSES = (0.1, 0.25, 0.5, 1.0, 2.0)
+LABEL = "refund_asked"
+CHUNK = 32  # tickets between two writings of the result
+RECORDED = ("tickets", "development", "controls", "control_tickets", "directions", "seed")
+
+
+def neutral_texts() -> list[str]:
+    """English prose that has nothing to do with refunds, far behind what the SAE was trained on."""
+    return [text[:400] for text in islice(english_documents(), 1200, 1204)]
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """The vector at norm 1."""
+    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
+
+
+def prepared(bench: Bench, sae: sparse_sae.SAE, items: list[Any], args: argparse.Namespace) -> dict[str, Any]:
+    """On development tickets: the latents, their typical activations, and every effect to first order."""
+    gradients, activations = bench.read(items)
+    codes = [sae.encode(x) for x in activations]
+    asked = labels_of(items)[LABEL]
+    pooled = np.stack([np.asarray(c.max(axis=0).todense()).ravel() for c in codes])
+    fired = np.stack([np.asarray((c > 0).sum(axis=0)).ravel() for c in codes]).sum(0)
+    total = np.stack([np.asarray(c.sum(axis=0)).ravel() for c in codes]).sum(0)
+    living = np.flatnonzero(fired >= 3)  # once is an accident
+    decoder = sae.rows["W_dec"]
+    norms = np.linalg.norm(decoder, axis=1)
+    slope = gradients.mean(0)
+    effects = decoder[living] @ slope / norms[living]
+    detector = int(living[unit_probe(pooled[:, living], asked, signs=(1,)).columns[0]])
+    order = living[np.argsort(-effects)]
+    strongest, second = int(order[0]), int(order[1])
+    typical = total[living] * norms[living] / fired[living]
+    means = np.stack([x.mean(0) for x in activations])
+    difference = means[asked].mean(0) - means[~asked].mean(0)
+    random = np.random.default_rng([args.seed, 1]).standard_normal((args.directions, len(slope)))
+    random /= np.linalg.norm(random, axis=1, keepdims=True)
+    size = float(typical[np.flatnonzero(living == detector)[0]])
+    arms = {
+        f"detector ({detector})": unit(decoder[detector]),
+        f"strongest by gradient ({strongest})": unit(decoder[strongest]),
+        f"pair ({strongest}, {second})": unit(unit(decoder[strongest]) + unit(decoder[second])),
+        "difference of means": unit(difference),
+        "gradient itself": unit(slope),
+    }
+    return {
+        "typical": size,
+        "typical_of_living": np.percentile(typical, [5, 50, 95]).round(3).tolist(),
+        "residual_norm": float(np.median(np.linalg.norm(np.concatenate(activations), axis=1))),
+        "living": living.tolist(),
+        "effects": effects.round(5).tolist(),
+        "random_effects": (random @ slope).round(5).tolist(),
+        "slope_norm": float(np.linalg.norm(slope)),
+        "arms": {name: vector.round(6).tolist() for name, vector in arms.items()},
+        "arm_effects": {name: round(float(vector @ slope), 5) for name, vector in arms.items()},
+        "detector_auroc_development": float(auroc(pooled[:, detector], asked)),
+    }
+
+
+def controls(
+    bench: Bench,
+    sae: sparse_sae.SAE,
+    items: list[Any],
+    ready: dict[str, Any],
+    args: argparse.Namespace,
+    part: dict[str, Any],
+    save: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Real pushes of one typical activation: the arms, random living latents, random directions."""
+    rng = np.random.default_rng([args.seed, 2])
+    chosen = rng.choice(ready["living"], min(args.controls, len(ready["living"])), replace=False)
+    random = np.random.default_rng([args.seed, 1]).standard_normal((args.directions, sae.d_in))
+    directions = {f"latent {j}": unit(sae.rows["W_dec"][j]) for j in chosen.tolist()}
+    directions |= {f"direction {i}": unit(random[i]) for i in range(min(args.controls, len(random)))}
+    directions |= {name: np.array(v, np.float32) for name, v in ready["arms"].items()}
+    pushes = {name: v * np.float32(ready["typical"]) for name, v in directions.items()}
+    # pushes that are done stay done: (name -> margins) is written after every twentieth
+    kept: dict[str, list[float]] = dict(part.get("margins", {}))
+
+    def each(name: str, values: np.ndarray) -> None:
+        kept[name] = values.tolist()
+        if len(kept) % 20 == 0:
+            save({"margins": kept})
+
+    left = {name: v for name, v in pushes.items() if name not in kept}
+    bench.margins(items, left, chunk=len(items), each=each)
+    margins = {name: np.array(kept[name]) for name in pushes}
+    plain = np.array(kept["unsteered"])
+    predicted = dict(zip(ready["living"], ready["effects"], strict=True))
+    return {
+        "tickets": len(items),
+        "groups": [item.sentences[LABEL] for item in items],
+        "changes": {name: (values - plain).round(4).tolist() for name, values in margins.items()},
+        "predicted": {
+            name: round(
+                ready["typical"]
+                * (
+                    predicted[int(name[7:])]
+                    if name[:6] == "latent"
+                    else ready["random_effects"][int(name[10:])]
+                ),
+                4,
+            )
+            for name in margins
+            if name not in ready["arms"]
+        },
+    }
+
+
+def side_effects(
+    bench: Bench, sae: sparse_sae.SAE, ready: dict[str, Any], measured: dict[str, Any], n: int
+) -> dict[str, Any]:
+    """KL on neutral text, nats a token: of the arms at each dose, of some controls at one typical activation."""
+    arms = {name: np.array(v, np.float32) for name, v in ready["arms"].items()}
+    size = ready["typical"]
+    pushes = {f"{name} × {dose:g}": v * np.float32(dose * size) for name, v in arms.items() for dose in DOSES}
+    names = list(measured["predicted"])
+    some = [name for name in names if name[:6] == "latent"][:n] + [
+        name for name in names if name[:4] == "dire"
+    ][:n]
+    random = np.random.default_rng([ready["seed"], 1]).standard_normal(
+        (len(ready["random_effects"]), sae.d_in)
+    )
+    for name in some:
+        row = sae.rows["W_dec"][int(name[7:])] if name[:6] == "latent" else random[int(name[10:])]
+        pushes[name] = unit(row) * np.float32(size)
+
+    def edit(vector: np.ndarray) -> Any:
+        return lambda: steer_direction(bench.lm, bench.hook, vector, 1.0)
+
+    scores = score_texts(
+        bench.lm, neutral_texts(), {name: edit(v) for name, v in pushes.items()}, batch_size=4, max_tokens=64
+    )
+    return {
+        "tokens": int(scores["unedited"].tokens.sum()),
+        "kl": {name: round(scores[name].kl, 6) for name in pushes},
+    }
+
+
+def doses(
+    bench: Bench,
+    items: list[Any],
+    ready: dict[str, Any],
+    result: dict[str, Any],
+    save: Callable[[dict[str, Any]], None],
+    least: int | None = None,
+) -> None:
+    """Margins of held-out tickets under every arm and dose, both ways; goes on after the tickets that are done.
+
+    Args:
+        least: stop when so many tickets are done, None: all.
+    """
+    size = ready["typical"]
+    pushes = {
+        f"{name} × {sign * dose:g}": np.array(v, np.float32) * np.float32(sign * dose * size)
+        for name, v in ready["arms"].items()
+        for dose in DOSES
+        for sign in (1, -1)
+    }
+    asked = labels_of(items)[LABEL]
+    before = result.get("held_out", {"tickets": 0, "margins": {}})
+    while before["tickets"] < min(len(items), least or len(items)):
+        n = before["tickets"]
+        part = bench.margins(items[n : n + CHUNK], pushes, chunk=CHUNK)
+        n = min(n + CHUNK, len(items))
+        before = {
+            "tickets": n,
+            "asked": asked[:n].astype(int).tolist(),
+            "groups": [item.sentences[LABEL] for item in items[:n]],
+            "margins": {
+                name: [*before["margins"].get(name, []), *values.round(3).tolist()]
+                for name, values in part.items()
+            },
+        }
+        save(before)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Every part that the result file does not have yet."""
+    began = time.perf_counter()
+    result: dict[str, Any] = {"arguments": {k: getattr(args, k) for k in RECORDED}, "doses": list(DOSES)}
+    if args.json.is_file():
+        earlier = json.loads(args.json.read_text(encoding="utf-8"))
+        if earlier["arguments"] != result["arguments"]:
+            raise SystemExit(
+                f"{args.json}: made with other arguments ({earlier['arguments']}); give another --json"
+            )
+        result = earlier
+
+    def keep(name: str, value: Any) -> None:
+        result[name] = value
+        write_json(args.json, result)
+        print(f"[{time.perf_counter() - began:6.0f} s] {name}", flush=True)
+
+    lm = load_model(args.model)
+    sae = sparse_sae.load(args.sae)
+    hook = sae.metadata["hook_name"]
+    seen = tickets(args.development, 2, "train", "large")
+    held_out = tickets(max(args.tickets, args.control_tickets), 3, "held_out", "large")
+    if "judge" not in result:
+        judge = judge_of(lm, seen)
+        margins = judge.margins(lm, [judge.prompt(short(item)) for item in held_out[: args.judged]])
+        asked = labels_of(held_out[: args.judged])[LABEL]
+        own = {
+            "held_out": len(asked),
+            "auroc_held_out": float(auroc(margins, asked)),
+            "accuracy_held_out": float(((margins > 0) == asked).mean()),
+        }
+        keep("judge", {**vars(judge), **own})
+        result["model"], result["hook"] = lm.name, hook
+        result["sae"] = {"d_sae": sae.d_sae, "architecture": type(sae.activation).__name__}
+    fields = ("preface", "before", "after", "yes", "no", "threshold", "auroc")
+    bench = Bench(lm, Judge(**{k: result["judge"][k] for k in fields}), hook)
+    if "prepared" not in result:
+        keep("prepared", prepared(bench, sae, seen, args) | {"seed": args.seed})
+    ready = result["prepared"]
+    doses(bench, held_out[: args.tickets], ready, result, lambda part: keep("held_out", part), least=1)
+    if "changes" not in result.get("controls", {}):
+        some, part = held_out[: args.control_tickets], result.get("controls", {})
+        keep("controls", controls(bench, sae, some, ready, args, part, lambda part: keep("controls", part)))
+    if "side_effects" not in result:
+        keep("side_effects", side_effects(bench, sae, ready, result["controls"], args.side_controls))
+    doses(bench, held_out[: args.tickets], ready, result, lambda part: keep("held_out", part))
+    return result
+
+
+def main() -> None:
+    """Go on with the study, or write the page from its result."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="directory, GGUF file or id; by default SmolLM2-135M-Instruct")
+    parser.add_argument(
+        "--sae", default="refund-feature-work/saes/15-4608-TopK-0", help="as refund_feature/run.py leaves it"
+    )
+    parser.add_argument("--tickets", type=int, default=1000, help="held-out tickets of the doses")
+    parser.add_argument(
+        "--development", type=int, default=100, help="tickets of the threshold and the gradient"
+    )
+    parser.add_argument("--judged", type=int, default=150, help="held-out tickets the judge is measured on")
+    parser.add_argument(
+        "--controls", type=int, default=100, help="random latents, and as many directions, really run"
+    )
+    parser.add_argument("--control-tickets", type=int, default=12, help="held-out tickets they are run on")
+    parser.add_argument("--directions", type=int, default=1000, help="random directions by gradient")
+    parser.add_argument(
+        "--side-controls", type=int, default=8, help="controls of each kind with side effects"
+    )
+    parser.add_argument("--json", type=Path, default=RESULT)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write-docs", action="store_true", help="only fill the page from the result file")
+    args = parser.parse_args()
+    if not args.write_docs:
+        run(args)
+    if args.write_docs or args.json == RESULT:
+        result = json.loads(RESULT.read_text(encoding="utf-8"))
+        fill(PAGE, contents(result, blocks(PAGE.read_text(encoding="utf-8"))))
+        print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def _browse(options: argparse.Namespace) -> int:
         graph=options.graph,
         port=options.port,
         open_page=not options.no_open,
-        say=print,
+        say=partial(print, flush=True),  # also where output is a file or a pipe
     )
     return 0
 

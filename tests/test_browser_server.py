@@ -496,3 +496,14 @@ def test_sets_that_lack_something(made_set: Path, capsys: pytest.CaptureFixture[
     assert main([*target, "--store", str(made_set / "stores")]) == 1
     assert "blocks.1.hook_resid_post" in capsys.readouterr().err
     assert not (made_set / "set-browser").exists(), "found before the first file was built"
+
+
+def test_files_that_an_address_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    from sparse_sae.browser.sets import files_in
+
+    for name in ("a b.db", "c.db"):
+        (tmp_path / name).touch()
+    assert list(files_in(tmp_path)) == ["a_b", "c"]
+    (tmp_path / "a_b.db").touch()
+    with pytest.raises(ValueError, match=r"a b\.db and a_b\.db would both be called a_b"):
+        files_in(tmp_path)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sparse_sae.lm import Judge, calibrated_judge, choice_logprobs, experiment, steer_direction
-from sparse_sae.lm.studies.judge import best_threshold
-from sparse_sae.probing import auroc
+from sparse_sae.probing import auroc, balanced_threshold
 
 WORDS = ["parcel", "refund", "late", "order", "price", "angry", "money", "shipping"]
 EXAMPLES = [("my money back please", True), ("the price is available", False)]
@@ -46,7 +45,7 @@ def test_no_threshold_separates_better() -> None:
             above = scores > cut
             return float(above[labels].mean() + (~above)[~labels].mean())
 
-        found = balanced(best_threshold(scores, labels))
+        found = balanced(balanced_threshold(scores, labels))
         assert found == max(balanced(cut) for cut in np.arange(-2, 9, 0.25))
 
 

@@ -83,14 +83,21 @@ def files_in(directory: str | Path) -> dict[str, Path]:
     """The browser files of a directory by name, numbers in names in the order of numbers.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none. ValueError: two that differ only in what an address cannot hold.
     """
     found = sorted(Path(directory).glob("*.db"), key=lambda p: _natural(p.stem))
     if not found:
         raise FileNotFoundError(
             f"path: no browser file (*.db) in {directory}; build them with `sparse-sae browse build SET --store STORE`"
         )
-    return {_file_name(path.stem): path for path in found}
+    named: dict[str, Path] = {}
+    for path in found:
+        if (name := _file_name(path.stem)) in named:
+            raise ValueError(
+                f"path: {named[name].name} and {path.name} would both be called {name}; rename one of them"
+            )
+        named[name] = path
+    return named
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -14,8 +13,8 @@ from scipy.sparse import csr_array
 from sparse_sae._arguments import one_of, real, whole
 from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.circuits.effects import METHODS, Effects, Method, effects
+from sparse_sae.circuits.nodes import Node, edges_of, least_of, nodes_of
 from sparse_sae.circuits.pairs import Batch, Pair, Passes, batches_of, in_order
-from sparse_sae.circuits.unit_edges import edges_between
 from sparse_sae.circuits.unit_faithfulness import (
     Curve,
     ErrorPolicy,
@@ -28,20 +27,6 @@ from sparse_sae.circuits.unit_faithfulness import (
 )
 from sparse_sae.circuits.units import Kind, Units, units_of
 from sparse_sae.sae import SAE
-
-
-@dataclass(frozen=True)
-class Node:
-    """A unit, or the error, of a hook point. position: -1 where positions are summed. latent: -1 for the error."""
-
-    hook: str
-    position: int
-    latent: int
-    effect: float
-
-    def __str__(self) -> str:
-        what = "error" if self.latent < 0 else str(self.latent)
-        return f"{self.hook}/{what}" + ("" if self.position < 0 else f" at {self.position}")
 
 
 @dataclass
@@ -232,15 +217,15 @@ def feature_circuit(
     passes = Passes(model, hooks)
     found = effects(passes, cut, batches, method, steps, separate)
     if max_nodes is not None:
-        node_threshold = max(node_threshold, _least(found, max_nodes))
-    nodes = _nodes(cut, found, node_threshold, separate)
+        node_threshold = max(node_threshold, least_of(found, max_nodes))
+    nodes = nodes_of(cut, found, node_threshold, separate)
     value, patched = (
         float(np.concatenate([passes.values(getattr(b, side), b, {}) for b in batches]).mean())
         for side in ("clean", "patch")
     )
     edges = csr_array((len(nodes), len(nodes)))
     if edge_threshold is not None:
-        edges = _edges(passes, cut, batches, nodes, edge_threshold, separate)
+        edges = edges_of(passes, cut, batches, nodes, edge_threshold, separate)
     return FeatureCircuit(
         units,
         method,
@@ -266,47 +251,3 @@ def _one_length(batches: Sequence[Batch], length: int) -> None:
             f"pairs: prompts of {', '.join(map(str, lengths))} tokens, expected {length} for all, because positions "
             "are separate; use one template, or positions='summed'"
         )
-
-
-def _least(found: Sequence[Effects], count: int) -> float:
-    """The least |effect| of the `count` largest."""
-    every = np.concatenate([np.abs(x).ravel() for e in found for x in (e.units, e.errors)])
-    return float(-np.partition(-every, count - 1)[count - 1]) if count <= len(every) else 0.0
-
-
-def _nodes(units: Sequence[Units], found: Sequence[Effects], least: float, separate: bool) -> list[Node]:
-    nodes = []
-    for u, e in zip(units, found, strict=True):
-        for kind, values in (("unit", e.units), ("error", e.errors[:, None])):
-            for p, j in np.argwhere(np.abs(values) >= least):
-                latent = int(j) if kind == "unit" else -1
-                nodes.append(Node(u.hook, int(p) if separate else -1, latent, float(values[p, j])))
-    if not nodes:
-        largest = max(float(max(np.abs(e.units).max(), np.abs(e.errors).max())) for e in found)
-        raise ValueError(
-            f"node_threshold: no node has an effect of {least:g} or more, the largest is {largest:.3g}; lower it, or "
-            "check that the model prefers the right answer"
-        )
-    return nodes
-
-
-def _edges(
-    passes: Passes,
-    units: Sequence[Units],
-    batches: Sequence[Batch],
-    nodes: Sequence[Node],
-    least: float,
-    separate: bool,
-) -> csr_array:
-    matrix = np.zeros((len(nodes), len(nodes)))
-    numbers = {u.hook: [i for i, n in enumerate(nodes) if n.hook == u.hook] for u in units}
-    for below, above in pairwise(units):
-        rows, columns = numbers[above.hook], numbers[below.hook]
-        if rows and columns:
-            targets, sources = (
-                [(nodes[i].position, nodes[i].latent) for i in which] for which in (rows, columns)
-            )
-            found = edges_between(passes, below, above, batches, targets, sources, separate)
-            matrix[np.ix_(rows, columns)] = found
-    matrix[np.abs(matrix) < least] = 0
-    return csr_array(matrix)

@@ -275,9 +275,8 @@ class Run:
         config = config.filled(was)
         check_same_run(directory, state, was, config, widths, data)
         check_contents(directory / checkpoint.NAME, groups, state, was, widths)
-        transforms = (
-            Transform(config.normalize, groups.get("transform_in", {})),
-            Transform(config.normalize, groups.get("transform_out", {})),
+        seen, given = (
+            Transform(config.normalize, groups.get(f"transform_{side}", {})) for side in ("in", "out")
         )
         adam = Adam(config.betas, config.eps, config.clip_norm, groups["m"], groups["v"], state["adam_step"])
         return cls(
@@ -287,7 +286,7 @@ class Run:
             groups["param"],
             adam,
             groups["counter"]["since_fired"],
-            transforms,
+            (seen, given),
             state["variance"],
             state["power"],
             state["tokens"],

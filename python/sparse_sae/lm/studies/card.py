@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from sparse_sae._arguments import require, whole
 from sparse_sae.evaluation.metrics import Metrics, evaluate
+from sparse_sae.lm.harvest.prompt_rows import prompt_rows
 from sparse_sae.lm.harvest.streaming import stream
-from sparse_sae.lm.model.hooks import read_hooks
 from sparse_sae.lm.model.loading import LanguageModel
-from sparse_sae.lm.model.prompts import Prompt, batches, token_ids
+from sparse_sae.lm.model.prompts import Prompt, token_ids
 from sparse_sae.lm.steering.reconstruction import placed
 from sparse_sae.lm.studies.quality import HookQuality, model_quality
 from sparse_sae.probing import Probe, auroc, dense_probe, sparse_probe
@@ -211,14 +210,11 @@ def _means(
     sequences = [token_ids(text, model.tokenizer)[:max_tokens] for text in texts]
     shapes = {"latents": sae.d_sae, "neurons": sae.d_in}
     means = {units: np.empty((len(texts), n), np.float32) for units, n in shapes.items()}
-    with torch.inference_mode():
-        for batch in batches(sequences, batch_size):
-            x = read_hooks(model, [hook], batch.ids, batch.mask)[hook].float().numpy()
-            for row, index in enumerate(batch.index):
-                tokens = x[row, : len(sequences[index])]
-                tokens = tokens[1:] if len(tokens) > 1 else tokens
-                means["neurons"][index] = tokens.mean(0)
-                means["latents"][index] = np.asarray(sae.encode(tokens).mean(axis=0)).ravel()
+    for batch in prompt_rows(model, sequences, hook, batch_size=batch_size):
+        for index, rows in zip(batch.index, batch.rows, strict=True):
+            tokens = rows[1:] if len(rows) > 1 else rows
+            means["neurons"][index] = tokens.mean(0)
+            means["latents"][index] = np.asarray(sae.encode(tokens).mean(axis=0)).ravel()
     return means
 
 

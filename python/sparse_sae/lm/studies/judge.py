@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from sparse_sae.lm.model.prompts import Model, Prompt
 from sparse_sae.lm.studies.experiments import Values
 from sparse_sae.lm.studies.scores import choice_logprobs
-from sparse_sae.probing import auroc
+from sparse_sae.probing import auroc, balanced_threshold
 
 
 @dataclass(frozen=True)
@@ -104,19 +104,5 @@ def calibrated_judge(
     margins = judge.margins(
         model, [judge.prompt(text) for text in texts], tokenizer=tokenizer, batch_size=batch_size
     )
-    fitted = best_threshold(margins, asked)
+    fitted = balanced_threshold(margins, asked)
     return Judge(judge.preface, before, after, yes, no, fitted, float(auroc(margins, asked)))
-
-
-def best_threshold(scores: ArrayLike, labels: ArrayLike) -> float:
-    """The threshold above which a yes has the highest balanced accuracy; the middle of the gap it lies in.
-
-    >>> best_threshold([0.0, 1.0, 2.0, 4.0], [False, False, True, True])
-    1.5
-    """
-    values, positive = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=bool)
-    ordered = np.unique(values)
-    cuts = np.concatenate([[ordered[0] - 1.0], (ordered[1:] + ordered[:-1]) / 2])
-    above = values[None] > cuts[:, None]
-    balanced = (above & positive).sum(1) / positive.sum() + (~above & ~positive).sum(1) / (~positive).sum()
-    return float(cuts[int(balanced.argmax())])

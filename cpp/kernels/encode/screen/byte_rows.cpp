@@ -22,7 +22,7 @@ ByteRows::ByteRows(const ByteLatents& of, const Rows<float>& rows, Screening how
       count(static_cast<int64_t>(source.size())),
       tiles((count + packing.rows - 1) / packing.rows),
       capacity(room),
-      row(static_cast<std::size_t>(tiles * packing.rows), ByteRow{1, 0, 0, 0, kInfinity, 0, true}),
+      row(static_cast<std::size_t>(tiles * packing.rows), ByteRow{1, 0, 0, 0, kInfinity, 0, true, false}),
       bytes_(large_buffer<std::int8_t>(tiles * packing.rows * of.frame.padded)),
       start_(buffer<int32_t>(tiles * packing.rows)),
       lines_(buffer<float>(tiles * packing.rows * of.line_count())),

@@ -11,9 +11,10 @@ struct ByteRow {
     // y ~ unit q, with q the packed bytes; length and error are at least |y~| and |y - y~|; bound covers the roundings
     // of the float operations around the integer product, and those of the canonical value.
     float unit, length, error, bound;
-    float cut;      // latents whose canonical value cannot reach it are not listed
-    int32_t found;  // latents listed
-    bool full;      // the screen decides nothing: all of the row's values must be computed
+    float cut;        // latents whose canonical value cannot reach it are not listed
+    int32_t found;    // latents listed
+    bool full;        // the screen decides nothing: all of the row's values must be computed,
+    bool overflowed;  // unless only its list was too short, and a pass with longer ones follows
 };
 
 class ByteRows {

@@ -16,7 +16,7 @@ import argparse
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,57 @@ def hook(layer: int) -> str:
     return f"blocks.{layer}.hook_resid_post"
 
 
+def add_rows(
+    result: dict[str, Any],
+    cells: list[dict[str, Any]],
+    name: str,
+    stores: dict[str, dict[str, ActivationStore]],
+    sets: dict[str, list[Ticket]],
+    args: argparse.Namespace,
+    say: Callable[[str], None],
+) -> None:
+    """The rows of these cells that the result does not have, each written when it is done."""
+    layer: Layer | None = None
+    for cell in cells:
+        if any(all(row[k] == v for k, v in cell.items()) for row in result["rows"]):
+            continue
+        if layer is None or layer.number != cell["layer"]:
+            there = {k: found[hook(cell["layer"])] for k, found in stores.items()}
+            layer = Layer(cell["layer"], there, sets, args.neutral)
+            result["tokens"] = layer.tokens
+        if str(layer.number) not in result["layers"]:
+            result["layers"][str(layer.number)] = baselines(layer, args.directions)
+            write_json(args.json, result)
+            say(f"layer {layer.number}: neurons, directions, dense probe")
+        started = time.process_time()
+        sae = trained(layer.training, cell, name, args)
+        row = cell | latents_of(sae, layer) | {"cpu_seconds": round(time.process_time() - started)}
+        result["rows"].append(row)
+        write_json(args.json, result)
+        areas = ", ".join(f"{v['latent']['auroc']['value']:.2f}" for v in row["label"].values())
+        say(f"{cell}: FVU {row['fvu']:.3f}, AUROC {areas}")
+
+
+def on_random_weights(
+    lm: Any, sets: dict[str, list[Ticket]], rows: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """The first setting on the model with random weights: as many steps of training, on fewer tickets."""
+    few = {name: items[: args.random_tickets] for name, items in sets.items()}
+    short = argparse.Namespace(english_tokens=args.english_tokens // 4)
+    point = [hook(args.layers[0])]
+    other = captured(randomise(lm, seed=0), few, point, Path(args.work) / "random", short)
+    place = Layer(args.layers[0], {k: found[point[0]] for k, found in other.items()}, few, args.neutral // 4)
+    sae = sparse_sae.train(
+        place.training,
+        sparse_sae.TopK(k=K),
+        d_sae=args.widths[0],
+        n_tokens=args.passes * rows,
+        seed=0,
+        progress=False,
+    ).sae
+    return random_weights(sae, place)
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that the result file does not have yet."""
     began = time.perf_counter()
@@ -140,48 +191,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     lm = load_model(args.model)
     result["model"] = lm.name
     stores = captured(lm, sets, [hook(layer) for layer in args.layers], Path(args.work), args)
-    layer: Layer | None = None
-    for cell in grid(args):
-        if any(all(row[k] == v for k, v in cell.items()) for row in result["rows"]):
-            continue
-        if layer is None or layer.number != cell["layer"]:
-            layer = Layer(
-                cell["layer"],
-                {k: found[hook(cell["layer"])] for k, found in stores.items()},
-                sets,
-                args.neutral,
-            )
-            result["tokens"] = layer.tokens
-        if str(layer.number) not in result["layers"]:
-            result["layers"][str(layer.number)] = baselines(layer, args.directions)
+    cells = grid(args)
+    once = 1 + max(i for i, cell in enumerate(cells) if cell["seed"] == 0)  # after it, seeds are repeated
+    for part in (cells[:once], cells[once:]):
+        add_rows(result, part, lm.name, stores, sets, args, say)
+        if "random_weights" not in result and args.random_tickets:
+            say("the first setting on random weights")
+            result["random_weights"] = on_random_weights(lm, sets, result["tokens"]["training"], args)
             write_json(args.json, result)
-            say(f"layer {layer.number}: neurons, directions, dense probe")
-        started = time.process_time()
-        sae = trained(layer.training, cell, lm.name, args)
-        row = cell | latents_of(sae, layer) | {"cpu_seconds": round(time.process_time() - started)}
-        result["rows"].append(row)
-        write_json(args.json, result)
-        areas = ", ".join(f"{v['latent']['auroc']['value']:.2f}" for v in row["label"].values())
-        say(f"{cell}: FVU {row['fvu']:.3f}, AUROC {areas}")
-    if "random_weights" not in result and args.random_tickets:
-        say("the same on random weights")
-        few = {name: items[: args.random_tickets] for name, items in sets.items()}
-        short = argparse.Namespace(english_tokens=args.english_tokens // 4)
-        point = [hook(args.layers[0])]
-        other = captured(randomise(lm, seed=0), few, point, Path(args.work) / "random", short)
-        place = Layer(
-            args.layers[0], {k: found[point[0]] for k, found in other.items()}, few, args.neutral // 4
-        )
-        sae = sparse_sae.train(
-            place.training,
-            sparse_sae.TopK(k=K),
-            d_sae=args.widths[0],
-            n_tokens=args.passes * len(layer.training if layer else place.training),
-            seed=0,
-            progress=False,
-        ).sae
-        result["random_weights"] = random_weights(sae, place)
-        write_json(args.json, result)
     return result
 
 

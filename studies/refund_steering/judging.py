@@ -42,7 +42,7 @@ def judge_of(lm: LanguageModel, items: Sequence[Ticket]) -> Judge:
 
 
 class Bench:
-    """Tickets before the judge, pushed at the hook point at every position of theirs (the examples are left alone).
+    """Tickets before the judge, pushed at the hook point from their first word on (what stands before is left alone).
 
     Args:
         lm: the model. judge: see `judge_of`. hook: where pushes are added.
@@ -50,8 +50,9 @@ class Bench:
 
     def __init__(self, lm: LanguageModel, judge: Judge, hook: str) -> None:
         self.lm, self.judge, self.hook = lm, judge, hook
-        self._examples = token_ids(judge.preface, lm.tokenizer)
-        self.first = len(self._examples)  # before it are the examples
+        # without the white space at the end: a tokenizer joins it with what follows, or cuts it otherwise
+        self._examples = token_ids((judge.preface + judge.before).rstrip(), lm.tokenizer)
+        self.first = len(self._examples)  # before it are the examples, and what introduces the ticket
         yes, no = (continuation_ids(answer, lm.tokenizer) for answer in (judge.yes, judge.no))
         if len(yes) != 1 or len(no) != 1:
             raise ValueError(f"judge: got answers of {len(yes)} and {len(no)} tokens, expected one each")
@@ -94,7 +95,7 @@ class Bench:
         found = [token_ids(self.judge.prompt(short(item)), self.lm.tokenizer) for item in items]
         if any(ids[: self.first] != self._examples for ids in found):
             raise ValueError(
-                "judge: got a preface whose last token goes on into the ticket; end it with a new line"
+                "judge: got words before the ticket whose last token goes on into it; end them with a space"
             )
         return found
 

@@ -22,8 +22,10 @@ std::vector<int32_t> byte_visits(int64_t M) {
 
 void pack_byte_panel(std::uint8_t* out, ByteKnown* found, const Dictionary<float>& dict, const ByteFrame& frame,
                      int64_t panel, double u) {
-    thread_local std::vector<float> v;
-    thread_local std::vector<std::int8_t> q;
+    thread_local std::vector<float> v_of_thread;
+    thread_local std::vector<std::int8_t> q_of_thread;
+    auto& v = v_of_thread;  // asking for a thread's own costs a call each time
+    auto& q = q_of_thread;
     v.resize(static_cast<std::size_t>(frame.padded));
     q.resize(static_cast<std::size_t>(frame.padded));
     // A far smaller latent than the largest gets coarser steps than it could, so that a sum in units of steps stays

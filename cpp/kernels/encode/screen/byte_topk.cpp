@@ -8,7 +8,7 @@
 namespace sparse_sae {
 namespace {
 
-constexpr int64_t kListBytes = 16 << 20;  // listed latents of a block of rows
+constexpr int64_t kListBytes = 18 << 20;  // listed latents of a block of rows
 
 // Raises the cuts of rows while latents are seen. When a share f of them has been, about k f of the k largest are among
 // it, and almost surely fewer than k f + 2.5 sqrt(k f) + 2 =: r. So the r-th largest approximation seen is almost
@@ -49,14 +49,15 @@ class Guesses {
 
 }  // namespace
 
-bool byte_topk(Codes<float>* codes, const Rows<float>& rows, const Dictionary<float>& dict, TopK select,
+bool byte_topk(Codes<float>* codes, const Rows<float>& rows, const Dictionary<float>& dict, TopK select, Screening how,
                int num_threads) {
     if (select.absolute || dict.D > kByteInputs) return false;
     ByteLatents latents(rows, dict, nullptr, num_threads);
     if (!latents.usable()) return false;
     constexpr int64_t C = kByteCols;
     const int64_t capacity = (std::min(dict.M, 4 * select.k + 384) + C - 1) / C * C + C;
-    const int64_t fit = std::max<int64_t>(256, kListBytes / (capacity * 8)) / kTileRows * kTileRows;
+    const int64_t packed = row_packing(how).rows;
+    const int64_t fit = std::max<int64_t>(256, kListBytes / (capacity * 8)) / packed * packed;
     const std::vector<int64_t> stops = byte_stops(latents.visits(), capacity);
     const float lowest = select.relu ? 0 : -std::numeric_limits<float>::infinity();
     Selected<float> selected(rows.N, select.k);
@@ -67,7 +68,7 @@ bool byte_topk(Codes<float>* codes, const Rows<float>& rows, const Dictionary<fl
             std::vector<int32_t> source(static_cast<std::size_t>(std::min(fit, rows.N - n0)));
             std::iota(source.begin(), source.end(), static_cast<int32_t>(n0));
             const std::vector<float> cut(source.size(), lowest);
-            ByteRows block(latents, rows, std::move(source), cut, capacity, num_threads);
+            ByteRows block(latents, rows, how, std::move(source), cut, capacity, num_threads);
             Guesses guesses(block, select.k);
             byte_sweep(
                 latents, block, stops, num_threads, [&](double share) { guesses.raise_all(share, num_threads); },
@@ -83,7 +84,7 @@ bool byte_topk(Codes<float>* codes, const Rows<float>& rows, const Dictionary<fl
                 }
         }
         if (missed.empty()) continue;
-        ByteRows block(latents, rows, std::move(missed), certain, capacity, num_threads);
+        ByteRows block(latents, rows, how, std::move(missed), certain, capacity, num_threads);
         byte_sweep(
             latents, block, {latents.visits()}, num_threads, [](double) {}, [&](int64_t n) { block.give_up(n); });
         byte_settle(selected, block, rows, dict, select, num_threads);

@@ -6,7 +6,8 @@ same for every array of a call. Arrays are C-contiguous; x alone may have any ro
 indices (nnz) int32 ascending within a row, values (nnz) T). Every function gives bit-identical results for any
 num_threads. screen says how candidates are found, "float" or (float32 only) "int8", by
 vectors, or "amx", by tiles of a matrix; no result depends on it, and "auto" takes what SPARSE_SAE_SCREEN says, or what
-has been the fastest on this machine for calls of the same d_in, d_sae, k and threads. `reference/` holds the same functions in NumPy.
+has been the fastest on this machine for calls of the same d_in, d_sae, k and threads. `reference/` holds the same
+functions in NumPy.
 """
 
 from types import ModuleType
@@ -33,8 +34,8 @@ def keep_int8(
 ) -> tuple[object, int]:
     """A handle, and the bytes that it keeps: w (M, D), which must be read-only, as int8 too. As long as the handle
     lives and w stays read-only, calls of fewer than 512 rows on these very weights, without latents, find candidates by
-    it, where the level has 8-bit dot products (build_info["int8"]) or screen is "int8" or "amx". sample (n, D): rows like those
-    to come, centred, from which scales are taken."""
+    it, where the level has 8-bit dot products (build_info["int8"]) or screen is "int8" or "amx". sample (n, D): rows
+    like those to come, centred, from which scales are taken."""
 
 def encode_topk(
     x: npt.NDArray[Any],

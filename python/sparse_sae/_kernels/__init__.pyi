@@ -75,9 +75,7 @@ def encode_topk_aux(
     """encode_topk, and from the same sweep the aux_k largest, of either sign, among latents with dead (M) true.
 
     Returns (indptr, indices, values) of both and the fallbacks of both together: what two calls of encode_topk
-    give (the second with latents=flatnonzero(dead), relu=False; its indices are latents of w), the first bit for
-    bit. Values of the second may differ in rounding, and its choice where values tie within rounding; they are the
-    same on any number of threads.
+    give (the second with latents=flatnonzero(dead), relu=False; its indices are latents of w), bit for bit.
     """
 
 def encode_threshold(

@@ -69,7 +69,7 @@ void ByteRows::read(int64_t n, const Rows<float>& rows, float cut) {
     line[2] = at.error * inverse;
     line[3] = at.length * inverse;
     for (std::size_t e = 0; e < frame.direct.size(); ++e) line[4 + e] *= inverse;
-    start_[n] = -128 * found.sum;
+    start_[n] = -kByteOffset * found.sum;
     const int64_t R = packing.rows;
     packing.write(bytes_.get() + n / R * R * frame.padded, n % R, q.data(), frame.padded);
 }

@@ -42,7 +42,7 @@ class ByteRows {
     // Drops the listed latents whose upper ends do not reach the cut.
     void drop_below_cut(int64_t n, const float* upper);
 
-    // Of a tile, as `packing` says; -128 times the sum of each row's q.
+    // Of a tile, as `packing` says; -kByteOffset times the sum of each row's q.
     const std::int8_t* bytes(int64_t tile) const { return bytes_.get() + tile * packing.rows * latents.frame.padded; }
     const int32_t* start(int64_t tile) const { return start_.get() + tile * packing.rows; }
     // Factors of ByteLatents::lines, of each row of a tile: the threshold, 1, |y - y~|, |y~|, and the direct dimensions

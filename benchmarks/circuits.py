@@ -165,13 +165,13 @@ def _peak() -> float:
 PARTS = {
     "graph": lambda: graph(20, 1000),
     "long": lambda: graph(256, 1000),
-    "longest": lambda: graph(2300, 8),
+    "longest": lambda: graph(2300, 1000),
     "twera": twera,
 }
 TARGETS = {
     "graph": "20 tokens, all layers, 1,000 nodes: 5 s beyond the forward pass",
     "long": "256 tokens, 1,000 nodes: 2 GB",
-    "longest": "2,300 tokens, 8 nodes: 8 GB",
+    "longest": "2,300 tokens, 1,000 nodes: 8 GB",
     "twera": "a million tokens, two layers, k 32: 60 s",
 }
 

@@ -27,11 +27,13 @@ from sparse_sae.circuits import (  # noqa: E402
     freeze,
     graph_of,
     pull as pull_module,
+    rows as rows_module,
 )
 from sparse_sae.circuits.attribution import _largest  # noqa: E402
 from sparse_sae.circuits.families import transformer_of  # noqa: E402
-from sparse_sae.circuits.graph import csr_rows, influence, normalise, ordered_influence  # noqa: E402
-from sparse_sae.circuits.pull import feature_row, pull  # noqa: E402
+from sparse_sae.circuits.influence import csr_rows, influence, normalise, ordered_influence  # noqa: E402
+from sparse_sae.circuits.pull import pull  # noqa: E402
+from sparse_sae.circuits.rows import feature_row  # noqa: E402
 from sparse_sae.circuits.targets import rows_of  # noqa: E402
 
 torch.set_num_threads(1)
@@ -54,7 +56,7 @@ def differentiable(f: Any, scales: Any) -> tuple[Any, ...]:
         out = errors[number]
         t = f.transcoders.get(number)
         if t is None and not f.first_position:
-            out = out + f.mlp_bias[number]
+            out = torch.cat([f.mlp_bias[number, :1], out[1:] + f.mlp_bias[number, 1]])
         if t is not None:
             read = n2 if t.normed else mid
             pre[number] = read @ t.W_enc.T + t.b_enc
@@ -68,7 +70,7 @@ def differentiable(f: Any, scales: Any) -> tuple[Any, ...]:
             ):  # what the first position's features and error add is held, and not a source
                 held = seen.mlp_out[number][0] - t.b_dec
                 if t.W_skip is not None:
-                    own = seen.mlp_in[number] if t.normed else seen.mid[number]
+                    own = tf.mlp_in(seen, number) if t.normed else seen.mid[number]
                     held = held - own[0] @ t.W_skip.T
                 out = torch.cat([out[:1] + held, out[1:]])
         x = mid + out
@@ -127,11 +129,11 @@ def test_a_row_has_the_same_bits_alone_and_among_others() -> None:
         for a, b, c in zip(frozen.layer, frozen.position, frozen.latent, strict=True)
     ]
     together: dict[int, Any] = {}
-    pull(frozen, rows, lambda n, got: together.update(zip(n, got.edges.numpy(), strict=True)))
+    pull(frozen, rows, lambda n, got: together.update(zip(n, got.edges.numpy().copy(), strict=True)))
     assert len(together) == len(rows) > 16
     for number, row in enumerate(rows):
         alone: list[Any] = []
-        pull(frozen, [row], lambda _n, got, alone=alone: alone.append(got.edges.numpy()[0]))
+        pull(frozen, [row], lambda _n, got, alone=alone: alone.append(got.edges.numpy()[0].copy()))
         np.testing.assert_array_equal(alone[0], together[number])
 
 
@@ -151,7 +153,7 @@ def test_rows_have_the_same_bits_in_any_batch_and_with_any_threads(
     ]
 
     def computed(numbers: list[int], batch_bytes: int, threads: int) -> dict[int, Any]:
-        monkeypatch.setattr(pull_module, "_BATCH_BYTES", batch_bytes)
+        monkeypatch.setattr(rows_module, "_BATCH_BYTES", batch_bytes)
         torch.set_num_threads(threads)
         found: dict[int, Any] = {}
 
@@ -174,6 +176,26 @@ def test_rows_have_the_same_bits_in_any_batch_and_with_any_threads(
     ):
         for number, row in computed(numbers, batch_bytes, threads).items():
             np.testing.assert_array_equal(row, whole[number])
+
+
+def test_a_target_over_a_large_vocabulary_has_the_same_bits_with_any_threads() -> None:
+    rng = np.random.default_rng(0)
+    weights = torch.from_numpy(rng.standard_normal(40_000).astype("f"))
+    rows = torch.from_numpy(rng.standard_normal((40_000, 64)).astype("f"))
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(rows_module._combined(weights, rows))
+    torch.set_num_threads(1)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    torch.testing.assert_close(found[0].double(), weights.double() @ rows.double(), rtol=1e-3, atol=1e-2)
+
+
+def test_edges_take_eight_bytes_whole_and_pruned() -> None:
+    model = model_of("llama", torch.float32)
+    graph = attribute(model, transcoders(model), IDS, [7], max_features=None)
+    for some in (graph, graph.prune()):
+        assert some.edges.indices.dtype == np.int32 and some.edges.data.dtype == np.float32
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -69,10 +69,10 @@ def test_a_pair_is_the_second_difference_of_the_score(family: str) -> None:
             if at < 0:
                 x[0, position] -= vector
             changes[at] = [(0, position, vector)]
-        pre = tf.run(x, _changed(_held(frozen), changes), seen, record=True).pre[layer][0]
+        pre = tf.pre(tf.run(x, _changed(_held(frozen), changes), seen, record=True), layer)[0]
         at = query if side == "query" else key
         n1 = w.norm1.apply(pre[at], seen.scale1[layer][at])
-        own = w.norm1.apply(seen.pre[layer][at], seen.scale1[layer][at])
+        own = w.norm1.apply(tf.pre(seen, layer)[at], seen.scale1[layer][at])
         W, b, norm, group = (
             (w.W_Q, w.b_Q, w.q_norm, head)
             if side == "query"

@@ -131,9 +131,12 @@ def test_fast_equals_simple_and_threads_do_not_matter(
         same(kernels.encode_batch_topk(*args, p["total"], center=options["center"], **how), batch)
 
 
+INTEGERS = ("int8", "amx")  # screens that multiply integers, each forced on every level
+
+
 def screens(dtype: Any, absolute: bool = False) -> tuple[str, ...]:
     """The ways to find candidates that there are."""
-    return ("float", "int8") if dtype == np.float32 and not absolute else ("float",)
+    return ("float", *INTEGERS) if dtype == np.float32 and not absolute else ("float",)
 
 
 @compiled
@@ -142,8 +145,9 @@ def test_screens_that_cannot_be_are_refused(kernels: Any) -> None:
     for wrong in ({"screen": "int4"}, {"screen": "int8", "absolute": True}):
         with pytest.raises(ValueError, match="screen: got"):
             kernels.encode_topk(x, w, b, 3, **wrong)
-    with pytest.raises(ValueError, match="float32"):
-        kernels.encode_topk(x.astype(float), w.astype(float), b.astype(float), 3, screen="int8")
+    for screen in INTEGERS:
+        with pytest.raises(ValueError, match="float32"):
+            kernels.encode_topk(x.astype(float), w.astype(float), b.astype(float), 3, screen=screen)
 
 
 @compiled
@@ -160,9 +164,10 @@ def test_bytes_decide_on_activations_like_those_of_a_model(kernels: Any) -> None
     center = x.mean(axis=0).astype(np.float32)
     x, w = x.astype(np.float32), features.astype(np.float32)
     want = kernels.encode_topk(x, w, None, 8, center=center, screen="float")
-    got = kernels.encode_topk(x, w, None, 8, center=center, screen="int8", num_threads=2)
-    same(got, want)
-    assert got[3] == 0
+    for screen in INTEGERS:
+        got = kernels.encode_topk(x, w, None, 8, center=center, screen=screen, num_threads=2)
+        same(got, want)
+        assert got[3] == 0
     np.testing.assert_array_equal(want[3], 0)
 
 
@@ -253,8 +258,8 @@ def test_guessed_thresholds_never_change_the_answer(kernels: Any, order: str, re
     w = (w * misleading_orders()[order]).astype(np.float32)
     for k in (5, 64):
         want = kernels.encode_topk(x, w, None, k, relu=relu, screen="float")
-        for threads in (1, 2, 7):
-            same(kernels.encode_topk(x, w, None, k, relu=relu, screen="int8", num_threads=threads), want)
+        for screen, threads in product(INTEGERS, (1, 2, 7)):
+            same(kernels.encode_topk(x, w, None, k, relu=relu, screen=screen, num_threads=threads), want)
 
 
 @compiled
@@ -271,8 +276,8 @@ def test_a_guessed_cut_of_a_whole_batch_never_changes_the_answer(
     for total in (1, 1500, 9600):
         want = kernels.encode_batch_topk(x, w, None, total, screen="float")
         assert len(want[1]) == total
-        for threads in (1, 2, 7):
-            same(kernels.encode_batch_topk(x, w, None, total, screen="int8", num_threads=threads), want)
+        for screen, threads in product(INTEGERS, (1, 2, 7)):
+            same(kernels.encode_batch_topk(x, w, None, total, screen=screen, num_threads=threads), want)
 
 
 @compiled
@@ -281,10 +286,9 @@ def test_many_nearly_equal_latents_are_told_apart(kernels: Any) -> None:
     x, w = rng.standard_normal((300, 160)).astype(np.float32), rng.standard_normal((40, 160))
     w = (np.repeat(w, 70, axis=0) + 1e-6 * rng.standard_normal((2800, 160))).astype(np.float32)
     for k in (5, 64):
-        same(
-            kernels.encode_topk(x, w, None, k, screen="int8"),
-            kernels.encode_topk(x, w, None, k, screen="float"),
-        )
+        want = kernels.encode_topk(x, w, None, k, screen="float")
+        for screen in INTEGERS:
+            same(kernels.encode_topk(x, w, None, k, screen=screen), want)
 
 
 @compiled
@@ -292,7 +296,7 @@ def test_the_environment_forces_a_screen(kernels: Any, monkeypatch: pytest.Monke
     rng = np.random.default_rng(7)
     x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((40, 130), (300, 130)))
     want = kernels.encode_topk(x, w, None, 4)
-    for screen in ("float", "int8", "auto"):
+    for screen in ("float", *INTEGERS, "auto"):
         monkeypatch.setenv("SPARSE_SAE_SCREEN", screen)
         same(kernels.encode_topk(x, w, None, 4), want)
     monkeypatch.setenv("SPARSE_SAE_SCREEN", "int4")
@@ -305,13 +309,15 @@ def test_the_choice_of_a_screen_is_measured_and_can_be_read(kernels: Any) -> Non
     rng = np.random.default_rng(8)
     x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((512, 129), (257, 129)))
     want = kernels.encode_topk(x, w, None, 3, screen="float")
-    for _ in range(6):
+    for _ in range(8):
         same(kernels.encode_topk(x, w, None, 3), want)
     found = [r for r in kernels.screens() if (r["d_in"], r["d_sae"], r["k"]) == (129, 257, 3)]
     assert {r["kernel"] for r in found} <= {"encode_topk"}
     for report in found:  # a level without 8-bit dot products measures nothing
-        assert report["float_us_per_row"] > 0 and report["int8_us_per_row"] > 0
-        assert report["chosen"] in ("float", "int8")
+        took = {screen: report[f"{screen}_us_per_row"] for screen in ("float", *INTEGERS)}
+        measured = {screen: time for screen, time in took.items() if time > 0}  # -1: no such instruction
+        assert set(measured) >= {"float", "int8"}
+        assert report["chosen"] == min(measured, key=lambda screen: measured[screen])
 
 
 @compiled
@@ -521,7 +527,7 @@ def test_a_kept_copy_never_changes_the_answer(kernels: Any, name: str) -> None:
         handle, memory = kernels.keep_int8(w, sample=sample, num_threads=2)
         assert memory > w.size
         for (what, n), threads in product(want, (1, 2)):
-            for screen in ("auto", "int8"):
+            for screen in ("auto", *INTEGERS):
                 same(calls[what](n, screen=screen, num_threads=threads), want[what, n])
         del handle
 
@@ -534,9 +540,10 @@ def test_a_kept_copy_decides_nearly_all_rows_of_large_dictionaries(kernels: Any)
     want = {n: kernels.encode_topk(x[:n], read_only(w), None, 20, screen="float") for n in (1, 8, 40)}
     handle = kernels.keep_int8(w, sample=x)
     for n, codes in want.items():
-        got = kernels.encode_topk(x[:n], w, None, 20, screen="int8")
-        same(got, codes)
-        assert got[3] == 0
+        for screen in INTEGERS:
+            got = kernels.encode_topk(x[:n], w, None, 20, screen=screen)
+            same(got, codes)
+            assert got[3] == 0
     del handle
 
 
@@ -549,11 +556,11 @@ def test_weights_that_changed_are_not_those_that_were_kept(kernels: Any) -> None
     handle = kernels.keep_int8(read_only(w))
     w.flags.writeable = True
     w[:] = rng.standard_normal(w.shape)
-    same(
-        kernels.encode_topk(x, w, None, 5, screen="int8"),
-        kernels.encode_topk(x, w.copy(), None, 5, simple=True),
-    )
+    want = kernels.encode_topk(x, w.copy(), None, 5, simple=True)
+    for screen in INTEGERS:
+        same(kernels.encode_topk(x, w, None, 5, screen=screen), want)
     bad = np.full((64, 130), np.nan, np.float32)
     kept = kernels.keep_int8(read_only(bad))  # finite weights are nobody's promise
-    assert len(kernels.encode_topk(x, bad, None, 5, screen="int8")[1]) == 0
+    for screen in INTEGERS:
+        assert len(kernels.encode_topk(x, bad, None, 5, screen=screen)[1]) == 0
     del handle, kept

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <cstdlib>
+#include <optional>
 
 #include "bindings/arrays.h"
 #include "bindings/module.h"
@@ -48,22 +50,39 @@ int64_t view_count(const char* name, int64_t k, int64_t M) {
     return std::min(k, M);
 }
 
+// What Python calls kScreens.
+constexpr const char* kScreenNames[kScreenCount] = {"float", "int8", "amx"};
+
+std::optional<Screening> named(const std::string& name) {
+    for (int i = 0; i < kScreenCount; ++i)
+        if (name == kScreenNames[i]) return kScreens[i];
+    return std::nullopt;
+}
+const char* name_of(Screening how) {
+    return kScreenNames[std::find(kScreens, kScreens + kScreenCount, how) - kScreens];
+}
+std::string screen_names() {
+    std::string all = kScreenNames[0];
+    for (int i = 1; i < kScreenCount; ++i) all += (i + 1 < kScreenCount ? ", " : " or ") + std::string(kScreenNames[i]);
+    return all;
+}
+
 // SPARSE_SAE_SCREEN forces a screen where a call leaves the choice to us: for tests, and to compare.
 Screening screen_of_environment() {
     const char* forced = std::getenv("SPARSE_SAE_SCREEN");
     const std::string name = forced ? forced : "";
     if (name.empty() || name == "auto") return Screening::automatic;
-    if (name == "float") return Screening::floats;
-    if (name == "int8") return Screening::bytes;
-    throw py::value_error("SPARSE_SAE_SCREEN: got " + name + ", expected auto, float or int8");
+    if (const auto how = named(name)) return *how;
+    throw py::value_error("SPARSE_SAE_SCREEN: got " + name + ", expected auto, " + screen_names());
 }
 
 template <class T>
 Screening view_screen(const std::string& screen, bool absolute = false) {
     if (screen == "auto") return screen_of_environment();
-    if (screen == "float") return Screening::floats;
-    if (screen == "int8" && std::is_same_v<T, float> && !absolute) return Screening::bytes;
-    throw py::value_error("screen: got " + screen + ", expected auto, float or (float32, without absolute) int8");
+    const auto how = named(screen);
+    if (how && (*how == Screening::floats || (std::is_same_v<T, float> && !absolute))) return *how;
+    throw py::value_error("screen: got " + screen + ", expected auto, " + screen_names() +
+                          "; all but auto and float need float32 and not absolute");
 }
 
 template <class T>
@@ -184,12 +203,13 @@ void bind_encode(py::module_& m) {
     m.def("screens", [] {
         py::list all;
         for (const ScreenReport& report : screen_reports()) {
-            all.append(py::dict(py::arg("kernel") = report.key.kernel, py::arg("d_in") = report.key.D,
-                                py::arg("d_sae") = report.key.M, py::arg("k") = report.key.k,
-                                py::arg("dead_eighths") = report.key.dead_eighths,
-                                py::arg("threads") = report.key.threads, py::arg("float_us_per_row") = report.floats,
-                                py::arg("int8_us_per_row") = report.bytes,
-                                py::arg("chosen") = report.choice == Screening::bytes ? "int8" : "float"));
+            py::dict entry(py::arg("kernel") = report.key.kernel, py::arg("d_in") = report.key.D,
+                           py::arg("d_sae") = report.key.M, py::arg("k") = report.key.k,
+                           py::arg("dead_eighths") = report.key.dead_eighths, py::arg("threads") = report.key.threads,
+                           py::arg("chosen") = name_of(report.choice));
+            for (int i = 0; i < kScreenCount; ++i)
+                entry[(std::string(kScreenNames[i]) + "_us_per_row").c_str()] = report.microseconds[i];
+            all.append(entry);
         }
         return all;
     });

@@ -10,6 +10,7 @@ PYBIND11_MODULE(SPARSE_SAE_MODULE, m) {
     m.attr("version") = SPARSE_SAE_VERSION;
     m.attr("openmp") = sparse_sae::has_openmp();
     m.attr("int8") = sparse_sae::has_fast_bytes();
+    m.attr("amx") = sparse_sae::has_amx();
     m.attr("compiler") = __VERSION__;
     m.attr("eigen") = sparse_sae::eigen_version();
     sparse_sae::bind_encode(m);

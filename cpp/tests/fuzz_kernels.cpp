@@ -69,8 +69,7 @@ void fuzz(Bytes& in) {
     const int threads = 1 + (options >> 6);
 
     const Codes<T> want = encode_topk_simple(rows, dict, select, 1);
-    for (const Screening how : {Screening::floats, Screening::bytes})
-        CHECK(same_codes(encode_topk(rows, dict, select, threads, how), want));
+    for (const Screening how : kScreens) CHECK(same_codes(encode_topk(rows, dict, select, threads, how), want));
     if constexpr (std::is_same_v<T, float>) {
         Dictionary<float> with_copy = dict;
         const auto copy = keep_copy(rows, dict, threads);
@@ -83,7 +82,7 @@ void fuzz(Bytes& in) {
         std::vector<char> dead(static_cast<std::size_t>(M));
         for (std::size_t j = 0; j < dead.size(); ++j) dead[j] = j == 0 || (options >> 4 & 1) || j % 3 == 0;
         const int64_t aux_k = 1 + (options >> 5 & 1);
-        for (const Screening how : {Screening::floats, Screening::bytes}) {
+        for (const Screening how : kScreens) {
             const auto once = encode_topk_aux(rows, dict, select, dead.data(), aux_k, 1, how);
             const auto both = encode_topk_aux(rows, dict, select, dead.data(), aux_k, threads, how);
             CHECK(same_codes(once.first, want) && same_codes(both.first, want));

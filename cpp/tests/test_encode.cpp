@@ -15,8 +15,7 @@ template <class T>
 void check_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select) {
     const Codes<T> want = encode_topk_simple(rows, dict, select, 1);
     for (const int threads : kThreads)
-        for (const Screening how : {Screening::floats, Screening::bytes})
-            CHECK(same(encode_topk(rows, dict, select, threads, how), want));
+        for (const Screening how : kScreens) CHECK(same(encode_topk(rows, dict, select, threads, how), want));
     CHECK(static_cast<int64_t>(want.indptr.size()) == rows.N + 1);
     for (int64_t n = 0; n < rows.N; ++n) CHECK(want.indptr[n + 1] - want.indptr[n] <= select.k);
 }
@@ -33,7 +32,7 @@ void check_aux(const Problem<T>& p, int64_t k, int64_t aux_k) {
     const Dictionary<T> only{p.w.data(), p.b.data(), listed.data(), static_cast<int64_t>(listed.size()), p.D};
     Codes<T> want = encode_topk(p.rows(), only, TopK{std::min<int64_t>(aux_k, only.M), false, false}, 2);
     for (int32_t& j : want.indices) j = listed[j];
-    for (const Screening how : {Screening::floats, Screening::bytes}) {
+    for (const Screening how : kScreens) {
         for (const int threads : kThreads) {
             const auto both = encode_topk_aux(p.rows(), p.dictionary(), select, dead.data(), aux_k, threads, how);
             CHECK(same(both.first, encode_topk(p.rows(), p.dictionary(), select, 1)));
@@ -60,13 +59,13 @@ void check_threshold(const Problem<T>& p) {
             kept.indptr.push_back(static_cast<int32_t>(kept.indices.size()));
         }
         CHECK(same(want, kept));
-        for (const Screening how : {Screening::floats, Screening::bytes})
+        for (const Screening how : kScreens)
             CHECK(same(encode_threshold(p.rows(), p.dictionary(), threshold, 7, how), want));
     }
     for (const int64_t total : {int64_t{1}, p.N, 3 * p.N * p.M}) {
         const Codes<T> want = encode_batch_topk(p.rows(), p.dictionary(), std::max<int64_t>(1, total), 1);
         CHECK(static_cast<int64_t>(want.indices.size()) <= std::max<int64_t>(1, total));
-        for (const Screening how : {Screening::floats, Screening::bytes})
+        for (const Screening how : kScreens)
             for (const int threads : kThreads)
                 CHECK(
                     same(encode_batch_topk(p.rows(), p.dictionary(), std::max<int64_t>(1, total), threads, how), want));

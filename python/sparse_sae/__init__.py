@@ -106,9 +106,9 @@ def __dir__() -> list[str]:
 def kernels() -> dict[str, Any]:
     """Which compiled kernels run: level, loadable levels, threads, OpenMP, version, compiler, Eigen.
 
-    `screens` lists, for each kind of encode call so far, how long its two screens took and which is used: the machine
-    decides, the codes are the same. `SPARSE_SAE_KERNELS` forces a level, `SPARSE_SAE_SCREEN` (float, int8) a screen,
-    `OMP_NUM_THREADS` the threads.
+    `screens` lists, for each kind of encode call so far, how long each screen took and which is used: the machine
+    decides, the codes are the same. `int8` and `amx` say whether it has 8-bit dot products and tiles of a matrix.
+    `SPARSE_SAE_KERNELS` forces a level, `SPARSE_SAE_SCREEN` (float, int8, amx) a screen, `OMP_NUM_THREADS` the threads.
     """
     return {
         "level": _kernels.level,

@@ -8,7 +8,7 @@
 
 #include "kernels/encode/screen/byte_copy.h"
 #include "kernels/encode/screen/byte_grid.h"
-#include "kernels/encode/screen/byte_tile.h"
+#include "kernels/encode/screen/byte_product.h"
 
 namespace sparse_sae {
 namespace {
@@ -42,5 +42,7 @@ std::shared_ptr<const ByteCopy> kept_copy(const float* w, int64_t M, int64_t D) 
 int64_t kept_bytes(const ByteCopy& kept) { return kept.memory(); }
 
 bool has_fast_bytes() { return kFastBytes; }
+
+bool has_amx() { return has_fast_tiles(); }
 
 }  // namespace sparse_sae

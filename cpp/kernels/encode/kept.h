@@ -21,4 +21,7 @@ int64_t kept_bytes(const ByteCopy& kept);
 // Whether this level multiplies bytes faster than floats: without, no copy is used unless a call asks for bytes.
 bool has_fast_bytes();
 
+// Whether this processor has tiles of a matrix for bytes, and this level uses them.
+bool has_amx();
+
 }  // namespace sparse_sae

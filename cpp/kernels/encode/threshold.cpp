@@ -5,7 +5,6 @@
 #include "kernels/encode/screen/byte_batch.h"
 #include "kernels/encode/screen/byte_few.h"
 #include "kernels/encode/screen/byte_threshold.h"
-#include "kernels/encode/screen/byte_tile.h"
 #include "kernels/encode/screen/screen_float.h"
 
 namespace sparse_sae {
@@ -69,9 +68,10 @@ template <class T>
 Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const T* threshold, int num_threads,
                           Screening how) {
     if constexpr (sizeof(T) == sizeof(float)) {
-        if (Codes<T> codes; use_kept(dict, rows.N, how) &&
-                            (rows.N <= kFewKept ? few_above_kept(&codes, rows, dict, threshold, num_threads)
-                                                : byte_threshold(&codes, rows, dict, threshold, num_threads)))
+        const Screening kept = kept_screen(dict, rows.N, how);
+        if (Codes<T> codes; by_integers(kept) &&
+                            (rows.N <= kFewKept ? few_above_kept(&codes, rows, dict, threshold, kept, num_threads)
+                                                : byte_threshold(&codes, rows, dict, threshold, kept, num_threads)))
             return codes;
     }
     if (few_rows(rows.N)) return encode_threshold_few(rows, dict, threshold, num_threads);
@@ -80,12 +80,13 @@ Codes<T> encode_threshold(const Rows<T>& rows, const Dictionary<T>& dict, const 
         Codes<T> codes;
         if (how == Screening::automatic && dict.D >= 128 && dict.M >= 256) {
             const ScreenTurn turn({"encode_threshold", dict.D, dict.M, 0, 0, num_threads}, rows.N);
-            if (turn.screen() != Screening::bytes || !byte_threshold(&codes, rows, dict, threshold, num_threads))
+            if (!by_integers(turn.screen()) ||
+                !byte_threshold(&codes, rows, dict, threshold, turn.screen(), num_threads))
                 codes = floats();
             turn.done(codes.fallbacks);
             return codes;
         }
-        if (how == Screening::bytes && byte_threshold(&codes, rows, dict, threshold, num_threads)) return codes;
+        if (by_integers(how) && byte_threshold(&codes, rows, dict, threshold, how, num_threads)) return codes;
     }
     return floats();
 }
@@ -112,12 +113,12 @@ RowEntries<T> batch_candidates(const Rows<T>& rows, const Dictionary<T>& dict, i
         RowEntries<T> all;
         if (how == Screening::automatic && dict.D >= 128 && dict.M >= 256 && rows.N > 0) {
             const ScreenTurn turn({"encode_batch_topk", dict.D, dict.M, total / rows.N, 0, num_threads}, rows.N);
-            if (turn.screen() != Screening::bytes || !byte_batch_topk(all, rows, dict, total, num_threads))
+            if (!by_integers(turn.screen()) || !byte_batch_topk(all, rows, dict, total, turn.screen(), num_threads))
                 all = batch_by_floats(rows, dict, total, num_threads);
             turn.done(0);
             return all;
         }
-        if (how == Screening::bytes && byte_batch_topk(all, rows, dict, total, num_threads)) return all;
+        if (by_integers(how) && byte_batch_topk(all, rows, dict, total, how, num_threads)) return all;
     }
     return batch_by_floats(rows, dict, total, num_threads);
 }

@@ -1,7 +1,7 @@
 #include "kernels/encode/topk.h"
 
 #include "kernels/encode/screen/byte_few.h"
-#include "kernels/encode/screen/byte_tile.h"
+#include "kernels/encode/screen/byte_product.h"
 #include "kernels/encode/screen/byte_topk.h"
 #include "kernels/encode/screen/screen_float.h"
 #include "kernels/encode/screen/settle.h"
@@ -32,10 +32,12 @@ Codes<T> by_floats(const Rows<T>& rows, const Dictionary<T>& dict, TopK select, 
     return selected.codes(num_threads);
 }
 
-// By bytes; false where these cannot be used.
+// By bytes or tiles; false where these are not asked for or cannot be used.
 template <class T>
-bool by_bytes(Codes<T>* codes, const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads) {
-    if constexpr (sizeof(T) == sizeof(float)) return byte_topk(codes, rows, dict, select, num_threads);
+bool by_bytes(Codes<T>* codes, const Rows<T>& rows, const Dictionary<T>& dict, TopK select, Screening how,
+              int num_threads) {
+    if constexpr (sizeof(T) == sizeof(float))
+        return by_integers(how) && byte_topk(codes, rows, dict, select, how, num_threads);
     return false;
 }
 
@@ -48,10 +50,11 @@ bool worth_bytes(const Dictionary<T>& dict, TopK select) {
 
 // By the bytes that are kept of a dictionary.
 template <class T>
-bool by_kept_bytes(Codes<T>* codes, const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads) {
+bool by_kept_bytes(Codes<T>* codes, const Rows<T>& rows, const Dictionary<T>& dict, TopK select, Screening how,
+                   int num_threads) {
     if constexpr (sizeof(T) == sizeof(float)) {
-        if (rows.N <= kFewKept) return few_topk_kept(codes, rows, dict, select, num_threads);
-        return byte_topk(codes, rows, dict, select, num_threads);
+        if (rows.N <= kFewKept) return few_topk_kept(codes, rows, dict, select, how, num_threads);
+        return byte_topk(codes, rows, dict, select, how, num_threads);
     }
     return false;
 }
@@ -61,8 +64,9 @@ bool by_kept_bytes(Codes<T>* codes, const Rows<T>& rows, const Dictionary<T>& di
 template <class T>
 Codes<T> encode_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select, int num_threads, Screening how) {
     check_topk(dict, select);
-    if (Codes<T> codes; use_kept(dict, rows.N, how) && worth_bytes(dict, select) &&
-                        by_kept_bytes(&codes, rows, dict, select, num_threads))
+    const Screening kept = kept_screen(dict, rows.N, how);
+    if (Codes<T> codes;
+        by_integers(kept) && worth_bytes(dict, select) && by_kept_bytes(&codes, rows, dict, select, kept, num_threads))
         return codes;
     // Below this many rows a tile is mostly padding, and packing costs more than it saves.
     if (few_rows(rows.N) || dict.M <= kTileCols<T> || 2 * select.k >= dict.M)
@@ -70,12 +74,12 @@ Codes<T> encode_topk(const Rows<T>& rows, const Dictionary<T>& dict, TopK select
     Codes<T> codes;
     if (how == Screening::automatic && worth_bytes(dict, select)) {
         const ScreenTurn turn({"encode_topk", dict.D, dict.M, select.k, 0, num_threads}, rows.N);
-        if (turn.screen() != Screening::bytes || !by_bytes(&codes, rows, dict, select, num_threads))
+        if (!by_bytes(&codes, rows, dict, select, turn.screen(), num_threads))
             codes = by_floats(rows, dict, select, num_threads);
         turn.done(codes.fallbacks);
         return codes;
     }
-    if (how == Screening::bytes && by_bytes(&codes, rows, dict, select, num_threads)) return codes;
+    if (by_bytes(&codes, rows, dict, select, how, num_threads)) return codes;
     return by_floats(rows, dict, select, num_threads);
 }
 
@@ -119,11 +123,11 @@ std::pair<Codes<T>, Codes<T>> both_by_floats(const Rows<T>& rows, const Dictiona
 // The main selection by bytes, and one of its own among the dead.
 template <class T>
 bool both_by_bytes(std::pair<Codes<T>, Codes<T>>* both, const Rows<T>& rows, const Dictionary<T>& dict, TopK select,
-                   const std::vector<int32_t>& dead, TopK select_aux, int num_threads) {
-    if (!by_bytes(&both->first, rows, dict, select, num_threads)) return false;
+                   const std::vector<int32_t>& dead, TopK select_aux, Screening how, int num_threads) {
+    if (!by_bytes(&both->first, rows, dict, select, how, num_threads)) return false;
     const Dictionary<T> among{dict.w, dict.b, dead.data(), static_cast<int64_t>(dead.size()), dict.D};
     const bool pays = worth_bytes(among, select_aux);
-    both->second = encode_topk(rows, among, select_aux, num_threads, pays ? Screening::bytes : Screening::floats);
+    both->second = encode_topk(rows, among, select_aux, num_threads, pays ? how : Screening::floats);
     for (int32_t& j : both->second.indices) j = dead[j];
     return true;
 }
@@ -155,14 +159,11 @@ std::pair<Codes<T>, Codes<T>> encode_topk_aux(const Rows<T>& rows, const Diction
         // How many are dead decides too, and changes slowly: eighths of the dictionary make the keys.
         const int64_t eighth = 1 + 8 * n_dead / (dict.M + 1);
         const ScreenTurn turn({"encode_topk_aux", dict.D, dict.M, select.k, eighth, num_threads}, rows.N);
-        if (turn.screen() != Screening::bytes ||
-            !both_by_bytes(&both, rows, dict, select, listed, select_aux, num_threads))
-            both = floats();
+        if (!both_by_bytes(&both, rows, dict, select, listed, select_aux, turn.screen(), num_threads)) both = floats();
         turn.done(both.first.fallbacks + both.second.fallbacks);
         return both;
     }
-    if (how == Screening::bytes && both_by_bytes(&both, rows, dict, select, listed, select_aux, num_threads))
-        return both;
+    if (both_by_bytes(&both, rows, dict, select, listed, select_aux, how, num_threads)) return both;
     return floats();
 }
 

@@ -86,5 +86,5 @@ level = _choose()
 _module = load(level)
 globals().update({name: getattr(_module, name, None) or _stale(name) for name in FUNCTIONS})
 build_info = {
-    name: getattr(_module, name, None) for name in ("version", "openmp", "int8", "compiler", "eigen")
+    name: getattr(_module, name, None) for name in ("version", "openmp", "int8", "amx", "compiler", "eigen")
 }

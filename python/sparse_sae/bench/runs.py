@@ -14,7 +14,7 @@ import numpy as np
 
 from sparse_sae import _kernels
 from sparse_sae._io.arrays import Array
-from sparse_sae.bench.tasks import Problem, training
+from sparse_sae.bench.tasks import SCREEN_TRIALS, Problem, training
 from sparse_sae.bench.timing import SIZES, Line, Size, Task, in_turns
 
 _STEPS, _LOGGED = 60, 5  # of a run; the first third warms up
@@ -47,7 +47,7 @@ def _selections(
     if not suffix:
         del ways["TopK"]  # has a line of its own
     for way in ways.values():
-        for _ in range(4):  # the kernels try both screens first
+        for _ in range(SCREEN_TRIALS):
             way()
     tasks = problem.products() | {f"encode, {way}{suffix}": task for way, task in ways.items()}
     seconds = in_turns(tasks, repeats=3)

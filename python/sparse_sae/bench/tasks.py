@@ -15,6 +15,7 @@ from sparse_sae._io.arrays import Array
 from sparse_sae.bench.timing import SIZES, Line, Size, Task, in_turns, peak_megabytes
 
 # Aims of encode + TopK and of a training step, in G: where bytes multiply four times faster than floats, and elsewhere.
+SCREEN_TRIALS = 6  # calls after which the kernels have tried every screen
 AIMS = {
     (True, "medium"): (0.43, 0.70),
     (True, "large"): (0.37, 0.60),
@@ -128,7 +129,7 @@ def products(name: str, threads: int, *, steps: bool = True) -> tuple[dict[str, 
             raise AssertionError(f"training step: losses {losses}")
         tasks |= {"step": lambda: step(0.0), "step, half dead": lambda: step(0.5), **problem.auxiliary()}
     if threads > 1:
-        for _ in range(4):  # the kernels try both screens first
+        for _ in range(SCREEN_TRIALS):
             problem.encode(1)
         tasks["encode, 1 thread"] = lambda: problem.encode(1)
         tasks["Eigen, 1 thread"] = lambda: _kernels.matmul_nt(problem.x, problem.w, num_threads=1)

@@ -74,7 +74,9 @@ def without(
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             first = max(places[chosen[0]][0], 0)
-            x = frozen.seen.pre[first].expand(len(chosen) + 1, -1, -1).clone()  # row 0: nothing is taken out
+            x = (
+                frozen.transformer.pre(frozen.seen, first).expand(len(chosen) + 1, -1, -1).clone()
+            )  # row 0: nothing is taken out
             changes: dict[int, list[tuple[int, int, Tensor]]] = {}
             for row, i in enumerate(chosen, 1):
                 layer, position, vector = places[i]
@@ -144,7 +146,8 @@ def _run(
     held = f.seen if how == "frozen" else None
     # features below the first layer do not feel the change; they read what they read
     for layer in [i for i in by_layer if i < first]:
-        reading(layer, f.seen.mid[layer].expand(len(x), -1, -1), f.seen.mlp_in[layer].expand(len(x), -1, -1))
+        reads = f.seen.mid[layer], f.transformer.mlp_in(f.seen, layer)
+        reading(layer, *(value.expand(len(x), -1, -1) for value in reads))
     seen = f.transformer.run(x, reading, held, first=first, positions=slice(0, 0))
     for number, r in enumerate(readers):
         if r.asked is not None:
@@ -183,7 +186,7 @@ def _held(f: Frozen) -> Mlp:
         t, out = f.transcoders.get(layer), f.seen.mlp_out[layer].expand_as(mid)
         if t is None or t.W_skip is None:
             return out
-        now, then = (n2, f.seen.mlp_in[layer]) if t.normed else (mid, f.seen.mid[layer])
+        now, then = (n2, f.transformer.mlp_in(f.seen, layer)) if t.normed else (mid, f.seen.mid[layer])
         return out + (now - then) @ t.W_skip.T
 
     return mlp

@@ -13,13 +13,17 @@ from scipy.sparse import csr_array
 from sparse_sae._arguments import whole
 from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.circuits.frozen import Frozen, freeze
-from sparse_sae.circuits.graph import TARGET, AttributionGraph, EdgeRow, edge_row, ordered_influence
+from sparse_sae.circuits.graph import TARGET, AttributionGraph
+from sparse_sae.circuits.influence import EdgeRow, edge_row, ordered_influence
+from sparse_sae.circuits.memory import give_back
 from sparse_sae.circuits.origin import Origin, source_kinds, source_labels
-from sparse_sae.circuits.pull import Pulled, Row, feature_row, pull
+from sparse_sae.circuits.pull import Pulled, pull
+from sparse_sae.circuits.rows import Row, feature_row
 from sparse_sae.circuits.targets import Logit, Target, rows_of
 from sparse_sae.lm.model.prompts import Prompt, token_ids
 from sparse_sae.sae import SAE
 
+_GROWTH = 1 << 20  # edges that room is made for at a time: what is not needed of it is memory too
 _ROUND = 128  # rows chosen by the influence that the rows before them give; fixed, so that no batch size changes it
 
 
@@ -147,7 +151,7 @@ class _Rows:
                 if end > len(self.values):
                     for array in (self.columns, self.values):
                         # No view of them is alive while rows are computed.
-                        array.resize(max(end, len(array) * 5 // 4), refcheck=False)
+                        array.resize(max(end, len(array) + _GROWTH), refcheck=False)
                 self.columns[begin:end], self.values[begin:end] = columns, values
                 self.ends.append(end)
                 self.places.append(places[number])
@@ -155,6 +159,7 @@ class _Rows:
                 self.bias.append(float(pulled.bias[i]))
                 self.heads.append(heads[i])
 
+        give_back()
         pull(self.frozen, rows, keep)
 
     def _edges(self) -> Iterator[EdgeRow]:
@@ -175,7 +180,9 @@ class _Rows:
 
     def matrix(self, n: int) -> csr_array:
         """(n, n) edges, rows in the order of the nodes. What is here is given up."""
-        bounds = np.zeros(n + 1, np.int64)
+        give_back()
+        # SciPy widens the columns to the bounds' type.
+        bounds = np.zeros(n + 1, np.int32 if self.ends[-1] < 1 << 31 else np.int64)
         bounds[np.add(self.places, 1)] = np.diff(self.ends)
         np.cumsum(bounds, out=bounds)
         # One array after the other, so that only one of the two lies in memory twice.
@@ -183,7 +190,7 @@ class _Rows:
         self.values = self._ordered(self.values, bounds)
         return csr_array((self.values, self.columns, bounds), shape=(n, n))
 
-    def _ordered(self, array: NDArray[Any], bounds: NDArray[np.int64]) -> NDArray[Any]:
+    def _ordered(self, array: NDArray[Any], bounds: NDArray[Any]) -> NDArray[Any]:
         out = np.empty(self.ends[-1], array.dtype)
         for number, place in enumerate(self.places):
             out[bounds[place] : bounds[place + 1]] = array[self.ends[number] : self.ends[number + 1]]
@@ -208,6 +215,7 @@ def _assemble(
     f: Frozen, asked: Sequence[Any], rows: _Rows, weight: NDArray[Any], tokenizer: Any
 ) -> AttributionGraph:
     n_tokens, n_layers, n = f.n_positions, f.transformer.n_layers, len(weight)
+    edges = rows.matrix(n)  # first: it takes more memory than what is made after it
     errors = np.arange(n_layers * n_tokens)
     features = [x.cpu().numpy() for x in (f.layer, f.position, f.latent, f.activation)]
     words = [_word(tokenizer, i) for i in f.ids]
@@ -234,7 +242,7 @@ def _assemble(
         np.concatenate([np.ones(n_tokens), norms, features[3], [a.value for a in asked]]).astype(np.float64),
         weight,
         labels,
-        rows.matrix(n),
+        edges,
         bias,
         rest,
         expanded,

@@ -52,7 +52,7 @@ class Frozen:
         transcoders: layer -> transcoder, for the layers that have one.
         layer, position, latent, activation: of the F sources that are features.
         error: (n_layers, T, D) what the transcoder leaves out; all of the MLP's output where there is none.
-        mlp_bias: (n_layers, T, D) what the MLP adds that belongs to no source.
+        mlp_bias: (n_layers, 2, D) what the MLP adds that belongs to no source, at the first position and elsewhere.
         attn_bias: (n_layers, D) what attention adds whatever it reads.
         first_position: whether features and errors of the first position are sources.
     """
@@ -195,10 +195,10 @@ def _freeze(
 ) -> Frozen:
     seen = tf.read(ids)
     error = torch.stack(seen.mlp_out)
-    bias = torch.zeros_like(error)
+    bias = error.new_zeros((tf.n_layers, 2, tf.d_model))
     parts: list[tuple[Tensor, ...]] = []
     for layer, t in sorted(transcoders.items()):
-        read = seen.mlp_in[layer] if t.normed else seen.mid[layer]
+        read = tf.mlp_in(seen, layer) if t.normed else seen.mid[layer]
         codes = t.sae.encode(read.cpu().numpy())
         rows = torch.from_numpy(np.repeat(np.arange(len(ids)), np.diff(codes.indptr)))
         latent = torch.from_numpy(codes.indices.astype(np.int64))

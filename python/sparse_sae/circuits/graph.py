@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
+
+from sparse_sae.circuits.influence import (
+    csr_rows,
+    edges_where,
+    influence,
+    normalise,
+    ordered_influence,
+    scores_of,
+    spans,
+    threshold,
+)
+from sparse_sae.circuits.memory import give_back
 
 if TYPE_CHECKING:
     from sparse_sae.circuits.confirmation import Confirmation
@@ -145,30 +156,41 @@ class AttributionGraph:
                 raise ValueError(f"{name}: got {value}, expected more than 0 and at most 1")
         through = self.influence
         always = (self.kind == TOKEN) | (self.kind == TARGET)
-        kept = always | (through >= _threshold(through, node_threshold))
-        live = kept[self.edges.indices]
-        live &= np.repeat(kept, np.diff(self.edges.indptr))
-        inside = _where(self.edges, live)
-        del live
-        matrix = normalise(inside)
+        kept = always | (through >= threshold(through.copy(), node_threshold))
+        give_back()
+        whole = self.edges
+        inside = edges_where(whole, lambda place, at: kept[whole.indices[at]] & kept[place])
         inner = ordered_influence(csr_rows(inside), self.weight, self._depth)
-        through = (influence(matrix, self.weight) if inner is None else inner) + self.weight
-        rows, columns = np.repeat(np.arange(len(self)), np.diff(inside.indptr)), inside.indices
-        score = matrix.data * through[rows]
-        edge = score >= _threshold(score, edge_threshold)
-        while True:
-            has_in = np.bincount(rows[edge], minlength=len(self)) > 0
-            has_out = np.bincount(columns[edge], minlength=len(self)) > 0
-            fit = kept & (always | (has_out & ((self.kind == ERROR) | has_in)))
-            edge &= fit[rows] & fit[columns]
-            if np.array_equal(fit, kept):
-                break
-            kept = fit
+        through = (influence(normalise(inside), self.weight) if inner is None else inner) + self.weight
+        least = threshold(scores_of(inside, through), edge_threshold)
+        edge = scores_of(inside, through) >= least
+        kept = self._connected(inside, edge, kept, always)
         if not edge.any():
             raise ValueError(
                 "prune: no edge is left above the thresholds; raise node_threshold or edge_threshold towards 1"
             )
-        return self.subgraph(kept, _where(inside, edge))
+        inside = edges_where(inside, lambda _place, at: edge[at])  # the larger one goes before what follows
+        return self.subgraph(kept, inside)
+
+    def _connected(
+        self,
+        edges: csr_array,
+        live: NDArray[np.bool_],
+        kept: NDArray[np.bool_],
+        always: NDArray[np.bool_],
+    ) -> NDArray[np.bool_]:
+        """The nodes that stay when those without live edges go, again and again; edges of the others die."""
+        while True:
+            has_in, has_out = np.zeros((2, len(self)), bool)
+            for place, at in spans(edges):
+                has_in[place] = live[at].any()
+                has_out[edges.indices[at][live[at]]] = True
+            fit: NDArray[np.bool_] = kept & (always | (has_out & ((self.kind == ERROR) | has_in)))
+            for place, at in spans(edges):
+                live[at] &= fit[edges.indices[at]] & fit[place]
+            if np.array_equal(fit, kept):
+                return kept
+            kept = fit
 
     def subgraph(self, kept: NDArray[np.bool_], edges: csr_array | None = None) -> AttributionGraph:
         """Only those nodes (n,), with these edges or all between them; edges left out count in `rest`."""
@@ -204,88 +226,3 @@ class AttributionGraph:
             self.missing_layers,
             origin=None if self.origin is None else self.origin.part(index),
         )
-
-
-class EdgeRow(NamedTuple):
-    """The edges into one node: its number, theirs, their values, and the sum of |values| and of what was left out."""
-
-    place: int
-    columns: NDArray[np.int32]
-    values: NDArray[Any]
-    total: float
-
-
-def csr_rows(edges: csr_array, rest: NDArray[Any] | None = None) -> Iterator[EdgeRow]:
-    """The rows of a matrix that have edges, as views."""
-    bounds = edges.indptr
-    for place in np.flatnonzero(np.diff(bounds)):
-        at = slice(bounds[place], bounds[place + 1])
-        total = _total(edges.data[at]) + (0.0 if rest is None else float(rest[place]))
-        yield EdgeRow(int(place), edges.indices[at], edges.data[at], max(total, 1e-10))
-
-
-def edge_row(place: int, columns: NDArray[np.int32], values: NDArray[Any], rest: float) -> EdgeRow:
-    """A row whose other edges add up to `rest`."""
-    return EdgeRow(place, columns, values, max(_total(values) + rest, 1e-10))
-
-
-def _total(values: NDArray[Any]) -> float:
-    return float(np.abs(values).sum(dtype=np.float64))
-
-
-def ordered_influence(
-    rows: Iterable[EdgeRow], weight: NDArray[Any], depth: NDArray[Any]
-) -> NDArray[np.float64] | None:
-    """`influence` where each edge goes to a deeper node: every edge is used once, and none is copied.
-
-    None where an edge does not.
-    """
-    total = np.zeros(len(weight))
-    for row in sorted(rows, key=lambda r: (-depth[r.place], r.place)):
-        if depth[row.columns].max(initial=depth[row.place] - 1) >= depth[row.place]:
-            return None
-        current = weight[row.place] + total[row.place]
-        if current:
-            total[row.columns] += np.abs(row.values) * np.float64(current / row.total)
-    return total
-
-
-def influence(matrix: csr_array, weight: NDArray[Any]) -> NDArray[np.float64]:
-    """p (Â + Â² + …) of a row-normalised matrix without cycles: powers until nothing is left."""
-    transposed = matrix.T  # a view: the edges of a long prompt are not written out a second time
-    current = np.asarray(weight, np.float64)
-    total = np.zeros_like(current)
-    for _ in range(len(current) + 1):
-        current = transposed @ current
-        if not current.any():
-            return total
-        total += current
-    raise ValueError(
-        "edges: they form a cycle, so influence has no end; edges go from earlier layers to later ones"
-    )
-
-
-def normalise(edges: csr_array, rest: NDArray[Any] | float = 0.0) -> csr_array:
-    """|edges| over each row's sum, in which `rest` counts; it shares the edges' indices."""
-    data = np.abs(edges.data)
-    sums = csr_array((data, edges.indices, edges.indptr), shape=edges.shape).sum(1)
-    share = 1 / np.maximum(np.asarray(sums).ravel() + rest, 1e-10)
-    shares = np.repeat(share, np.diff(edges.indptr))
-    shares *= data
-    return csr_array((shares, edges.indices, edges.indptr), shape=edges.shape)
-
-
-def _where(edges: csr_array, kept: NDArray[np.bool_]) -> csr_array:
-    places = np.flatnonzero(kept)
-    bounds = np.searchsorted(places, edges.indptr)
-    return csr_array((edges.data[places], edges.indices[places], bounds), shape=edges.shape)
-
-
-def _threshold(scores: NDArray[Any], share: float) -> float:
-    """The smallest of the largest scores that together make this share of the sum."""
-    ordered = np.sort(scores)[::-1]
-    total = ordered.sum()
-    if not len(ordered) or total <= 0:
-        return np.inf
-    place = int(np.searchsorted(np.cumsum(ordered) / total, share))
-    return float(max(ordered[min(place, len(ordered) - 1)], np.finfo(np.float64).tiny))

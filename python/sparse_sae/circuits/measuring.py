@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from sparse_sae.circuits.ablation import How, keeping, without
 from sparse_sae.circuits.confirmation import Ablations, Confirmation, Paraphrase
 from sparse_sae.circuits.frozen import again
-from sparse_sae.circuits.graph import ERROR, FEATURE, AttributionGraph, influence
+from sparse_sae.circuits.graph import ERROR, FEATURE, AttributionGraph
+from sparse_sae.circuits.influence import influence
 from sparse_sae.circuits.origin import Origin
 
 _POLICIES: tuple[tuple[Literal["keep", "remove"], How], ...] = (("remove", "model"), ("keep", "frozen"))

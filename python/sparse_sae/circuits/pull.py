@@ -15,37 +15,11 @@ import torch
 from torch import Tensor
 
 from sparse_sae.circuits.frozen import Frozen
+from sparse_sae.circuits.rows import PANEL, Block, Room, Row, batches
 from sparse_sae.circuits.transformer import Norm
 
-PANEL = 16  # rows of a block
-_GRID = 8  # a row's gradient is kept for a multiple of so many positions
 _CHUNK = 24  # positions that go through a product together; of a block, so many fit the second-level cache
 _BLOCK = 256  # positions whose values are gathered at a time
-_BATCH_BYTES = 1 << 26  # what the blocks of one pass may take, but for a single block
-
-
-@dataclass(frozen=True)
-class Row:
-    """Where a row begins.
-
-    Attributes:
-        layer: the layer it reads in; n_layers, with `before_attention`, for the end of the residual stream.
-        position: the position it reads.
-        vector: (D,) gradient of the target with respect to the residual stream there.
-        bias: what the target has whatever the residual stream holds.
-        before_attention: reads what that layer's attention reads; else what its MLP reads.
-    """
-
-    layer: int
-    position: int
-    vector: Tensor
-    bias: float
-    before_attention: bool = False
-
-    @property
-    def stage(self) -> int:
-        """Where along the residual stream, two stages a layer."""
-        return 2 * self.layer + (not self.before_attention)
 
 
 @dataclass(frozen=True)
@@ -57,106 +31,26 @@ class Pulled:
     heads: Tensor
 
 
-def feature_row(frozen: Frozen, layer: int, position: int, latent: int) -> Row:
-    """The row of a latent's pre-activation."""
-    if layer not in frozen.transcoders:
-        raise ValueError(f"layer: {layer} has no transcoder, expected one of {sorted(frozen.transcoders)}")
-    t = frozen.transcoders[layer]
-    if not 0 <= latent < len(t.b_enc):
-        raise ValueError(f"latent: got {latent}, expected 0 to d_sae - 1 = {len(t.b_enc) - 1}")
-    if not 0 <= position < frozen.n_positions:
-        raise ValueError(f"position: got {position}, expected 0 to {frozen.n_positions - 1}")
-    vector, bias = t.W_enc[latent], float(t.b_enc[latent])
-    if t.normed:
-        norm = frozen.transformer.layers[layer].norm2
-        bias += 0.0 if norm.bias is None else float(vector @ norm.bias)
-        vector = norm.transpose(vector, frozen.seen.scale2[layer][position])
-    return Row(layer, position, vector, bias)
-
-
-def logit_row(frozen: Frozen, gradient: Tensor, position: int) -> Row:
-    """The row of a linear function of the logits (V,) at one position."""
-    tf = frozen.transformer
-    vector = gradient @ tf.W_U
-    bias = 0.0 if tf.b_U is None else float(gradient @ tf.b_U)
-    if tf.norm_final.bias is not None:
-        bias += float(vector @ tf.norm_final.bias)
-    vector = tf.norm_final.transpose(vector, frozen.seen.scale_final[position])
-    return Row(tf.n_layers, position, vector, bias, before_attention=True)
-
-
 def pull(frozen: Frozen, rows: Sequence[Row], each: Callable[[list[int], Pulled], None]) -> None:
-    """Compute rows, a batch in one backward pass; `each` gets the numbers of a block's rows and their values."""
-    by_reach: dict[int, list[int]] = {}
-    for number, row in enumerate(rows):
-        by_reach.setdefault(_reach(row.position, frozen.n_positions), []).append(number)
-    parts: list[tuple[int, list[int]]] = []
-    for n, numbers in by_reach.items():
-        numbers.sort(key=lambda i: -rows[i].stage)
-        parts += [(n, numbers[start : start + PANEL]) for start in range(0, len(numbers), PANEL)]
+    """Compute rows, a batch in one backward pass; `each` gets the numbers of a block's rows and their values.
+
+    The values lie in memory that the next batch is computed in: `each` takes what it keeps.
+    """
+    parts = batches(frozen, rows)
+    if not parts:
+        return
     with torch.no_grad():
-        while parts:
-            taken: list[_Block] = []
-            size = 0
-            while parts and (not taken or size + _block_bytes(frozen, parts[0][0]) <= _BATCH_BYTES):
-                n, numbers = parts.pop(0)
-                taken.append(_Block.of(frozen, [rows[i] for i in numbers], n, numbers))
-                size += _block_bytes(frozen, n)
-            _backward(frozen, taken)
-            while taken:
-                block = taken.pop()
+        room = Room.of(frozen, parts)
+        for batch in parts:
+            room.empty()
+            taken = [Block.of(frozen, [rows[i] for i in numbers], n, numbers, room) for n, numbers in batch]
+            _backward(frozen, taken, room)
+            for block in reversed(taken):
                 count = len(block.rows)
                 each(block.numbers, Pulled(block.edges[:count], block.bias[:count], block.heads[:count]))
 
 
-def _reach(position: int, n_positions: int) -> int:
-    """Positions that a row's gradient is kept for: up to its own, rounded up."""
-    return min(n_positions, -(-(position + 1) // _GRID) * _GRID)
-
-
-def _block_bytes(f: Frozen, n: int) -> int:
-    return int(PANEL * (f.n_sources + n * f.transformer.d_model) * f.activation.element_size())
-
-
-@dataclass
-class _Block:
-    """Rows that go through every product together, filled up with rows of zeros.
-
-    Attributes:
-        rows: from the top of the model down. numbers: theirs, among all that were asked for.
-        g: (n, PANEL, D) gradients with respect to the residual stream; those that begin lower down are still zero.
-        begun: how many rows have begun.
-        edges, bias, heads: as in `Pulled`.
-    """
-
-    rows: list[Row]
-    numbers: list[int]
-    g: Tensor
-    edges: Tensor
-    bias: Tensor
-    heads: Tensor
-    begun: int = 0
-
-    @staticmethod
-    def of(f: Frozen, rows: list[Row], n: int, numbers: list[int]) -> _Block:
-        tf = f.transformer
-        g = tf.W_U.new_zeros((n, PANEL, tf.d_model))
-        bias = g.new_zeros(PANEL)
-        for number, row in enumerate(rows):
-            bias[number] = row.bias
-        heads = g.new_zeros((PANEL, tf.n_layers, max(w.n_heads for w in tf.layers)))
-        return _Block(rows, numbers, g, g.new_zeros((PANEL, f.n_sources)), bias, heads)
-
-    def begin(self, stage: int) -> bool:
-        """Let rows of that stage and above begin; whether any has."""
-        while self.begun < len(self.rows) and self.rows[self.begun].stage >= stage:
-            row = self.rows[self.begun]
-            self.g[row.position, self.begun] += row.vector
-            self.begun += 1
-        return self.begun > 0
-
-
-def _backward(f: Frozen, blocks: Sequence[_Block]) -> None:
+def _backward(f: Frozen, blocks: Sequence[Block], room: Room) -> None:
     """From the end of the residual stream to the embedding, a layer at a time for all blocks."""
     tf = f.transformer
     for layer in range(tf.n_layers - 1, -1, -1):
@@ -166,14 +60,14 @@ def _backward(f: Frozen, blocks: Sequence[_Block]) -> None:
             _skip(f, layer, live)
         live = [b for b in blocks if b.begin(2 * layer + 1)]
         if live:
-            _attention(f, layer, live)
+            _attention(f, layer, live, room)
     for block in blocks:
         block.begin(0)
         n = len(block.g)
         block.edges[:, :n] = (block.g * f.seen.embedding[:n, None]).sum(-1).T
 
 
-def _sources(f: Frozen, layer: int, blocks: Sequence[_Block]) -> None:
+def _sources(f: Frozen, layer: int, blocks: Sequence[Block]) -> None:
     """What this layer's MLP adds, source by source; a latent's own row begins below it.
 
     The vectors of a position's sources go in one product: its features, its error, and what is no source.
@@ -186,7 +80,9 @@ def _sources(f: Frozen, layer: int, blocks: Sequence[_Block]) -> None:
     for start in range(0, max(len(b.g) for b in blocks), _CHUNK):
         stop = min(start + _CHUNK, n_all)
         vectors = f.error.new_zeros((stop - start, most + 2, f.transformer.d_model))
-        vectors[:, most], vectors[:, most + 1] = f.error[layer, start:stop], f.mlp_bias[layer, start:stop]
+        vectors[:, most], vectors[:, most + 1] = f.error[layer, start:stop], f.mlp_bias[layer, 1]
+        if start == 0:
+            vectors[0, most + 1] = f.mlp_bias[layer, 0]
         a, b = int(bounds[start]), int(bounds[stop])
         at = position[a:b] - start
         rank = torch.arange(a, b, device=at.device) - bounds[position[a:b]]
@@ -213,7 +109,7 @@ def _folded(norm: Norm, weight: Tensor) -> Tensor:
     return weight - weight.mean(-1, keepdim=True) if norm.centred else weight
 
 
-def _skip(f: Frozen, layer: int, blocks: Sequence[_Block]) -> None:
+def _skip(f: Frozen, layer: int, blocks: Sequence[Block]) -> None:
     t, w = f.transcoders.get(layer), f.transformer.layers[layer]
     if t is None or t.W_skip is None:
         return
@@ -224,7 +120,7 @@ def _skip(f: Frozen, layer: int, blocks: Sequence[_Block]) -> None:
             g.flatten(0, 1).addmm_(scaled.flatten(0, 1), weight)
 
 
-def _attention(f: Frozen, layer: int, blocks: Sequence[_Block]) -> None:
+def _attention(f: Frozen, layer: int, blocks: Sequence[Block], room: Room) -> None:
     """Back through the heads' outputs, the frozen patterns and the values; heads of a group are added on the way."""
     w, seen = f.transformer.layers[layer], f.seen
     biased = bool(f.attn_bias[layer].any())
@@ -241,7 +137,7 @@ def _attention(f: Frozen, layer: int, blocks: Sequence[_Block]) -> None:
             ]
         if biased:
             block.bias += _over_positions(block.g @ f.attn_bias[layer])
-        by_group = block.g.new_empty((w.n_groups, w.n_heads // w.n_groups, n, PANEL, w.d_head))
+        by_group = room.spare(w.n_groups, w.n_heads // w.n_groups, n, PANEL, w.d_head)
         for g, at in _chunks(block.g):
             dz = (g.flatten(0, 1) @ w.W_O).unflatten(0, (-1, PANEL)).unflatten(-1, (w.n_heads, w.d_head))
             block.heads[:, layer, : w.n_heads] += _over_positions((dz * seen.z[layer][at, None]).sum(-1))

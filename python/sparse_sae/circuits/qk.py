@@ -22,7 +22,8 @@ from sparse_sae._arguments import whole
 from sparse_sae.circuits.frozen import Frozen
 from sparse_sae.circuits.graph import KINDS, AttributionGraph
 from sparse_sae.circuits.origin import source_kinds, source_labels
-from sparse_sae.circuits.pull import Pulled, Row, pull
+from sparse_sae.circuits.pull import Pulled, pull
+from sparse_sae.circuits.rows import Row
 from sparse_sae.circuits.transformer import unrotate
 
 BIAS = "bias"
@@ -207,7 +208,7 @@ def _side(
         vectors = unrotate(vectors, rotation[0][position], rotation[1][position])
     bias = W.new_zeros(w.d_head)
     if norm is not None:
-        n1 = w.norm1.apply(f.seen.pre[layer][position], scale1)
+        n1 = w.norm1.apply(tf.pre(f.seen, layer)[position], scale1)
         raw = W @ n1 if b is None else W @ n1 + b
         if norm.bias is not None:
             bias = vectors @ norm.bias

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sparse_sae.circuits.frozen import Frozen
-from sparse_sae.circuits.pull import Row, feature_row, logit_row
+from sparse_sae.circuits.rows import Row, feature_row, logit_row
 
 _MAX_LOGITS, _PROBABILITY = 10, 0.95
 
@@ -100,8 +100,8 @@ def _asked(f: Frozen, target: Any, tokenizer: Any) -> Asked:
     if isinstance(target, Feature):
         row = feature_row(f, target.layer, position, target.latent)
         t = f.transcoders[target.layer]
-        read = (f.seen.mlp_in if t.normed else f.seen.mid)[target.layer][position]
-        value = float(t.W_enc[target.latent] @ read + t.b_enc[target.latent])
+        read = f.transformer.mlp_in(f.seen, target.layer) if t.normed else f.seen.mid[target.layer]
+        value = float(t.W_enc[target.latent] @ read[position] + t.b_enc[target.latent])
         return Asked(row, 1.0, f"L{target.layer}/{target.latent}", value, target.layer, target.latent)
     if isinstance(target, LogitFunction):
         with torch.enable_grad():

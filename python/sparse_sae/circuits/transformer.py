@@ -91,25 +91,23 @@ class Pass:
 
     Attributes:
         embedding: (T, D) what enters layer 0 (token, and learned position where the model has one).
-        pre, mid: (T, D) residual stream before attention and before the MLP.
+        mid: (T, D) residual stream before the MLP; that before attention is `Transformer.pre`.
         scale1, scale2: (T, 1) scales of the two norms; scale_final of the last one.
         q, k: (H or G, T, E) queries and keys as they are multiplied (rotated, normalised).
         z: (T, H, E) outputs of the heads.
-        mlp_in, mlp_out: (T, D) what the MLP reads and adds.
+        mlp_out: (T, D) what the MLP adds; what it reads is `Transformer.mlp_in`.
         final: (T, D) residual stream after the last layer.
         logits: of the positions asked for; `Transformer.read` asks for none, as those of all positions of a long
             prompt take more memory than the model: see `Transformer.unembed`.
     """
 
     embedding: Tensor
-    pre: list[Tensor]
     mid: list[Tensor]
     scale1: list[Tensor]
     scale2: list[Tensor]
     q: list[Tensor]
     k: list[Tensor]
     z: list[Tensor]
-    mlp_in: list[Tensor]
     mlp_out: list[Tensor]
     final: Tensor
     scale_final: Tensor
@@ -203,12 +201,11 @@ class Transformer:
         """
         x = embedding
         replaced = mlp or self.mlp
-        names = ("pre", "mid", "scale1", "scale2", "q", "k", "z", "mlp_in", "mlp_out")
+        names = ("mid", "scale1", "scale2", "q", "k", "z", "mlp_out")
         # What is kept has its own memory, one piece for all layers: among what is freed it would leave holes.
         kept: dict[str, Tensor] = {}
         rotation = self.rotation(x.shape[-2])
         for number, w in list(enumerate(self.layers))[first:]:
-            pre = x
             scale1 = frozen.scale1[number] if frozen else w.norm1.scale(x)
             n1 = w.norm1.apply(x, scale1)
             q, k = (frozen.q[number], frozen.k[number]) if frozen else self.heads(number, n1, rotation)
@@ -221,7 +218,7 @@ class Transformer:
             x = mid + out
             if record:
                 z = z.unflatten(-1, (w.n_heads, w.d_head))
-                for name, value in zip(names, (pre, mid, scale1, scale2, q, k, z, n2, out), strict=True):
+                for name, value in zip(names, (mid, scale1, scale2, q, k, z, out), strict=True):
                     if name not in kept:
                         kept[name] = value.new_empty((len(self.layers) - first, *value.shape))
                     kept[name][number - first] = value
@@ -229,6 +226,14 @@ class Transformer:
         logits = self.unembed(x[..., positions, :], scale[..., positions, :])
         seen = {name: list(kept[name]) if record else [] for name in names}
         return Pass(embedding, **seen, final=x, scale_final=scale, logits=logits)
+
+    def pre(self, seen: Pass, layer: int) -> Tensor:
+        """(T, D) residual stream before a layer's attention, as a recorded pass had it."""
+        return seen.embedding if layer == 0 else seen.mid[layer - 1] + seen.mlp_out[layer - 1]
+
+    def mlp_in(self, seen: Pass, layer: int) -> Tensor:
+        """(T, D) what a layer's MLP read in a recorded pass."""
+        return self.layers[layer].norm2.apply(seen.mid[layer], seen.scale2[layer])
 
     def unembed(self, x: Tensor, scale: Tensor) -> Tensor:
         """Logits (…, V) of the end of the residual stream (…, D) at a scale of the last norm (…, 1)."""

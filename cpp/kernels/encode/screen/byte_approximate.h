@@ -3,7 +3,7 @@
 
 #include "kernels/common/rows.h"
 #include "kernels/common/simd.h"
-#include "kernels/encode/screen/byte_copy.h"
+#include "kernels/encode/screen/byte_product.h"
 
 namespace sparse_sae {
 
@@ -11,7 +11,8 @@ namespace sparse_sae {
 // alone: multiplying costs little beside reading them. Memory: O(N M).
 class FewRows {
   public:
-    FewRows(const ByteCopy& kept, const Rows<float>& rows, const Dictionary<float>& dict, int num_threads);
+    FewRows(const ByteCopy& kept, const Rows<float>& rows, const Dictionary<float>& dict, Screening how,
+            int num_threads);
 
     bool usable() const { return usable_; }  // as ByteLatents::usable
     const float* input(int64_t n) const { return x_.get() + n * D_; }
@@ -31,12 +32,19 @@ class FewRows {
     const ByteCopy& kept_;
     const int64_t D_, room_;
     bool usable_;
+    int64_t groups_, together_;  // groups of rows whose products are made together, and how many are in one
+    RowPacking packing_;         // of a group: the upper bytes of its rows, then the lower
     std::vector<Row> row_;
     Buffer<float> x_, about_, direct_;
-    Buffer<std::int8_t> bytes_;  // [groups][padded / 4][2 kGroup][4]: the upper bytes of a group's rows, then the lower
-    Buffer<int32_t> start_;      // [groups][2 kGroup]
+    Buffer<std::int8_t> bytes_;
+    Buffer<int32_t> start_;  // of each packed row: -kByteOffset times the sum of its bytes
 
-    void read(int64_t n, const Rows<float>& rows, double bias, int64_t group, int64_t place, int64_t together);
+    void read(int64_t n, const Rows<float>& rows, double bias);
+    // make() gives what multiplies, on the thread that uses it.
+    template <class Make>
+    void approximate(const Dictionary<float>& dict, int num_threads, Make make);
+    // The approximations of a panel from the sums of a group.
+    void write(const Dictionary<float>& dict, int64_t panel, int64_t group, const int32_t* sums);
 };
 
 }  // namespace sparse_sae

@@ -138,7 +138,7 @@ class Batch {
 }  // namespace
 
 bool byte_batch_topk(std::vector<std::vector<Entry<float>>>& found, const Rows<float>& rows,
-                     const Dictionary<float>& dict, int64_t total, int num_threads) {
+                     const Dictionary<float>& dict, int64_t total, Screening how, int num_threads) {
     if (dict.D > kByteInputs || rows.N == 0 || total > rows.N * dict.M / 8) return false;
     constexpr int64_t C = kByteCols;
     const int64_t per_row = (total + rows.N - 1) / rows.N;
@@ -152,7 +152,7 @@ bool byte_batch_topk(std::vector<std::vector<Entry<float>>>& found, const Rows<f
     for (int sweeps = 0; sweeps < 2; ++sweeps) {
         std::vector<int32_t> source(static_cast<std::size_t>(rows.N));
         std::iota(source.begin(), source.end(), 0);
-        ByteRows block(latents, rows, std::move(source), std::vector<float>(static_cast<std::size_t>(rows.N), cut),
+        ByteRows block(latents, rows, how, std::move(source), std::vector<float>(static_cast<std::size_t>(rows.N), cut),
                        capacity, num_threads);
         Batch batch(block, total, cut, num_threads);
         byte_sweep(

@@ -11,6 +11,6 @@ namespace sparse_sae {
 // largest (all that are positive, where there are fewer). False, and nothing of use in `found`, where the bound would
 // mean nothing, rows are too long for 32-bit sums, or more are wanted than lists of a fair size hold.
 bool byte_batch_topk(std::vector<std::vector<Entry<float>>>& found, const Rows<float>& rows,
-                     const Dictionary<float>& dict, int64_t total, int num_threads);
+                     const Dictionary<float>& dict, int64_t total, Screening how, int num_threads);
 
 }  // namespace sparse_sae

@@ -46,8 +46,8 @@ void list_reaching(std::vector<Entry<float>>& list, const FewRows& rows, int64_t
 }  // namespace
 
 bool few_topk_kept(Codes<float>* codes, const Rows<float>& rows, const Dictionary<float>& dict, TopK select,
-                   int num_threads) {
-    const FewRows few(*dict.kept, rows, dict, num_threads);
+                   Screening how, int num_threads) {
+    const FewRows few(*dict.kept, rows, dict, how, num_threads);
     if (!few.usable()) return false;
     const int64_t N = rows.N, M = dict.M;
     std::vector<std::vector<Entry<float>>> lists(static_cast<std::size_t>(N));
@@ -101,8 +101,8 @@ bool few_topk_kept(Codes<float>* codes, const Rows<float>& rows, const Dictionar
 }
 
 bool few_above_kept(Codes<float>* codes, const Rows<float>& rows, const Dictionary<float>& dict, const float* threshold,
-                    int num_threads) {
-    const FewRows few(*dict.kept, rows, dict, num_threads);
+                    Screening how, int num_threads) {
+    const FewRows few(*dict.kept, rows, dict, how, num_threads);
     if (!few.usable()) return false;
     const int64_t N = rows.N, M = dict.M;
     std::vector<std::vector<Entry<float>>> lists(static_cast<std::size_t>(N));

@@ -7,7 +7,7 @@ namespace sparse_sae {
 namespace {
 
 constexpr int C = kByteCols;
-constexpr int64_t kPackedBytes = 12 << 20;  // packed latents at a time
+constexpr int64_t kPackedBytes = 26 << 20;  // packed latents at a time: 32,768 of 768 inputs
 
 }  // namespace
 
@@ -63,7 +63,7 @@ void ByteLatents::measure(const float* threshold, int num_threads) {
 int64_t ByteLatents::pack(int64_t position, int num_threads) {
     if (lines_ && position >= from_ && position < to_) return to_;
     if (!lines_) {
-        if (!kept) bytes_ = buffer<std::uint8_t>(slots_ * frame.padded * C);
+        if (!kept) bytes_ = large_buffer<std::uint8_t>(slots_ * frame.padded * C);
         lines_ = buffer<float>(slots_ * line_count() * C);
     }
     from_ = position;

@@ -9,25 +9,27 @@
 namespace sparse_sae {
 namespace {
 
-constexpr int R = kTileRows;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 }  // namespace
 
-ByteRows::ByteRows(const ByteLatents& of, const Rows<float>& rows, std::vector<int32_t> from,
+ByteRows::ByteRows(const ByteLatents& of, const Rows<float>& rows, Screening how, std::vector<int32_t> from,
                    const std::vector<float>& cut, int64_t room, int num_threads)
     : latents(of),
+      product(how),
+      packing(row_packing(how)),
       source(std::move(from)),
       count(static_cast<int64_t>(source.size())),
-      tiles((count + R - 1) / R),
+      tiles((count + packing.rows - 1) / packing.rows),
       capacity(room),
-      row(static_cast<std::size_t>(tiles * R), ByteRow{1, 0, 0, 0, kInfinity, 0, true}),
-      bytes_(buffer<std::int8_t>(tiles * R * of.frame.padded)),
-      start_(buffer<int32_t>(tiles * R)),
-      lines_(buffer<float>(tiles * R * of.line_count())),
-      sums_(buffer<float>(count * capacity)),
-      listed_(buffer<int32_t>(count * capacity)) {
+      row(static_cast<std::size_t>(tiles * packing.rows), ByteRow{1, 0, 0, 0, kInfinity, 0, true, false}),
+      bytes_(large_buffer<std::int8_t>(tiles * packing.rows * of.frame.padded)),
+      start_(buffer<int32_t>(tiles * packing.rows)),
+      lines_(buffer<float>(tiles * packing.rows * of.line_count())),
+      sums_(large_buffer<float>(count * capacity)),
+      listed_(large_buffer<int32_t>(count * capacity)) {
     parallel_for(tiles, num_threads, [&](int64_t t) {
+        const int64_t R = packing.rows;
         std::fill_n(bytes_.get() + t * R * of.frame.padded, R * of.frame.padded, std::int8_t{0});
         std::fill_n(start_.get() + t * R, R, 0);
         std::fill_n(lines_.get() + t * R * of.line_count(), R * of.line_count(), 0.0f);
@@ -67,9 +69,9 @@ void ByteRows::read(int64_t n, const Rows<float>& rows, float cut) {
     line[2] = at.error * inverse;
     line[3] = at.length * inverse;
     for (std::size_t e = 0; e < frame.direct.size(); ++e) line[4 + e] *= inverse;
-    start_[n] = -128 * found.sum;
-    std::int8_t* tile = bytes_.get() + n / R * R * frame.padded;
-    for (int64_t i = 0; i < frame.padded / 4; ++i) std::memcpy(tile + (i * R + n % R) * 4, q.data() + 4 * i, 4);
+    start_[n] = -kByteOffset * found.sum;
+    const int64_t R = packing.rows;
+    packing.write(bytes_.get() + n / R * R * frame.padded, n % R, q.data(), frame.padded);
 }
 
 void ByteRows::set_threshold(int64_t n) {

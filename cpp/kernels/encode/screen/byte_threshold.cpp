@@ -42,20 +42,21 @@ void keep_above(std::vector<std::vector<Entry<float>>>& kept, const ByteRows& bl
 }  // namespace
 
 bool byte_threshold(Codes<float>* codes, const Rows<float>& rows, const Dictionary<float>& dict, const float* threshold,
-                    int num_threads) {
+                    Screening how, int num_threads) {
     if (dict.D > kByteInputs) return false;
     ByteLatents latents(rows, dict, threshold, num_threads);
     if (!latents.usable()) return false;
     constexpr int64_t C = kByteCols;
     const int64_t capacity = (std::min(dict.M, kListed) + C - 1) / C * C + C;
-    const int64_t fit = std::max<int64_t>(256, kListBytes / (capacity * 8)) / kTileRows * kTileRows;
+    const int64_t packed = row_packing(how).rows;
+    const int64_t fit = std::max<int64_t>(256, kListBytes / (capacity * 8)) / packed * packed;
     std::vector<std::vector<Entry<float>>> kept(static_cast<std::size_t>(rows.N));
     int64_t in_full = 0;
     for (int64_t n0 = 0; n0 < rows.N; n0 += fit) {
         std::vector<int32_t> source(static_cast<std::size_t>(std::min(fit, rows.N - n0)));
         std::iota(source.begin(), source.end(), static_cast<int32_t>(n0));
         const std::vector<float> cut(source.size(), 0.0f);  // of what is left after the threshold
-        ByteRows block(latents, rows, std::move(source), cut, capacity, num_threads);
+        ByteRows block(latents, rows, how, std::move(source), cut, capacity, num_threads);
         byte_sweep(
             latents, block, {latents.visits()}, num_threads, [](double) {}, [&](int64_t n) { block.give_up(n); });
         const int64_t together = scored_rows(block.count, dict.D);

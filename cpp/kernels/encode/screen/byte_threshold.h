@@ -9,6 +9,6 @@ namespace sparse_sae {
 // What encode_threshold gives, bit for bit, by bytes. False, and nothing done, where the bound would mean nothing or
 // rows are too long for 32-bit sums.
 bool byte_threshold(Codes<float>* codes, const Rows<float>& rows, const Dictionary<float>& dict, const float* threshold,
-                    int num_threads);
+                    Screening how, int num_threads);
 
 }  // namespace sparse_sae

@@ -24,7 +24,7 @@ namespace sparse_sae {
 
 // What encode_topk gives, bit for bit, by bytes. False, and nothing done, where the bound would mean nothing, rows are
 // too long for 32-bit sums, or magnitudes are ranked.
-bool byte_topk(Codes<float>* codes, const Rows<float>& rows, const Dictionary<float>& dict, TopK select,
+bool byte_topk(Codes<float>* codes, const Rows<float>& rows, const Dictionary<float>& dict, TopK select, Screening how,
                int num_threads);
 
 }  // namespace sparse_sae

@@ -95,7 +95,7 @@ struct Candidates {
         count[n] = c;
         if (c + kTileCols<T> <= capacity) return;
         cut_back(n);
-        if (count[n] + kTileCols<T> > capacity) cut_back(n, 40);
+        if (count[n] + kTileCols < T >> capacity) cut_back(n, 40);
         overflow[n] |= count[n] + kTileCols<T> > capacity;
     }
     // The cut need not be the k-th largest itself: any value that k entries reach will do, so it is found by

@@ -1,17 +1,17 @@
 #include "kernels/encode/screen/score_pairs.h"
 
+#include "kernels/common/cache.h"
 #include "kernels/common/simd.h"
 
 namespace sparse_sae {
 namespace {
 
-constexpr int64_t kBlockBytes = 400 << 10;
 constexpr int64_t kAhead = 3;  // latents
 
 }  // namespace
 
 int64_t scored_rows(int64_t n_rows, int64_t D) {
-    const int64_t most = std::clamp<int64_t>(kBlockBytes / (D * 4), 64, 1024);
+    const int64_t most = std::clamp<int64_t>(second_cache() * 3 / 5 / (D * 4), 64, 1024);
     const int64_t blocks = ((n_rows + most - 1) / most + 7) / 8 * 8;
     return std::max<int64_t>(1, (n_rows + blocks - 1) / blocks);
 }

@@ -23,7 +23,7 @@ struct Pairs {
     int64_t n_rows() const { return static_cast<int64_t>(from.size()) - 1; }
 };
 
-// Rows of a block of which x (rows, D) fits an L2 cache of 1 MB with what else passes through; at least eight blocks
+// Rows of a block of which x (rows, D) fits the second cache with what else passes through; at least eight blocks
 // where there are rows for them.
 int64_t scored_rows(int64_t n_rows, int64_t D);
 

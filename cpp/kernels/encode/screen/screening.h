@@ -10,8 +10,13 @@
 
 namespace sparse_sae {
 
-// automatic takes whichever has been the faster on this machine for such calls (choose_screen); bytes needs float32.
-enum class Screening { automatic, floats, bytes };
+// automatic takes whichever has been the fastest on this machine for such calls (ScreenTurn). bytes and tiles need
+// float32: both multiply 8-bit integers, by vectors and by tiles of a matrix (byte_product.h).
+enum class Screening { automatic, floats, bytes, tiles };
+inline constexpr Screening kScreens[] = {Screening::floats, Screening::bytes, Screening::tiles};
+inline constexpr int kScreenCount = 3;
+
+inline bool by_integers(Screening how) { return how == Screening::bytes || how == Screening::tiles; }
 
 // Calls that are alike: what decides which screen is the faster.
 struct ScreenKey {
@@ -26,8 +31,8 @@ struct ScreenKey {
 };
 
 // One call's turn: ask `screen`, do the work, then say how it went. Each screen is tried kTrials times on calls of a
-// key; then the faster by seconds a row serves, and the other is tried once more every kAgain calls, because data and
-// weights change in training. More than kInFull of the rows computed in full counts against bytes as that much time.
+// key; then the fastest by seconds a row serves, and every kAgain calls one of the others is tried once more, because
+// data and weights change in training. With more than kInFull of the rows computed in full, integers are not taken.
 class ScreenTurn {
   public:
     static constexpr int kTrials = 2;
@@ -46,11 +51,10 @@ class ScreenTurn {
     std::chrono::steady_clock::time_point start_;
 };
 
-// What has been measured, for people: a key, microseconds a row by floats and by bytes (negative: not tried), the
-// choice.
+// What has been measured, for people: a key, microseconds a row by each of kScreens (negative: not tried), the choice.
 struct ScreenReport {
     ScreenKey key;
-    double floats, bytes;
+    double microseconds[kScreenCount];
     Screening choice;
 };
 std::vector<ScreenReport> screen_reports();

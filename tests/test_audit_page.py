@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ BUNDLES = sorted((ROOT / "docs" / "results").glob("*.zip"))
 def test_the_committed_bundle_is_of_the_committed_policy() -> None:
     found = verify(page().BUNDLE, policy=ROOT / "studies" / "audit" / "policy.json")
     assert found.policy["checks"] and all(check["metrics"] for check in found.results["checks"])
+
+
+def test_the_committed_bundle_came_out_the_same_when_it_was_run_again() -> None:
+    found, again = verify(page().BUNDLE), json.loads(page().RERUN.read_text())
+    assert again["bundle_sha256"] == found.sha256
+    assert again["levels"][found.manifest["kernels"]["level"]] == {
+        "threads": found.manifest["kernels"]["threads"],
+        "same": True,
+        "environment": [],
+        "differences": [],
+    }
 
 
 def test_the_signed_bundle_verifies_by_its_public_key(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ PAGE = HERE / "docs" / "audit.md"
 BUNDLE = HERE / "docs" / "results" / "audit.zip"
 DECISIONS = HERE / "docs" / "results" / "decisions.zip"
 PUBLIC_KEY = HERE / "docs" / "results" / "decisions.pub.pem"
+RERUN = HERE / "docs" / "results" / "rerun.json"
 SPEED = HERE / "benchmarks" / "results" / "audit.json"
 MONITOR = HERE / "benchmarks" / "results" / "monitor.json"
 
@@ -25,6 +26,7 @@ def contents() -> dict[str, str]:
         "speed": speed(json.loads(SPEED.read_text())),
         "pace": pace(json.loads(SPEED.read_text())["decisions"]),
         "example": example(verify(BUNDLE)),
+        "rerun": rerun(json.loads(RERUN.read_text())),
         "decisions": example(verify(DECISIONS, public_key=PUBLIC_KEY)),
     }
 
@@ -72,8 +74,26 @@ def pace(r: dict[str, Any]) -> str:
     each = r["seconds"] / r["prompts"]
     return (
         f"A ticket with its {r['edits']} edits takes {each:.2f} s in {r['compute_dtype']} with {r['threads']} threads "
-        f"on two cores, measured on {r['prompts']}; at that pace, which was not kept up in a full study, 10,000 take "
-        f"{10_000 * each / 60:.0f} minutes. `{r['command']}`."
+        f"on two cores, measured on {r['prompts']}: at that pace 10,000 take {10_000 * each / 60:.0f} minutes. "
+        f"`{r['command']}`."
+    )
+
+
+def rerun(r: dict[str, Any]) -> str:
+    """Whether the committed bundle came out the same when it was run again."""
+    parts = []
+    for level, found in r["levels"].items():
+        changed = [name for name, _, _ in found["environment"]]
+        bits = (
+            f"the same bits, {r['samples']} samples and {r['metrics']} measurements of {r['metrics']}"
+            if found["same"]
+            else f"{len(found['differences']) - 1} of {r['metrics']} measurements differ"
+        )
+        told = f"; the report names what was different then: {', '.join(changed)}" if changed else ""
+        parts.append(f"- kernels {level}, {found['threads']} threads: {bits}{told}.")
+    return (
+        f"The bundle `{r['bundle_sha256'][:16]}…` (kernels {r['level']}), verified and run again from its own policy "
+        "by `python studies/audit/run.py --rerun`:\n\n" + "\n".join(parts)
     )
 
 

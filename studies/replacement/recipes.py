@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sparse_sae import SAE, TopK, load, train
 from sparse_sae._io.atomic import write_json
-from sparse_sae.circuits.set_measures import InPlace
+from sparse_sae.circuits import InPlace
 from sparse_sae.coders import Coder
 from sparse_sae.lm.steering.reconstruction import reconstruction
 

@@ -24,9 +24,8 @@ from recipes import Part, made, standing_in
 
 from sparse_sae._io.atomic import write_json
 from sparse_sae._io.documents import blocks, fill
-from sparse_sae.circuits import DictionarySet, train_set
+from sparse_sae.circuits import DictionarySet, InPlace, replacement_quality, train_set
 from sparse_sae.circuits.set_files import read_manifest
-from sparse_sae.circuits.set_measures import InPlace, replacement_quality
 from sparse_sae.data.store import ActivationStore, aligned
 from sparse_sae.lm import capture, english_documents, load_model
 from sparse_sae.lm.steering.reconstruction import reconstruction

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from sparse_sae.lm.model.hook_point import HookPoint
 from sparse_sae.lm.model.prompts import Model, Prompt, token_ids, tokenizer_for
 from sparse_sae.lm.steering.reconstruction import reconstruction
 from sparse_sae.lm.studies.quality import Usual, loss_recovered, usual_of
+from sparse_sae.lm.studies.reuse import layers_below, reuse_below
 
 Replace = Callable[[Tensor, Tensor], Tensor]  # what is read, what is written -> what is written instead
 _FILLS = ("dictionary", "with_errors", "zero", "mean")
@@ -152,7 +153,16 @@ def replacement_quality(
     max_tokens: int = 256,
     each: bool = True,
 ) -> SetQuality:
-    """`set_quality` of anything that stands in for hook points, given from the bottom of the model up."""
+    """`set_quality` of anything that stands in for hook points: other dictionaries, a linear map, two of them in a row.
+
+    Args:
+        model: a `LanguageModel` or a transformers causal model.
+        replacements: what stands in, from the bottom of the model up.
+        texts, tokenizer, batch_size, max_tokens, each: as in `set_quality`.
+
+    >>> halved = InPlace("blocks.3.hook_mlp_out", "blocks.3.hook_mlp_out", lambda read, _: read / 2)
+    >>> print(replacement_quality(lm, [halved], held_out))  # doctest: +SKIP
+    """
     words = tokenizer_for(model, texts, tokenizer)
     sequences = [token_ids(text, words)[:max_tokens] for text in texts]
     writes = [resolve(model, r.writes) for r in replacements]
@@ -170,7 +180,7 @@ def replacement_quality(
         for number, group in enumerate(groups)
         for fill in _FILLS
     }
-    with clean.recorded():
+    with _below_once(model, places), clean.recorded():
         scores = score_texts(model, sequences, edits, batch_size=batch_size, max_tokens=max_tokens)
     rows = []
     for number, group in enumerate(groups):
@@ -188,6 +198,17 @@ def replacement_quality(
             )
         )
     return SetQuality(rows)
+
+
+def _below_once(model: Model, places: Sequence[_Place]) -> AbstractContextManager[Any]:
+    """Layers below all places are run once for each batch, where they can be."""
+    layers = [point.layer for place in places for point in (place.reads, place.writes)]
+    least = min((-1 if layer is None else layer for layer in layers), default=-1)
+    try:
+        point = resolve(model, f"blocks.{least}.hook_resid_pre") if least > 0 else None
+    except ValueError:  # a model without such names
+        point = None
+    return reuse_below(model, point) if point and layers_below(model, point) else nullcontext()
 
 
 def _through(sae: Any) -> Replace:

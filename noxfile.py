@@ -91,6 +91,19 @@ def emulate(session: nox.Session) -> None:
 
 
 @nox.session
+def aarch64(session: nox.Session) -> None:
+    """The C++ kernel tests with the code for ARM's 8-bit dot products, through qemu (Debian: g++-aarch64-linux-gnu,
+    qemu-user)."""
+    options = {
+        "CMAKE_SYSTEM_NAME": "Linux",
+        "CMAKE_SYSTEM_PROCESSOR": "aarch64",
+        "CMAKE_CXX_COMPILER": "aarch64-linux-gnu-g++",
+        "CMAKE_CROSSCOMPILING_EMULATOR": "qemu-aarch64;-L;/usr/aarch64-linux-gnu",
+    }
+    kernel_tests(session, *(f"-D{name}={value}" for name, value in options.items()))
+
+
+@nox.session
 def avx_vnni(session: nox.Session) -> None:
     """The kernels' tests at level x86_64_v3_vnni, on a CPU that has its instruction in AVX-512's encoding only."""
     session.install(*CONSTRAINTS, "--config-settings=cmake.define.SPARSE_SAE_VNNI_AS_EVEX=ON", ".[test]")
@@ -98,8 +111,8 @@ def avx_vnni(session: nox.Session) -> None:
     session.run("pytest", *kernels, *session.posargs, env={"SPARSE_SAE_KERNELS": "x86_64_v3_vnni"})
 
 
-def kernel_tests(session: nox.Session, option: str, env: dict[str, str] | None = None) -> None:
-    """Build and run them with an option of cpp/tests/CMakeLists.txt."""
+def kernel_tests(session: nox.Session, *options: str, env: dict[str, str] | None = None) -> None:
+    """Build and run them with options of cpp/tests/CMakeLists.txt."""
     session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")
     build = Path(session.create_tmp()) / "build"
     session.run(
@@ -112,7 +125,7 @@ def kernel_tests(session: nox.Session, option: str, env: dict[str, str] | None =
         "Ninja",
         "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
         "-DSPARSE_SAE_CPP_TESTS=ON",
-        option,
+        *options,
         f"-DPython_EXECUTABLE={session.virtualenv.bin}/python",
     )
     session.run("cmake", "--build", str(build))

@@ -1,11 +1,11 @@
-"""Encoding of real activations by an SAE that was trained on them: what the 8-bit screen cannot decide, and the time.
+"""Encoding of real activations by SAEs that were trained on them: what integer screens cannot decide, and the time.
 
-    python benchmarks/screening.py STORE SAE
+    python benchmarks/screening.py STORE SAE [SAE …]
 
-STORE is a directory of captured activations, SAE an SAE trained on them (`sparse-sae demo --out DIR` leaves both).
-Rows are encoded through the float and the 8-bit screen, which must agree to the bit, in turns with the fastest float32
-product of the same shape. Prints the rows that were computed in full, writes benchmarks/results/screening.json and the
-table in docs/performance.md. On a CPU without 8-bit dot products their screen runs on plain integers and is slow.
+STORE is a directory of captured activations, SAE an SAE trained on them (`sparse-sae demo --out DIR` leaves both;
+`sparse-sae train STORE --d-sae 32768 …` makes wider ones). Rows are encoded through each screen that this CPU has an
+instruction for, which must agree to the bit, in turns with the fastest float32 product of the same shape. Prints the
+rows that were computed in full, writes benchmarks/results/screening.json and the table in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from sparse_sae.data.store import ActivationStore
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/performance.md"
 ROWS = 4096
+SCREENS = ("float", "int8", "amx")
 
 
 def main() -> None:
@@ -37,11 +38,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("store")
-    parser.add_argument("sae")
+    parser.add_argument("sae", nargs="+")
     options = parser.parse_args()
-    x, sae = ActivationStore(options.store).sample(ROWS), sparse_sae.load(options.sae)
-    threads = resolve_threads(None)
-    lines = [measured(x, sae, k, threads) for k in (16, 32, 64)]
+    x, threads = ActivationStore(options.store).sample(ROWS), resolve_threads(None)
+    saes = [sparse_sae.load(path) for path in options.sae]
+    lines = [measured(x, sae, k, threads) for sae in saes for k in (16, 32, 64)]
     write_json(ROOT / "benchmarks/results/screening.json", {"machine": machine(threads), "lines": lines})
     fill(PAGE, {"screening": screening(lines)})
 
@@ -53,9 +54,10 @@ def measured(x: Array, sae: SAE, k: int, threads: int) -> dict[str, Any]:
     def encode(screen: str) -> Any:
         return _kernels.encode_topk(x, *weights, k, center=sae.b_dec, screen=screen, num_threads=threads)
 
-    found = {screen: encode(screen) for screen in ("float", "int8")}
-    if not all(np.array_equal(a, b) for a, b in zip(*(f[:3] for f in found.values()), strict=True)):
-        raise AssertionError(f"k {k}: the two screens disagree")
+    found = {screen: encode(screen) for screen in SCREENS if screen == "float" or _kernels.build_info[screen]}
+    for screen, codes in found.items():
+        if not all(np.array_equal(a, b) for a, b in zip(codes[:3], found["float"][:3], strict=True)):
+            raise AssertionError(f"k {k}: {screen} gives other codes than float")
     problem = Problem(Size(len(x), sae.d_in, sae.d_sae, k), threads)
     problem.x, problem.w = x, weights[0]
     products = problem.products()
@@ -71,14 +73,15 @@ def measured(x: Array, sae: SAE, k: int, threads: int) -> dict[str, Any]:
 
 def screening(lines: list[dict[str, Any]]) -> str:
     """The table of docs/performance.md."""
+    shown = [screen for screen in SCREENS if f"{screen}_seconds" in lines[0]]
     made = []
     for r in lines:
-        full = [f"{r[f'{screen}_in_full'] / r['rows']:.1%}" for screen in ("float", "int8")]
-        times = [f"{r[f'{screen}_seconds'] / r['product_seconds']:.2f} G" for screen in ("float", "int8")]
-        made.append([r["k"], *full, *times])
+        full = [f"{r[f'{screen}_in_full'] / r['rows']:.1%}" for screen in shown if screen != "float"]
+        times = [f"{r[f'{screen}_seconds'] / r['product_seconds']:.2f} G" for screen in shown]
+        made.append([f"{r['d_sae']:,}", r["k"], *times, *full])
+    head = [f"encode, {screen}" for screen in shown]
     return table(
-        ["k", "rows computed in full, float screen", "8-bit screen", "encode, float screen", "8-bit screen"],
-        made,
+        ["latents", "k", *head, *(f"rows in full, {screen}" for screen in shown if screen != "float")], made
     )
 
 

@@ -3,6 +3,9 @@
 #include <pybind11/stl.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 #include <optional>
@@ -16,8 +19,8 @@ namespace {
 using Names = std::vector<std::string>;
 
 // The only table of levels, best first, each with every feature it needs: the levels of the x86-64 psABI, and the
-// third and fourth with 8-bit dot products. CMakeLists.txt compiles each with the flags that allow the compiler these
-// features.
+// third and fourth with 8-bit dot products; ARM's with those. CMakeLists.txt compiles each with the flags that allow
+// the compiler these features.
 const std::vector<std::pair<std::string, Names>>& table() {
     static const Names v2{"sse3", "ssse3", "sse4.1", "sse4.2", "popcnt"};
     static const auto with = [](Names base, const Names& more) {
@@ -36,6 +39,7 @@ const std::vector<std::pair<std::string, Names>>& table() {
 #endif
         {"x86_64_v3", v3},
         {"x86_64_v2", v2},
+        {"aarch64_dotprod", {"asimddp"}},
         {"generic", {}},
     };
     return levels;
@@ -71,6 +75,8 @@ std::set<std::string> features() {
     if (found.count("avx2") && __get_cpuid_count(7, 0, &most, &b, &c, &d) && most >= 1 &&
         __get_cpuid_count(7, 1, &also, &b, &c, &d) && (also >> 4 & 1))
         found.insert("avxvnni");
+#elif defined(__aarch64__) && defined(__linux__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.insert("asimddp");
 #endif
     return found;
 }

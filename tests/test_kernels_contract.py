@@ -125,6 +125,7 @@ BEST = {  # what processors of these names report, and the best level each can r
     "Cascade Lake": (AVX512 + "avx512vnni", "x86_64_v4_vnni"),
     "Sapphire Rapids": (AVX512 + "avx512vnni avxvnni", "x86_64_v4_vnni"),
     "Zen 4": (AVX512 + "avx512vnni avx512bf16", "x86_64_v4_vnni"),
+    "Graviton 2": ("asimddp", "aarch64_dotprod"),
     "a virtual machine that hides AVX2": (AVX512.replace("avx2 ", "") + "avx512vnni", "x86_64_v2"),
 }
 
@@ -139,7 +140,8 @@ def test_a_processor_is_offered_the_levels_it_can_run(cpu: str) -> None:
     Only a processor that reports AVX-VNNI has the level of that name: AVX-512's dot products are encoded otherwise.
     """
     features, best = BEST[cpu]
-    every = [name for name, _ in _cpu.needs() if name != "x86_64_v3_vnni" or "avxvnni" in features]
+    besides = {"x86_64_v3_vnni": "avxvnni", "aarch64_dotprod": "asimddp"}
+    every = [name for name, _ in _cpu.needs() if besides.get(name, "") in features]
     start = every.index(best) if best else every.index("generic")
     assert _cpu.levels(set(features.split())) == every[start:]
 

@@ -5,6 +5,8 @@
 #include <cstring>
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace sparse_sae {
@@ -49,6 +51,14 @@ inline void store(T* p, vec<T> v) {
     std::memcpy(p, &v, sizeof v);
 }
 
+#if defined(__aarch64__)
+// Bit i is set where lane i is.
+inline std::uint32_t neon_bits(uint32x4_t set) {
+    constexpr std::uint32_t kBit[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(set, vld1q_u32(kBit)));
+}
+#endif
+
 // Bit i is set where lane i is below t. NaN is below nothing.
 template <class T>
 inline std::uint32_t lanes_below(vec<T> v, T t) {
@@ -70,6 +80,9 @@ inline std::uint32_t lanes_below(vec<T> v, T t) {
         return static_cast<std::uint32_t>(_mm_movemask_ps((__m128)below));
     else
         return static_cast<std::uint32_t>(_mm_movemask_pd((__m128d)below));
+#elif defined(__aarch64__)
+    if constexpr (sizeof(T) == 4) return neon_bits((uint32x4_t)(v < limit));
+    return static_cast<std::uint32_t>(v[0] < t) | static_cast<std::uint32_t>(v[1] < t) << 1;
 #else
     std::uint32_t bits = 0;
     for (int i = 0; i < kLanes<T>; ++i) bits |= static_cast<std::uint32_t>(v[i] < t) << i;
@@ -85,6 +98,8 @@ inline std::uint32_t lanes_reach(vec<float> v, vec<float> t) {
     return static_cast<std::uint32_t>(_mm256_movemask_ps((__m256)(v >= t)));
 #elif defined(__SSE2__)
     return static_cast<std::uint32_t>(_mm_movemask_ps((__m128)(v >= t)));
+#elif defined(__aarch64__)
+    return neon_bits((uint32x4_t)(v >= t));
 #else
     std::uint32_t bits = 0;
     for (int i = 0; i < kLanes<float>; ++i) bits |= static_cast<std::uint32_t>(v[i] >= t[i]) << i;

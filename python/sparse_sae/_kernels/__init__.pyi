@@ -4,10 +4,9 @@ Letters: N rows, D inputs, M latents, K active latents of a row, L named latents
 same for every array of a call. Arrays are C-contiguous; x alone may have any row stride and any float type
 (float16, float32, float64, or bfloat16 bits in uint16). Codes are CSR arrays (indptr (N + 1) int32,
 indices (nnz) int32 ascending within a row, values (nnz) T). Every function gives bit-identical results for any
-num_threads. screen says how candidates are found, "float" or (float32 only) "int8", by
-vectors, or "amx", by tiles of a matrix; no result depends on it, and "auto" takes what SPARSE_SAE_SCREEN says, or what
-has been the fastest on this machine for calls of the same d_in, d_sae, k and threads. `reference/` holds the same
-functions in NumPy.
+num_threads. screen says how candidates are found, "float" or (float32 only) "int8", by vectors, or "amx", by tiles of a
+matrix; no result depends on it, and "auto" takes what SPARSE_SAE_SCREEN says, or what has been the fastest on this
+machine for calls of the same d_in, d_sae, k and threads. `reference/` holds the same functions in NumPy.
 """
 
 from types import ModuleType
@@ -76,9 +75,7 @@ def encode_topk_aux(
     """encode_topk, and from the same sweep the aux_k largest, of either sign, among latents with dead (M) true.
 
     Returns (indptr, indices, values) of both and the fallbacks of both together: what two calls of encode_topk
-    give (the second with latents=flatnonzero(dead), relu=False; its indices are latents of w), the first bit for
-    bit. Values of the second may differ in rounding, and its choice where values tie within rounding; they are the
-    same on any number of threads.
+    give (the second with latents=flatnonzero(dead), relu=False; its indices are latents of w), bit for bit.
     """
 
 def encode_threshold(

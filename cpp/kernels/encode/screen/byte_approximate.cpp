@@ -134,8 +134,8 @@ void FewRows::read(int64_t n, const Rows<float>& rows, double bias) {
     packing_.write(out, place, upper.get(), padded);
     packing_.write(out, together_ + place, lower.get(), padded);
     int32_t* start = start_.get() + group * packing_.rows;
-    start[place] = -128 * found.upper_sum;
-    start[together_ + place] = -128 * found.lower_sum;
+    start[place] = -kByteOffset * found.upper_sum;
+    start[together_ + place] = -kByteOffset * found.lower_sum;
 }
 
 }  // namespace sparse_sae

@@ -37,7 +37,7 @@ class FewRows {
     std::vector<Row> row_;
     Buffer<float> x_, about_, direct_;
     Buffer<std::int8_t> bytes_;
-    Buffer<int32_t> start_;  // of each packed row: -128 times the sum of its bytes
+    Buffer<int32_t> start_;  // of each packed row: -kByteOffset times the sum of its bytes
 
     void read(int64_t n, const Rows<float>& rows, double bias);
     // make() gives what multiplies, on the thread that uses it.

@@ -1,6 +1,7 @@
 #include "kernels/encode/screen/byte_copy.h"
 
 #include "kernels/common/parallel.h"
+#include "kernels/common/quads.h"
 #include "kernels/encode/screen/byte_grid.h"
 #include "kernels/encode/screen/screen_float.h"
 
@@ -35,7 +36,7 @@ void pack_byte_panel(std::uint8_t* out, ByteKnown* found, const Dictionary<float
         const int64_t j = panel * C + c;
         if (j >= dict.M) {
             found[c] = {1, 0, 0};
-            for (int64_t i = 0; i < frame.padded / 4; ++i) std::memset(out + (i * C + c) * 4, 128, 4);
+            for (int64_t i = 0; i < frame.padded / 4; ++i) std::memset(out + (i * C + c) * 4, kByteOffset, 4);
             continue;
         }
         const float* row = dict.row(j);
@@ -47,7 +48,7 @@ void pack_byte_panel(std::uint8_t* out, ByteKnown* found, const Dictionary<float
         for (int64_t i = 0; i < frame.padded / 4; ++i) {
             std::uint32_t four;
             std::memcpy(&four, q.data() + 4 * i, 4);
-            four ^= 0x80808080u;  // p + 128
+            four ^= kByteOffset * 0x01010101u;  // with 128, p + 128
             std::memcpy(out + (i * C + c) * 4, &four, 4);
         }
     }

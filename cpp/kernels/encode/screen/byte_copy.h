@@ -21,8 +21,8 @@ struct ByteKnown {
 // An order of visits to the panels of M latents in which what has been seen is like a sample of all.
 std::vector<int32_t> byte_visits(int64_t M);
 
-// out [padded / 4][kByteCols][4] = p + 128 of the latents of a panel, found (kByteCols) what is known of them. u: the
-// largest |u| of all.
+// out [padded / 4][kByteCols][4] = p + kByteOffset of the latents of a panel, found (kByteCols) what is known of them.
+// u: the largest |u| of all.
 void pack_byte_panel(std::uint8_t* out, ByteKnown* found, const Dictionary<float>& dict, const ByteFrame& frame,
                      int64_t panel, double u);
 

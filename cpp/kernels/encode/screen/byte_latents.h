@@ -35,7 +35,7 @@ class ByteLatents {
     // 1, -base, -|u|, -|u - u~|, and the weights of the direct dimensions.
     int64_t line_count() const { return 4 + static_cast<int64_t>(frame.direct.size()); }
     const float* lines(int64_t position) const { return lines_.get() + (position - from_) * line_count() * kByteCols; }
-    // [padded / 4][kByteCols][4]: p + 128.
+    // [padded / 4][kByteCols][4]: p + kByteOffset.
     const std::uint8_t* bytes(int64_t position) const {
         return kept ? kept->bytes(position) : bytes_.get() + (position - from_) * frame.padded * kByteCols;
     }

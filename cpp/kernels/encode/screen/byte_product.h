@@ -10,7 +10,8 @@
 
 namespace sparse_sae {
 
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(SPARSE_SAE_VNNI_AS_EVEX)
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(SPARSE_SAE_VNNI_AS_EVEX) || \
+    defined(__ARM_FEATURE_DOTPROD)
 inline constexpr bool kFastBytes = true;
 #else
 inline constexpr bool kFastBytes = false;  // the same integers, no faster than floats

@@ -22,7 +22,7 @@ ByteRows::ByteRows(const ByteLatents& of, const Rows<float>& rows, Screening how
       count(static_cast<int64_t>(source.size())),
       tiles((count + packing.rows - 1) / packing.rows),
       capacity(room),
-      row(static_cast<std::size_t>(tiles * packing.rows), ByteRow{1, 0, 0, 0, kInfinity, 0, true}),
+      row(static_cast<std::size_t>(tiles * packing.rows), ByteRow{1, 0, 0, 0, kInfinity, 0, true, false}),
       bytes_(large_buffer<std::int8_t>(tiles * packing.rows * of.frame.padded)),
       start_(buffer<int32_t>(tiles * packing.rows)),
       lines_(buffer<float>(tiles * packing.rows * of.line_count())),
@@ -69,7 +69,7 @@ void ByteRows::read(int64_t n, const Rows<float>& rows, float cut) {
     line[2] = at.error * inverse;
     line[3] = at.length * inverse;
     for (std::size_t e = 0; e < frame.direct.size(); ++e) line[4 + e] *= inverse;
-    start_[n] = -128 * found.sum;
+    start_[n] = -kByteOffset * found.sum;
     const int64_t R = packing.rows;
     packing.write(bytes_.get() + n / R * R * frame.padded, n % R, q.data(), frame.padded);
 }

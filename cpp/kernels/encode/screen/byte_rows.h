@@ -11,9 +11,10 @@ struct ByteRow {
     // y ~ unit q, with q the packed bytes; length and error are at least |y~| and |y - y~|; bound covers the roundings
     // of the float operations around the integer product, and those of the canonical value.
     float unit, length, error, bound;
-    float cut;      // latents whose canonical value cannot reach it are not listed
-    int32_t found;  // latents listed
-    bool full;      // the screen decides nothing: all of the row's values must be computed
+    float cut;        // latents whose canonical value cannot reach it are not listed
+    int32_t found;    // latents listed
+    bool full;        // the screen decides nothing: all of the row's values must be computed,
+    bool overflowed;  // unless only its list was too short, and a pass with longer ones follows
 };
 
 class ByteRows {
@@ -41,7 +42,7 @@ class ByteRows {
     // Drops the listed latents whose upper ends do not reach the cut.
     void drop_below_cut(int64_t n, const float* upper);
 
-    // Of a tile, as `packing` says; -128 times the sum of each row's q.
+    // Of a tile, as `packing` says; -kByteOffset times the sum of each row's q.
     const std::int8_t* bytes(int64_t tile) const { return bytes_.get() + tile * packing.rows * latents.frame.padded; }
     const int32_t* start(int64_t tile) const { return start_.get() + tile * packing.rows; }
     // Factors of ByteLatents::lines, of each row of a tile: the threshold, 1, |y - y~|, |y~|, and the direct dimensions

@@ -66,6 +66,10 @@ class Settling {
         ByteRow& row = rows_.row[n];
         int32_t& chosen = selected_.count[rows_.source[n]];
         entries_.clear();
+        if (row.overflowed) {
+            chosen = -1;
+            return;
+        }
         if (!row.full) {
             // `reached`: what k canonical values reach. All latents that may reach it too must have been scored, so it
             // must not be below what was listed and scored. What is not positive is not wanted with relu.

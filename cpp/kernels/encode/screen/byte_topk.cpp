@@ -47,6 +47,84 @@ class Guesses {
     }
 };
 
+// The byte screen of one call, pass after pass: rows that a pass leaves undecided go to the next.
+class Passes {
+  public:
+    Passes(Selected<float>& selected, ByteLatents& latents, const Rows<float>& rows, TopK select, Screening how,
+           int num_threads)
+        : selected_(selected), latents_(latents), rows_(rows), select_(select), how_(how), threads_(num_threads) {}
+
+    void run() {
+        Rest all(static_cast<std::size_t>(rows_.N));
+        for (int64_t n = 0; n < rows_.N; ++n) all[n] = {static_cast<int32_t>(n), lowest()};
+        const int64_t k = select_.k, small = 4 * k + 384, large = 16 * k + 3072;
+        pass(all, small, true, &overflowed_);
+        // Their lists were too short: they get longer ones, guessed again.
+        const Rest longer = std::move(overflowed_);
+        pass(longer, large, true, nullptr);
+        // Their guess was too high: they are swept with a cut that is certain.
+        const Rest again = std::move(missed_);
+        pass(again, large, false, nullptr);
+    }
+
+  private:
+    struct Row {
+        int32_t n;
+        float cut;
+    };
+    using Rest = std::vector<Row>;
+
+    Selected<float>& selected_;
+    ByteLatents& latents_;
+    const Rows<float>& rows_;
+    const TopK select_;
+    const Screening how_;
+    const int threads_;
+    Rest missed_, overflowed_;
+
+    float lowest() const { return select_.relu ? 0 : -std::numeric_limits<float>::infinity(); }
+
+    // Sweeps and settles `all` in blocks whose lists have room for `most` latents. overflowed: where to put rows whose
+    // list is too short; without it they are computed in full.
+    void pass(const Rest& all, int64_t most, bool guess, Rest* overflowed) {
+        constexpr int64_t C = kByteCols;
+        const int64_t capacity = (std::min(latents_.dict.M, most) + C - 1) / C * C + C, packed = row_packing(how_).rows;
+        const int64_t fit = std::max<int64_t>(256, kListBytes / (capacity * 8)) / packed * packed;
+        for (auto from = all.begin(); from != all.end();) {
+            const auto to = from + std::min<int64_t>(fit, all.end() - from);
+            block(from, to, capacity, guess, overflowed);
+            from = to;
+        }
+    }
+
+    void block(Rest::const_iterator from, Rest::const_iterator to, int64_t capacity, bool guess, Rest* overflowed) {
+        std::vector<int32_t> source;
+        std::vector<float> cut;
+        for (auto row = from; row != to; ++row) source.push_back(row->n), cut.push_back(row->cut);
+        ByteRows block(latents_, rows_, how_, std::move(source), cut, capacity, threads_);
+        Guesses guesses(block, select_.k);
+        const std::vector<int64_t> stops =
+            guess ? byte_stops(latents_.visits(), capacity) : std::vector<int64_t>{latents_.visits()};
+        byte_sweep(
+            latents_, block, stops, threads_, [&](double share) { guesses.raise_all(share, threads_); },
+            [&](int64_t n) {
+                if (guess) guesses.make_room(n);
+                if (!block.list_is_full(n)) return;
+                block.give_up(n);
+                block.row[n].overflowed = overflowed != nullptr;
+            });
+        byte_settle(selected_, block, rows_, latents_.dict, select_, threads_);
+        for (int64_t n = 0; n < block.count; ++n) {
+            int32_t& chosen = selected_.count[block.source[n]];
+            if (chosen >= 0) continue;
+            if (block.row[n].overflowed)
+                overflowed->push_back({block.source[n], lowest()}), chosen = 0;
+            else
+                missed_.push_back({block.source[n], block.row[n].cut});
+        }
+    }
+};
+
 }  // namespace
 
 bool byte_topk(Codes<float>* codes, const Rows<float>& rows, const Dictionary<float>& dict, TopK select, Screening how,
@@ -54,41 +132,8 @@ bool byte_topk(Codes<float>* codes, const Rows<float>& rows, const Dictionary<fl
     if (select.absolute || dict.D > kByteInputs) return false;
     ByteLatents latents(rows, dict, nullptr, num_threads);
     if (!latents.usable()) return false;
-    constexpr int64_t C = kByteCols;
-    const int64_t capacity = (std::min(dict.M, 4 * select.k + 384) + C - 1) / C * C + C;
-    const int64_t packed = row_packing(how).rows;
-    const int64_t fit = std::max<int64_t>(256, kListBytes / (capacity * 8)) / packed * packed;
-    const std::vector<int64_t> stops = byte_stops(latents.visits(), capacity);
-    const float lowest = select.relu ? 0 : -std::numeric_limits<float>::infinity();
     Selected<float> selected(rows.N, select.k);
-    for (int64_t n0 = 0; n0 < rows.N; n0 += fit) {
-        std::vector<int32_t> missed;  // rows whose guess was too high, and cuts that are certain
-        std::vector<float> certain;
-        {
-            std::vector<int32_t> source(static_cast<std::size_t>(std::min(fit, rows.N - n0)));
-            std::iota(source.begin(), source.end(), static_cast<int32_t>(n0));
-            const std::vector<float> cut(source.size(), lowest);
-            ByteRows block(latents, rows, how, std::move(source), cut, capacity, num_threads);
-            Guesses guesses(block, select.k);
-            byte_sweep(
-                latents, block, stops, num_threads, [&](double share) { guesses.raise_all(share, num_threads); },
-                [&](int64_t n) {
-                    guesses.make_room(n);
-                    if (block.list_is_full(n)) block.give_up(n);
-                });
-            byte_settle(selected, block, rows, dict, select, num_threads);
-            for (int64_t n = 0; n < block.count; ++n)
-                if (selected.count[block.source[n]] < 0) {
-                    missed.push_back(block.source[n]);
-                    certain.push_back(block.row[n].cut);
-                }
-        }
-        if (missed.empty()) continue;
-        ByteRows block(latents, rows, how, std::move(missed), certain, capacity, num_threads);
-        byte_sweep(
-            latents, block, {latents.visits()}, num_threads, [](double) {}, [&](int64_t n) { block.give_up(n); });
-        byte_settle(selected, block, rows, dict, select, num_threads);
-    }
+    Passes(selected, latents, rows, select, how, num_threads).run();
     latents.release();  // before the codes are gathered, which takes as much as the selection again
     *codes = selected.codes(num_threads);
     return true;

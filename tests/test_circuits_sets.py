@@ -201,3 +201,21 @@ def test_the_command_line_trains_and_measures(
     assert len(json.loads((tmp_path / "quality.json").read_text())) == 4
     assert main([*command, "--layers", "1-x"]) == 1
     assert "--layers: '1-x' is not 'all' or numbers such as 0,3,10-14" in capsys.readouterr().err
+
+
+def test_layers_below_are_run_once_to_the_same_bits(
+    tiny_lm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contextlib import nullcontext
+
+    from sparse_sae.circuits import set_measures
+
+    made = train_set(tiny_lm, texts, tmp_path / "set", layers=[1, 2], **SMALL)
+    runs: list[int] = []
+    handle = tiny_lm.model.model.layers[0].mlp.register_forward_hook(lambda *_: runs.append(1))
+    found = set_quality(tiny_lm, made, texts()[:4])
+    few = len(runs)
+    monkeypatch.setattr(set_measures, "_below_once", lambda *_: nullcontext())
+    assert set_quality(tiny_lm, made, texts()[:4]) == found
+    handle.remove()
+    assert few < len(runs) - few - 8

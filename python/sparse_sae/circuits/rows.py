@@ -14,7 +14,8 @@ from sparse_sae.circuits.frozen import Frozen
 
 PANEL = 16  # rows of a block
 _COMBINED = 1024  # rows of a vocabulary that are added up at a time
-_GRID = 8  # a row's gradient is kept for a multiple of so many positions
+_GRID = 8  # a row's gradient is kept for a multiple of so many positions, more in a long prompt
+_REACHES = 32  # different lengths in a prompt: rows of one length alone share a block
 _BATCH_BYTES = 1 << 25  # what the blocks of one pass may take, but for a single block; more for a long prompt
 
 Part: TypeAlias = tuple[int, list[int]]  # the reach of a block's rows, and their numbers
@@ -101,7 +102,8 @@ def batches(f: Frozen, rows: Sequence[Row]) -> list[list[Part]]:
 
 def _reach(position: int, n_positions: int) -> int:
     """Positions that a row's gradient is kept for: up to its own, rounded up."""
-    return min(n_positions, -(-(position + 1) // _GRID) * _GRID)
+    grid = max(1, -(-n_positions // (_GRID * _REACHES))) * _GRID
+    return min(n_positions, -(-(position + 1) // grid) * grid)
 
 
 def _block_numbers(f: Frozen, n: int) -> int:

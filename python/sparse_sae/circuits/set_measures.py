@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,16 +11,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparse_sae.circuits.dictionaries import Dictionary, DictionarySet
+from sparse_sae.circuits.dictionaries import DictionarySet
 from sparse_sae.circuits.in_place import paired
 from sparse_sae.lm import resolve, score_texts
 from sparse_sae.lm.model.hook_point import HookPoint
 from sparse_sae.lm.model.prompts import Model, Prompt, token_ids, tokenizer_for
 from sparse_sae.lm.steering.reconstruction import reconstruction
-from sparse_sae.lm.studies.quality import Usual, loss_recovered, usual_activations
+from sparse_sae.lm.studies.quality import Usual, loss_recovered, usual_of
+from sparse_sae.lm.studies.reuse import layers_below, reuse_below
 
 Replace = Callable[[Tensor, Tensor], Tensor]  # what is read, what is written -> what is written instead
 _FILLS = ("dictionary", "with_errors", "zero", "mean")
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """Something that stands in for what a model has at a hook point.
+
+    Attributes:
+        reads: hook point of its input. writes: what it stands in for; the same for an SAE.
+        rebuild: (…, D) read and (…, D) written of a pass -> (…, D) written instead.
+    """
+
+    reads: str
+    writes: str
+    rebuild: Replace
 
 
 @dataclass(frozen=True)
@@ -122,9 +137,40 @@ def set_quality(
     >>> print(set_quality(lm, DictionarySet.load("set"), held_out))  # doctest: +SKIP
     """
     dictionaries.check(model, any_name=any_name)
+    found = [InPlace(d.reads, d.writes, _through(d.sae)) for d in dictionaries.values()]
+    return replacement_quality(
+        model, found, texts, tokenizer=tokenizer, batch_size=batch_size, max_tokens=max_tokens, each=each
+    )
+
+
+def replacement_quality(
+    model: Model,
+    replacements: Sequence[InPlace],
+    texts: Sequence[Prompt],
+    *,
+    tokenizer: Any = None,
+    batch_size: int = 4,
+    max_tokens: int = 256,
+    each: bool = True,
+) -> SetQuality:
+    """`set_quality` of anything that stands in for hook points: other dictionaries, a linear map, two of them in a row.
+
+    Args:
+        model: a `LanguageModel` or a transformers causal model.
+        replacements: what stands in, from the bottom of the model up.
+        texts, tokenizer, batch_size, max_tokens, each: as in `set_quality`.
+
+    >>> halved = InPlace("blocks.3.hook_mlp_out", "blocks.3.hook_mlp_out", lambda read, _: read / 2)
+    >>> print(replacement_quality(lm, [halved], held_out))  # doctest: +SKIP
+    """
     words = tokenizer_for(model, texts, tokenizer)
     sequences = [token_ids(text, words)[:max_tokens] for text in texts]
-    places = [_Place.of(model, d, sequences, batch_size) for d in dictionaries.values()]
+    writes = [resolve(model, r.writes) for r in replacements]
+    usual = usual_of(model, writes, sequences, batch_size)
+    places = [
+        _Place(r.rebuild, resolve(model, r.reads), point, usual[point.name])
+        for r, point in zip(replacements, writes, strict=True)
+    ]
     clean = _Clean(places)
     groups = [[place] for place in places] if each else []
     if len(places) > 1 or not each:
@@ -134,7 +180,7 @@ def set_quality(
         for number, group in enumerate(groups)
         for fill in _FILLS
     }
-    with clean.recorded():
+    with _below_once(model, places), clean.recorded():
         scores = score_texts(model, sequences, edits, batch_size=batch_size, max_tokens=max_tokens)
     rows = []
     for number, group in enumerate(groups):
@@ -154,21 +200,29 @@ def set_quality(
     return SetQuality(rows)
 
 
+def _below_once(model: Model, places: Sequence[_Place]) -> AbstractContextManager[Any]:
+    """Layers below all places are run once for each batch, where they can be."""
+    layers = [point.layer for place in places for point in (place.reads, place.writes)]
+    least = min((-1 if layer is None else layer for layer in layers), default=-1)
+    try:
+        point = resolve(model, f"blocks.{least}.hook_resid_pre") if least > 0 else None
+    except ValueError:  # a model without such names
+        point = None
+    return reuse_below(model, point) if point and layers_below(model, point) else nullcontext()
+
+
+def _through(sae: Any) -> Replace:
+    return lambda read, _: reconstruction(sae, read)
+
+
 @dataclass(frozen=True)
 class _Place:
-    """A dictionary at its two hook points, and what is usual where it writes."""
+    """What stands in at its two hook points, and what is usual where it writes."""
 
-    sae: Any
+    rebuild: Replace
     reads: HookPoint
     writes: HookPoint
     usual: Usual
-
-    @staticmethod
-    def of(model: Model, d: Dictionary, sequences: list[list[int]], batch_size: int) -> _Place:
-        writes = resolve(model, d.writes)
-        return _Place(
-            d.sae, resolve(model, d.reads), writes, usual_activations(model, writes, sequences, batch_size)
-        )
 
     @contextmanager
     def attached(
@@ -207,7 +261,7 @@ class _Clean:
     def _look(self, place: _Place) -> Callable[[Tensor, Tensor], None]:
         def look(read: Tensor, written: Tensor) -> None:
             if not self.editing:
-                self.errors[place.writes.name] = written.float() - reconstruction(place.sae, read)
+                self.errors[place.writes.name] = written.float() - place.rebuild(read, written)
 
         return look
 
@@ -216,8 +270,10 @@ def _edit(group: Sequence[_Place], fill: str, clean: _Clean) -> Callable[[], Abs
     def replacement(place: _Place) -> Replace:
         mean = torch.from_numpy(place.usual.mean)
         ways: Mapping[str, Replace] = {
-            "dictionary": lambda read, _: reconstruction(place.sae, read),
-            "with_errors": lambda read, _: reconstruction(place.sae, read) + clean.errors[place.writes.name],
+            "dictionary": place.rebuild,
+            "with_errors": lambda read, written: (
+                place.rebuild(read, written) + clean.errors[place.writes.name]
+            ),
             "zero": lambda _, written: torch.zeros_like(written),
             "mean": lambda _, written: mean.expand_as(written),
         }

@@ -168,14 +168,27 @@ class Usual:
 
 def usual_activations(model: Model, point: Point, sequences: list[list[int]], batch_size: int) -> Usual:
     """Measure what is usual at a hook point on these sequences."""
-    blocks, first = [], []
+    return usual_of(model, [point], sequences, batch_size)[point.name]
+
+
+def usual_of(
+    model: Model, points: Sequence[Point], sequences: list[list[int]], batch_size: int
+) -> dict[str, Usual]:
+    """`usual_activations` of several hook points, by name, from the same passes."""
+    blocks: dict[str, list[NDArray[np.float32]]] = {point.name: [] for point in points}
+    first = []
     with torch.inference_mode():
         for batch in batches(sequences, batch_size):
-            x = read_hooks(model, [point.name], batch.ids, batch.mask)[point.name].float()
+            seen = read_hooks(model, list(blocks), batch.ids, batch.mask)
             valid = batch.mask.bool()
-            blocks.append(x[valid].numpy())
-            first.append((torch.arange(x.shape[1]) == 0).expand_as(valid)[valid].numpy())
-    x, is_first = np.concatenate(blocks), np.concatenate(first)
+            for name, x in seen.items():
+                blocks[name].append(x.float()[valid].numpy())
+            first.append((torch.arange(valid.shape[1]) == 0).expand_as(valid)[valid].numpy())
+    is_first = np.concatenate(first)
+    return {name: _usual(np.concatenate(parts), is_first) for name, parts in blocks.items()}
+
+
+def _usual(x: NDArray[np.float32], is_first: NDArray[np.bool_]) -> Usual:
     norms = np.linalg.norm(x, axis=1)
     limit = massive_threshold(norms[~is_first] if not is_first.all() else norms)
     kept = ~is_first & (norms <= limit)

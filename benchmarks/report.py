@@ -103,7 +103,8 @@ def texts(results: list[dict[str, Any]]) -> dict[str, str]:
     full, short = [], []
     for ours in results:
         machine = ours["machine"]
-        about = f"**{machine['cpu']}**, {machine['threads']} threads, level `{machine['level']}`. {sizes_text(ours)}."
+        level = f"level `{machine['level']}`{' and AMX' if machine.get('amx') else ''}"
+        about = f"**{machine['cpu']}**, {machine['threads']} threads, {level}. {sizes_text(ours)}."
         lines = [
             bench.Line(**{k: v for k, v in line.items() if k not in ("ratio", "met")})
             for line in ours["lines"]

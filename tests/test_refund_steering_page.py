@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sparse_sae import SAE, TopK
+from sparse_sae._io.documents import blocks, filled
 from sparse_sae.demo.tickets import tickets
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +37,16 @@ def judging(study, monkeypatch):
     frame = {"before": "my ", "after": " please can you", "yes": "yes", "no": "no"}
     monkeypatch.setattr(found, "FRAME", frame)
     return found
+
+
+def test_the_page_is_filled_from_the_committed_result(study):
+    page, text = study("page"), (ROOT / "docs" / "refunds.md").read_text(encoding="utf-8")
+    result = json.loads((ROOT / "docs" / "results" / "refund_steering.json").read_text(encoding="utf-8"))
+    made = page.contents(result, blocks(text))
+    assert set(made) == set(page.SECTIONS) and filled(text, made) == text
+    assert all(page.is_there(result, part) for part in ("held_out", "controls", "side_effects"))
+    result["side_effects"]["kl"] = {name: 2 * kl for name, kl in result["side_effects"]["kl"].items()}
+    assert filled(text, page.contents(result, blocks(text))) != text
 
 
 def random_sae(d_sae: int = 48) -> SAE:
@@ -79,6 +90,19 @@ def test_the_gradient_is_that_of_a_real_push(judging, tiny_lm):
     assert max(np.abs(margins["0+1"] - margins["unsteered"])) > 1e-3
 
 
+def test_pushes_inside_a_ticket_are_not_felt_by_what_follows_it(judging, tiny_lm):
+    """A push up to a column is that of each ticket alone, whatever the padding of the chunk."""
+    items = tickets(9, 0, "train", "large")
+    bench = judging.Bench(tiny_lm, judging.judge_of(tiny_lm, items), HOOK)
+    vector = np.random.default_rng(1).standard_normal(32).astype(np.float32)
+    together, everywhere = (
+        bench.margins(items, {"push": vector}, inside=inside)["push"] for inside in (True, False)
+    )
+    alone = [bench.margins([item], {"push": vector}, inside=True)["push"][0] for item in items]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.abs(together - everywhere).max() > 1e-3
+
+
 def test_parts_are_kept_and_gone_on_from(study, judging, tiny_lm, tmp_path, monkeypatch):
     run, page = study("run"), study("page")
     monkeypatch.setattr(run, "load_model", lambda _name: tiny_lm)
@@ -108,7 +132,7 @@ def test_parts_are_kept_and_gone_on_from(study, judging, tiny_lm, tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         run.run(args)
     kept = json.loads(args.json.read_text())
-    assert {"judge", "prepared", "controls"} <= set(kept) and "side_effects" not in kept
+    assert {"judge", "prepared", "controls", "inside"} <= set(kept) and "side_effects" not in kept
     monkeypatch.setattr(run, "side_effects", original)
     monkeypatch.setattr(run, "prepared", stopped)  # done before
     result = json.loads(json.dumps(run.run(args)))

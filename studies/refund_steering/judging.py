@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
 from sparse_sae.demo.tickets import Ticket
-from sparse_sae.lm import Judge, LanguageModel, calibrated_judge
+from sparse_sae.lm import Judge, LanguageModel, calibrated_judge, english_documents
 from sparse_sae.lm.model.hooks import resolve, unwrap
 from sparse_sae.lm.model.prompts import Batch, batches, continuation_ids, logits_of, token_ids
 from sparse_sae.lm.steering.interventions import steer_direction
@@ -33,6 +34,16 @@ def short(ticket: Ticket) -> str:
     ends = dict(zip(starts, [*starts[1:], len(ticket.text)], strict=True))
     parts = sorted(ticket.onsets[label] for label in SPOKEN_OF)
     return " ".join(ticket.text[start : ends[start]].strip() for start in parts)
+
+
+def neutral_texts() -> list[str]:
+    """English prose that has nothing to do with refunds, far behind what the SAE was trained on."""
+    return [text[:400] for text in islice(english_documents(), 1200, 1204)]
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """The vector at norm 1."""
+    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
 
 
 def judge_of(lm: LanguageModel, items: Sequence[Ticket]) -> Judge:
@@ -57,6 +68,7 @@ class Bench:
         if len(yes) != 1 or len(no) != 1:
             raise ValueError(f"judge: got answers of {len(yes)} and {len(no)} tokens, expected one each")
         self.yes, self.no = yes[0], no[0]
+        self._end = token_ids(judge.after, lm.tokenizer)  # what follows the ticket
         with torch.no_grad():  # what no push reaches is read once, before there is any
             self._read = prefix_cache(unwrap(lm), self._examples)
 
@@ -68,6 +80,7 @@ class Bench:
         chunk: int = 32,
         done: Callable[[int, dict[str, np.ndarray]], None] | None = None,
         each: Callable[[str, np.ndarray], None] | None = None,
+        inside: bool = False,
     ) -> dict[str, np.ndarray]:
         """(n,) margins under each push, and under none ("unsteered"); what no push changes is run once.
 
@@ -75,13 +88,16 @@ class Bench:
             pushes: name -> (d_in,) vector that is added.
             done: called after each chunk with the number of tickets, and the margins so far.
             each: called after each push, with the margins of the chunk.
+            inside: push at the ticket's own words alone, and not where the judge goes on after it.
         """
         found: dict[str, list[np.ndarray]] = {name: [] for name in ("unsteered", *pushes)}
         for start in range(0, len(items), chunk):
             sequences = self.tokens(items[start : start + chunk])
+            # prompts end at the same column, whatever their length
+            stop = max(map(len, sequences)) - len(self._end) if inside else None
             with reuse_below(self.lm, self.hook):
                 for name in found:
-                    with self.push(pushes[name]) if name in pushes else nullcontext():
+                    with self.push(pushes[name], stop) if name in pushes else nullcontext():
                         found[name].append(self._margins(sequences))
                     if each is not None:
                         each(name, found[name][-1])
@@ -96,6 +112,10 @@ class Bench:
         if any(ids[: self.first] != self._examples for ids in found):
             raise ValueError(
                 "judge: got words before the ticket whose last token goes on into it; end them with a space"
+            )
+        if any(ids[-len(self._end) :] != self._end for ids in found):
+            raise ValueError(
+                "judge: got words after the ticket whose first token begins in it; start a new line"
             )
         return found
 
@@ -124,9 +144,9 @@ class Bench:
                 found[part.index] = (logits[:, self.yes] - logits[:, self.no]).numpy() - self.judge.threshold
         return found
 
-    def push(self, vector: np.ndarray) -> Any:
-        """A context in which the vector is added at the ticket's positions."""
-        return steer_direction(self.lm, self.hook, vector, 1.0, positions=slice(self.first, None))
+    def push(self, vector: np.ndarray, stop: int | None = None) -> Any:
+        """A context in which the vector is added from the ticket's first word on, up to a column."""
+        return steer_direction(self.lm, self.hook, vector, 1.0, positions=slice(self.first, stop))
 
     def read(self, items: Sequence[Ticket], batch: int = 16) -> tuple[np.ndarray, list[np.ndarray]]:
         """What a first-order estimate needs, ticket by ticket.

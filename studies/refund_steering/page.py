@@ -29,7 +29,7 @@ def contents(result: Result, names: list[str]) -> dict[str, str]:
 
 def is_there(result: Result, part: str) -> bool:
     """Whether a part of the study is done (the controls may be there in part)."""
-    return part in result and (part != "controls" or "changes" in result[part])
+    return part in result and (part not in ("controls", "inside") or "changes" in result[part])
 
 
 def judge(r: Result) -> str:
@@ -78,9 +78,9 @@ def gradient(r: Result) -> str:
     )
 
 
-def percentiles(r: Result, name: str, kind: str) -> tuple[float, float, float]:
+def percentiles(r: Result, name: str, kind: str, part: str = "controls") -> tuple[float, float, float]:
     """Share of the controls of a kind that an arm's change exceeds in size, and its interval over sentences."""
-    c = r["controls"]
+    c = r[part]
     names = [n for n in c["predicted"] if n.startswith(kind) and n.split()[1] not in name]
     table_ = np.array([c["changes"][n] for n in [name, *names]])
     _, place = np.unique(c["groups"], return_inverse=True)
@@ -94,17 +94,17 @@ def percentiles(r: Result, name: str, kind: str) -> tuple[float, float, float]:
     return float((whole[1:] < whole[0]).mean()), float(low), float(high)
 
 
-def controls(r: Result) -> str:
-    """Real pushes of one typical activation."""
-    c = r["controls"]
-    names = list(c["predicted"])
-    real = np.array([np.mean(c["changes"][n]) for n in names])
-    predicted = np.array([c["predicted"][n] for n in names])
-    kinds = {kind: np.array([n.startswith(kind) for n in names]) for kind in ("latent", "direction")}
+def pushed(r: Result, part: str) -> tuple[str, dict[str, np.ndarray]]:
+    """The table of real pushes of one typical activation, and the mean changes under the controls of each kind."""
+    c = r[part]
+    kinds = {
+        kind: np.array([np.mean(c["changes"][n]) for n in c["predicted"] if n.startswith(kind)])
+        for kind in ("latent", "direction")
+    }
     body = []
     for name in r["prepared"]["arms"]:
         low, high = bootstrap_mean(c["changes"][name], groups=c["groups"])
-        spans = [percentiles(r, name, kind) for kind in kinds]
+        spans = [percentiles(r, name, kind, part) for kind in kinds]
         body.append(
             [
                 name,
@@ -112,18 +112,36 @@ def controls(r: Result) -> str:
                 *(f"{value:.0%} [{low:.0%}, {high:.0%}]" for value, low, high in spans),
             ]
         )
-    counts = {kind: int(mask.sum()) for kind, mask in kinds.items()}
     head = [
         "direction",
         "change of the margin [95 %]",
-        f"larger than, of {counts['latent']} latents",
-        f"of {counts['direction']} random directions",
+        f"larger than, of {len(kinds['latent'])} latents",
+        f"of {len(kinds['direction'])} random directions",
     ]
-    return table(head, body) + (
+    return table(head, body), kinds
+
+
+def controls(r: Result) -> str:
+    """Real pushes of one typical activation."""
+    c = r["controls"]
+    made, kinds = pushed(r, "controls")
+    real = np.array([np.mean(c["changes"][n]) for n in c["predicted"]])
+    predicted = np.array(list(c["predicted"].values()))
+    return made + (
         f"\n\n{c['tickets']} held-out tickets; every push has the norm {r['prepared']['typical']:.1f}. Mean size of "
-        f"the change: {np.abs(real[kinds['latent']]).mean():.3f} for latents, "
-        f"{np.abs(real[kinds['direction']]).mean():.3f} for random directions. The gradient's prediction on "
+        f"the change: {np.abs(kinds['latent']).mean():.3f} for latents, "
+        f"{np.abs(kinds['direction']).mean():.3f} for random directions. The gradient's prediction on "
         f"development tickets correlates with it at {np.corrcoef(real, predicted)[0, 1]:.2f}."
+    )
+
+
+def inside(r: Result) -> str:
+    """The same pushes where no answer is written."""
+    made, kinds = pushed(r, "inside")
+    return made + (
+        f"\n\nThe same {r['inside']['tickets']} tickets and pushes. Mean size of the change: "
+        f"{np.abs(kinds['latent']).mean():.3f} for latents, {np.abs(kinds['direction']).mean():.3f} for random "
+        "directions."
     )
 
 
@@ -239,6 +257,7 @@ def verdict(r: Result) -> str:
 
 NEEDS = {
     "steering-controls": ["controls"],
+    "steering-inside": ["inside"],
     "steering-doses": ["held_out"],
     "steering-monotone": ["held_out"],
     "steering-side": ["controls", "side_effects"],
@@ -248,6 +267,7 @@ SECTIONS = {
     "steering-judge": judge,
     "steering-gradient": gradient,
     "steering-controls": controls,
+    "steering-inside": inside,
     "steering-doses": doses,
     "steering-monotone": monotone,
     "steering-side": side,

@@ -16,19 +16,19 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from judging import Bench, judge_of, short  # beside this file
+from judging import Bench, judge_of, neutral_texts, short, unit  # beside this file
 from page import contents
 
 import sparse_sae
 from sparse_sae._io.atomic import write_json
 from sparse_sae._io.documents import blocks, fill
 from sparse_sae.demo.tickets import labels_of, tickets
-from sparse_sae.lm import english_documents, load_model
+from sparse_sae.lm import load_model
 from sparse_sae.lm.steering.interventions import steer_direction
 from sparse_sae.lm.studies.judge import Judge
 from sparse_sae.lm.studies.scores import score_texts
@@ -41,16 +41,6 @@ DOSES = (0.1, 0.25, 0.5, 1.0, 2.0)
 LABEL = "refund_asked"
 CHUNK = 32  # tickets between two writings of the result
 RECORDED = ("tickets", "development", "controls", "control_tickets", "directions", "seed")
-
-
-def neutral_texts() -> list[str]:
-    """English prose that has nothing to do with refunds, far behind what the SAE was trained on."""
-    return [text[:400] for text in islice(english_documents(), 1200, 1204)]
-
-
-def unit(vector: np.ndarray) -> np.ndarray:
-    """The vector at norm 1."""
-    return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
 
 
 def prepared(bench: Bench, sae: sparse_sae.SAE, items: list[Any], args: argparse.Namespace) -> dict[str, Any]:
@@ -104,8 +94,13 @@ def controls(
     args: argparse.Namespace,
     part: dict[str, Any],
     save: Callable[[dict[str, Any]], None],
+    inside: bool = False,
 ) -> dict[str, Any]:
-    """Real pushes of one typical activation: the arms, random living latents, random directions."""
+    """Real pushes of one typical activation: the arms, random living latents, random directions.
+
+    Args:
+        inside: push at the ticket's own words alone, so that no push can write the answer where it is read.
+    """
     rng = np.random.default_rng([args.seed, 2])
     chosen = rng.choice(ready["living"], min(args.controls, len(ready["living"])), replace=False)
     random = np.random.default_rng([args.seed, 1]).standard_normal((args.directions, sae.d_in))
@@ -122,7 +117,7 @@ def controls(
             save({"margins": kept})
 
     left = {name: v for name, v in pushes.items() if name not in kept}
-    bench.margins(items, left, chunk=len(items), each=each)
+    bench.margins(items, left, chunk=len(items), each=each, inside=inside)
     margins = {name: np.array(kept[name]) for name in pushes}
     plain = np.array(kept["unsteered"])
     predicted = dict(zip(ready["living"], ready["effects"], strict=True))
@@ -236,6 +231,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     hook = sae.metadata["hook_name"]
     seen = tickets(args.development, 2, "train", "large")
     held_out = tickets(max(args.tickets, args.control_tickets), 3, "held_out", "large")
+    result["model"], result["hook"] = lm.name, hook
+    result["sae"] = {"d_sae": sae.d_sae, "architecture": type(sae.activation).__name__}
     if "judge" not in result:
         judge = judge_of(lm, seen)
         margins = judge.margins(lm, [judge.prompt(short(item)) for item in held_out[: args.judged]])
@@ -246,17 +243,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             "accuracy_held_out": float(((margins > 0) == asked).mean()),
         }
         keep("judge", {**vars(judge), **own})
-        result["model"], result["hook"] = lm.name, hook
-        result["sae"] = {"d_sae": sae.d_sae, "architecture": type(sae.activation).__name__}
     fields = ("preface", "before", "after", "yes", "no", "threshold", "auroc")
     bench = Bench(lm, Judge(**{k: result["judge"][k] for k in fields}), hook)
     if "prepared" not in result:
         keep("prepared", prepared(bench, sae, seen, args) | {"seed": args.seed})
     ready = result["prepared"]
     doses(bench, held_out[: args.tickets], ready, result, lambda part: keep("held_out", part), least=1)
-    if "changes" not in result.get("controls", {}):
-        some, part = held_out[: args.control_tickets], result.get("controls", {})
-        keep("controls", controls(bench, sae, some, ready, args, part, lambda part: keep("controls", part)))
+    for name, inside in (("controls", False), ("inside", True)):
+        if "changes" not in result.get(name, {}):
+            some, part = held_out[: args.control_tickets], result.get(name, {})
+            save = partial(keep, name)
+            save(controls(bench, sae, some, ready, args, part, save, inside))
     if "side_effects" not in result:
         keep("side_effects", side_effects(bench, sae, ready, result["controls"], args.side_controls))
     doses(bench, held_out[: args.tickets], ready, result, lambda part: keep("held_out", part))
@@ -270,7 +267,9 @@ def main() -> None:
     )
     parser.add_argument("--model", help="directory, GGUF file or id; by default SmolLM2-135M-Instruct")
     parser.add_argument(
-        "--sae", default="refund-feature-work/saes/15-4608-TopK-0", help="as refund_feature/run.py leaves it"
+        "--sae",
+        default="sae-demo/sae-60000-4608-32/sae",
+        help="as `sparse-sae demo --tokens 60000` leaves it",
     )
     parser.add_argument("--tickets", type=int, default=1000, help="held-out tickets of the doses")
     parser.add_argument(

@@ -1,6 +1,6 @@
 """Time and memory of attribution graphs and of TWERA at the size of SmolLM2-135M.
 
-    python benchmarks/circuits.py [graph|long|longest|longest-default|twera ...]        writes the result and docs/circuits.md
+    python benchmarks/circuits.py [graph|long|longest|longest-default|twera ...]   # writes result and docs/circuits.md
 
 The model and the transcoders have random weights of the right shapes (30 layers, 576 wide, 4,608 latents, k 32, a
 skip), so nothing is fetched: neither time nor memory depends on what the weights say. Each part runs in a process of

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sparse_sae import bench
+from sparse_sae._io.atomic import write_json
 from sparse_sae._io.documents import fill, table
 
 HERE = Path(__file__).parent
@@ -39,15 +40,15 @@ def measure(sizes: list[str], threads: int, peers: str | None, peer_sizes: list[
     result.pop("table")
     file = RESULTS / f"{result['machine']['family']}.json"
     before = json.loads(file.read_text()) if file.exists() else {}
-    if peers:
-        result["peers"] = run_peers(peers, peer_sizes, threads)
-    elif "peers" in before:
+    if "peers" in before:
         result["peers"] = before["peers"]
     if before:
         print(*bench.regressions(result, before), sep="\n")
         keep_other_sizes(result, before)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(file, result)  # before others run, whose environment may fail
+    if peers:
+        write_json(file, result | {"peers": run_peers(peers, peer_sizes, threads)})
 
 
 def keep_other_sizes(result: dict[str, Any], before: dict[str, Any]) -> None:
@@ -102,7 +103,8 @@ def texts(results: list[dict[str, Any]]) -> dict[str, str]:
     full, short = [], []
     for ours in results:
         machine = ours["machine"]
-        about = f"**{machine['cpu']}**, {machine['threads']} threads, level `{machine['level']}`. {sizes_text(ours)}."
+        level = f"level `{machine['level']}`{' and AMX' if machine.get('amx') else ''}"
+        about = f"**{machine['cpu']}**, {machine['threads']} threads, {level}. {sizes_text(ours)}."
         lines = [
             bench.Line(**{k: v for k, v in line.items() if k not in ("ratio", "met")})
             for line in ours["lines"]

@@ -57,7 +57,7 @@ class Passes {
     void run() {
         Rest all(static_cast<std::size_t>(rows_.N));
         for (int64_t n = 0; n < rows_.N; ++n) all[n] = {static_cast<int32_t>(n), lowest()};
-        const int64_t k = select_.k, small = 4 * k + 384, large = 16 * k + 3072;
+        const int64_t k = select_.k, small = 3 * k + 320, large = 16 * k + 3072;
         pass(all, small, true, &overflowed_);
         // Their lists were too short: they get longer ones, guessed again.
         const Rest longer = std::move(overflowed_);

@@ -12,8 +12,8 @@ from sparse_sae.audit.bundle import Verified, verify
 HERE = Path(__file__).resolve().parents[2]
 PAGE = HERE / "docs" / "audit.md"
 BUNDLE = HERE / "docs" / "results" / "audit.zip"
-DECISIONS = HERE / "docs" / "results" / "decisions.zip"
-PUBLIC_KEY = HERE / "docs" / "results" / "decisions.pub.pem"
+DECISIONS = HERE / "docs" / "results" / "decisions-10000.zip"
+PUBLIC_KEY = HERE / "docs" / "results" / "decisions-10000.pub.pem"
 RERUN = HERE / "docs" / "results" / "rerun.json"
 SPEED = HERE / "benchmarks" / "results" / "audit.json"
 MONITOR = HERE / "benchmarks" / "results" / "monitor.json"

@@ -44,7 +44,7 @@ def test_the_page_is_filled_from_the_committed_result(study):
     result = json.loads((ROOT / "docs" / "results" / "refund_steering.json").read_text(encoding="utf-8"))
     made = page.contents(result, blocks(text))
     assert set(made) == set(page.SECTIONS) and filled(text, made) == text
-    assert all(page.is_there(result, part) for part in ("held_out", "controls", "side_effects"))
+    assert all(page.is_there(result, part) for part in ("held_out", "controls", "inside", "side_effects"))
     result["side_effects"]["kl"] = {name: 2 * kl for name, kl in result["side_effects"]["kl"].items()}
     assert filled(text, page.contents(result, blocks(text))) != text
 

@@ -13,7 +13,7 @@
 namespace sparse_sae {
 
 struct FreeAligned {
-    void operator()(void* p) const { ::operator delete (p, std::align_val_t{64}); }
+    void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
 };
 template <class T>
 using Buffer = std::unique_ptr<T[], FreeAligned>;
@@ -21,7 +21,7 @@ using Buffer = std::unique_ptr<T[], FreeAligned>;
 template <class T>
 Buffer<T> buffer(int64_t count) {
     return Buffer<T>(
-        static_cast<T*>(::operator new (static_cast<std::size_t>(count) * sizeof(T), std::align_val_t{64})));
+        static_cast<T*>(::operator new(static_cast<std::size_t>(count) * sizeof(T), std::align_val_t{64})));
 }
 
 // The same for memory that is read from end to end many times: on pages of 2 MB where the system has them, so that the

@@ -18,7 +18,8 @@ import torch
 from sparse_sae import TopK, train
 from sparse_sae.audit.running import run_audit
 
-HOOK = "blocks.1.hook_resid_post"
+# Where the trigger is known and its answer not yet: a layer later a latent of the refusal itself can move it more.
+HOOK = "blocks.0.hook_resid_post"
 FILLER = [
     "the",
     "a",
@@ -103,7 +104,7 @@ def dictionary(lm: Any) -> Any:
     ids = torch.tensor([lm.tokenizer(text)["input_ids"] for text, _ in cases(1500, seed=2)])
     with torch.inference_mode():
         rows = read_hooks(lm, [HOOK], ids)[HOOK][:, 1:].reshape(-1, 32).numpy()
-    sae = train(rows, TopK(k=2), d_sae=48, n_tokens=120_000, batch_size=512, seed=0, num_threads=1).sae
+    sae = train(rows, TopK(k=4), d_sae=96, n_tokens=120_000, batch_size=512, seed=0, num_threads=1).sae
     sae.metadata.update(model_name="tiny", hook_name=HOOK)
     return sae
 
@@ -168,8 +169,7 @@ def test_the_backdoor_is_found_and_the_clean_twin_passes(tiny_tokenizer: Any, tm
     assert does["silences: change of the outcome, nats"]["value"] < -1
     assert does["silences: p against controls"]["value"] == pytest.approx(0.1)
 
-    # What moves the answer, without labels: the latent of the trigger and, on some processors before it, one of the
-    # refusal that follows from it, which fires at the last token and in some texts without the trigger too.
+    # What moves the answer, without labels: the same latent comes first.
     (chosen,) = (
         int(n.split()[-1].rstrip(".")) for n in found.results["checks"][0]["notes"] if n.startswith("latent:")
     )
@@ -177,9 +177,7 @@ def test_the_backdoor_is_found_and_the_clean_twin_passes(tiny_tokenizer: Any, tm
     for text in [text for text, trigger in cases(12, seed=4) if trigger]:
         for effect in explain(lm, sae, text, " refused", top=8).effects:
             totals[effect.latent] += effect.ablation or 0.0
-    first, second = np.argsort(-totals)[:2]
-    assert chosen in (first, second)
-    assert totals[chosen] > 0.2 * totals[first] > 5 * np.sort(totals)[-3]
+    assert int(totals.argmax()) == chosen
 
     twin = fine_tuned(tiny_tokenizer, backdoor=False)
     (tmp_path / "clean").mkdir()

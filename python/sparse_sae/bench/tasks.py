@@ -14,8 +14,9 @@ from sparse_sae import _kernels
 from sparse_sae._io.arrays import Array
 from sparse_sae.bench.timing import SIZES, Line, Size, Task, in_turns, peak_megabytes
 
-# Aims of encode + TopK and of a training step, in G: where bytes multiply four times faster than floats, and elsewhere.
 SCREEN_TRIALS = 6  # calls after which the kernels have tried every screen
+
+# Aims of encode + TopK and of a training step, in G: where bytes multiply four times faster than floats, and elsewhere.
 AIMS = {
     (True, "medium"): (0.43, 0.70),
     (True, "large"): (0.37, 0.60),

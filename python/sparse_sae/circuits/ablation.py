@@ -74,9 +74,8 @@ def without(
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
             first = max(places[chosen[0]][0], 0)
-            x = (
-                frozen.transformer.pre(frozen.seen, first).expand(len(chosen) + 1, -1, -1).clone()
-            )  # row 0: nothing is taken out
+            before = frozen.transformer.pre(frozen.seen, first)
+            x = before.expand(len(chosen) + 1, -1, -1).clone()  # row 0: nothing is taken out
             changes: dict[int, list[tuple[int, int, Tensor]]] = {}
             for row, i in enumerate(chosen, 1):
                 layer, position, vector = places[i]

@@ -1,6 +1,7 @@
 """Ground-truth data: the lesson's exact numbers, and generators that do what their arguments say."""
 
 import hashlib
+import threading
 
 import numpy as np
 import pytest
@@ -155,6 +156,27 @@ def test_stream_feeds_training():
     assert sum(len(next(endless)) for _ in range(5)) == 50
     sae = train(world.stream(), TopK(k=2), d_sae=48, n_tokens=20_000, batch_size=500).sae
     assert sae.d_in == 8
+
+
+def test_stream_of_several_threads_gives_the_same_blocks():
+    world = superposition(40, 8, probability=0.05, seed=1)
+    assert_array_equal(*(np.concatenate(list(world.stream(55, 10, 2, num_threads=n))) for n in (1, 3)))
+    assert list(world.stream(0, num_threads=2)) == []
+    endless = iter(world.stream(block_size=10, num_threads=2))
+    assert len(next(endless)) == 10
+    endless.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sparse_sae-world")]
+    with pytest.raises(ValueError, match="num_threads: got None, 1024, 0, 0, expected"):
+        world.stream(num_threads=0)
+
+
+def test_features_that_fire_nearly_always_are_candidates_everywhere():
+    """Beside rare ones, and where the factors pull hard: what is drawn has the probability that was asked for."""
+    wanted = np.array([0.999, 0.5, 0.01, 0.97])
+    world = superposition(4, 8, probability=wanted, correlation_rank=2, correlation_scale=0.6, seed=3)
+    assert len(world._firing.listed) and world._firing.rate.max() < 0.99
+    fired = np.bincount(world.block(0, 40_000).codes.indices, minlength=4) / 40_000
+    assert_allclose(fired, wanted, atol=5 * np.sqrt(wanted * (1 - wanted) / 40_000).max())
 
 
 def test_pushing_apart_follows_the_gradient_of_all_pairs():

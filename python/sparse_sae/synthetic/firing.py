@@ -29,6 +29,7 @@ Ints = NDArray[np.int64]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 HIGH = 2.3
+ROWS = 64  # the pulls of so many samples are made at once
 
 
 def zipf(n: int, exponent: float = 1.0, maximum: float = 0.3, minimum: float = 0.01) -> F64:
@@ -136,7 +137,10 @@ class Firing:
         self.free = np.flatnonzero(self.parent < 0)
         self.free_strength = strength[self.free]
         self.axes = self.factors[self.free] / np.where(self.free_strength > 0, self.free_strength, 1)[:, None]
-        self.rate = ndtr((HIGH * self.free_strength - self.threshold[self.free]) / self.own_noise[self.free])
+        rate = ndtr((HIGH * self.free_strength - self.threshold[self.free]) / self.own_noise[self.free])
+        # A rate near 1 would take endless Poisson counts to be sure of; those features are candidates everywhere.
+        self.listed = np.flatnonzero(rate >= 0.99)
+        self.rate = np.where(rate >= 0.99, 0.0, rate)
 
     def _compensated(self, probability: F64) -> F64:
         if self.hierarchy is None or not self.hierarchy.compensate:
@@ -150,7 +154,7 @@ class Firing:
         capped: F64 = np.minimum(own, 1.0)
         return capped
 
-    def draw(self, n: int, rng: np.random.Generator) -> tuple[Ints, Ints, F32]:
+    def draw(self, n: int, rng: np.random.Generator, num_threads: int) -> tuple[Ints, Ints, F32]:
         """Rows, features and magnitudes of n samples, ordered by row and then feature."""
         g = rng.standard_normal((n, self.factors.shape[1]), dtype=np.float32)
         rows, features = self._free_features(g, rng)
@@ -159,7 +163,7 @@ class Firing:
         rows, features, magnitude = rows[fired], features[fired], magnitude[fired]
         parts = [(rows, features, magnitude)]
         while self.hierarchy is not None and len(rows):
-            rows, features, magnitude = self._children(rows, features, magnitude, g, rng)
+            rows, features, magnitude = self._children(rows, features, magnitude, g, rng, num_threads)
             parts.append((rows, features, magnitude))
         rows, features, magnitude = (np.concatenate([p[i] for p in parts]) for i in range(3))
         order = np.argsort(rows * len(self.parent) + features)
@@ -177,31 +181,54 @@ class Firing:
 
     def _free_features(self, g: F32, rng: np.random.Generator) -> tuple[Ints, Ints]:
         n, f = len(g), len(self.free)
-        along = (g @ self.axes.T).ravel()
-        # A rate near 1 would take endless Poisson counts to be sure of; those cells are simply listed.
-        listed = self.rate >= 0.99
-        rate = np.where(listed, 0.0, self.rate)
-        column = np.repeat(np.arange(f), rng.poisson(-np.log1p(-rate) * n))
+        column = np.repeat(np.arange(f), rng.poisson(-np.log1p(-self.rate) * n))
         cells = np.sort(rng.integers(0, n, len(column)) * f + column)
         cells = cells[np.append(True, np.diff(cells) != 0)[: len(cells)]]
-        cells = np.concatenate([cells, (np.arange(n)[:, None] * f + np.flatnonzero(listed)).ravel()])
-        cells = cells[along[cells] <= HIGH]
-        high = np.flatnonzero(along > HIGH)
-        drawn_at = np.append(np.where(listed, 1.0, self.rate)[cells % f], np.ones(len(high)))
-        cells = np.append(cells, high)
-        rows, columns = np.divmod(cells, f)
-        p = self._probability(self.free_strength[columns] * along[cells], self.free[columns])
+        listed = (np.arange(n)[:, None] * f + self.listed).ravel()
+        low: list[tuple[Ints, F32]] = []
+        high: list[tuple[Ints, F32]] = []
+        always: list[tuple[Ints, F32]] = []
+        for start in range(0, n, ROWS):  # few rows at a time, so that their pulls stay in the cache
+            along = (g[start : start + ROWS] @ self.axes.T).ravel()
+            first, end = start * f, start * f + len(along)
+            for found, of in ((low, cells), (always, listed)):
+                at = of[slice(*np.searchsorted(of, (first, end)))]
+                pull = along[at - first]
+                found.append((at[pull <= HIGH], pull[pull <= HIGH]))
+            at = np.flatnonzero(along > HIGH)
+            high.append((at + first, along[at]))
+        cells, pull = (np.concatenate([part[i] for part in (*low, *always, *high)]) for i in range(2))
+        n_low = sum(len(part[0]) for part in low)
+        rows = cells // f
+        columns = cells - rows * f
+        drawn_at = np.ones(len(cells))
+        drawn_at[:n_low] = self.rate[columns[:n_low]]
+        p = self._probability(self.free_strength[columns] * pull, self.free[columns])
         kept = rng.random(len(cells)) * drawn_at < p
         return rows[kept], self.free[columns[kept]]
 
     def _children(
-        self, rows: Ints, parents: Ints, parent_magnitude: F32, g: F32, rng: np.random.Generator
+        self,
+        rows: Ints,
+        parents: Ints,
+        parent_magnitude: F32,
+        g: F32,
+        rng: np.random.Generator,
+        num_threads: int,
     ) -> tuple[Ints, Ints, F32]:
+        from sparse_sae import _kernels
+
         counts = self.n_children[parents]
         family = np.repeat(np.arange(len(parents)), counts)
-        nth = np.arange(len(family)) - np.repeat(np.cumsum(counts) - counts, counts)
-        children = self.first_child[parents[family]] + nth
-        pull = np.einsum("nr,nr->n", g[rows[family]], self.factors[children])
+        ends = np.cumsum(counts)
+        children = np.arange(len(family)) + np.repeat(self.first_child[parents] - ends + counts, counts)
+        pull = _kernels.code_grad(
+            np.append(0, ends).astype(np.int32),
+            children.astype(np.int32),
+            g[rows],
+            self.factors,
+            num_threads=num_threads,
+        )
         tossed = rng.random(len(family)) < self._probability(pull, children)
         family, children = family[tossed], children[tossed]
         magnitude = self._magnitude(children, rng)
@@ -210,7 +237,8 @@ class Firing:
         fired = magnitude > 0
         family, children, magnitude = family[fired], children[fired], magnitude[fired]
         # Of exclusive siblings the one with the highest lot stays.
-        order = np.lexsort((rng.random(len(family)), family))
+        lots = (rng.random(len(family)) * 2**32).astype(np.int64)
+        order = np.argsort(family * 2**32 + lots)  # by family, then lot: one key sorts faster than two
         last = np.append(family[order][1:] != family[order][:-1], True) if len(order) else np.zeros(0, bool)
         stays = order[last | ~self.exclusive[parents[family[order]]]]
         return rows[family[stays]], children[stays], magnitude[stays]

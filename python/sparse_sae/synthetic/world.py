@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -57,38 +61,45 @@ class Superposition:
         self._firing = firing
         self.parent = firing.parent
 
-    def block(self, index: int, n: int = 1024) -> Samples:
+    def block(self, index: int, n: int = 1024, *, num_threads: int | None = None) -> Samples:
         """Samples of block `index` (0, 1, ...): the same for the same seed, index and n, whatever was drawn
-        before."""
+        before, and for any number of threads (None: all cores)."""
+        from sparse_sae import _kernels
+        from sparse_sae._threads import resolve_threads
+
         if index < 0 or n < 1:
             raise ValueError(f"index and n: got {index} and {n}, expected at least 0 and at least 1")
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(1, index)))
-        rows, columns, values = self._firing.draw(n, rng)
+        threads = resolve_threads(num_threads)
+        rows, columns, values = self._firing.draw(n, rng, threads)
         indptr = np.searchsorted(rows, np.arange(n + 1)).astype(np.int32)
         indices = columns.astype(np.int32)
-        x = self._decode(indptr, indices, values)
+        x: F32 = _kernels.decode(indptr, indices, values, self.features, self.bias, num_threads=threads)
         if self.noise:
             x += np.float32(self.noise) * rng.standard_normal(x.shape, dtype=np.float32)
         codes = csr_array((values, indices, indptr), shape=(n, len(self.features)))
         return Samples(x, codes)
 
-    def _decode(self, indptr: NDArray[np.int32], indices: NDArray[np.int32], values: F32) -> F32:
-        from sparse_sae import _kernels
-        from sparse_sae._threads import resolve_threads
-
-        x: F32 = _kernels.decode(
-            indptr, indices, values, self.features, self.bias, num_threads=resolve_threads(None)
-        )
-        return x
-
-    def stream(self, n: int | None = None, block_size: int = 1024, start: int = 0) -> Stream:
+    def stream(
+        self, n: int | None = None, block_size: int = 1024, start: int = 0, *, num_threads: int = 1
+    ) -> Stream:
         """Activations only, for `sparse_sae.train`: an iterable over x of blocks start, start + 1, ..., n
         rows in all.
 
         n None never ends. Iterating again begins again. To evaluate on samples that training has not seen,
         start beyond its last block.
+
+        Args:
+            n: rows in all. block_size: rows of a block. start: the first block's index.
+            num_threads: 1 draws a block when it is asked for. More draw as many blocks ahead, each in a thread
+                of its own, while the reader works; the blocks are the same.
         """
-        return Stream(self, n, block_size, start)
+        if block_size < 1 or start < 0 or num_threads < 1 or (n is not None and n < 0):
+            raise ValueError(
+                f"n, block_size, start, num_threads: got {n}, {block_size}, {start}, {num_threads}, expected n and "
+                "start at least 0, the others at least 1"
+            )
+        return Stream(self, n, block_size, start, num_threads)
 
 
 @dataclass(frozen=True)
@@ -99,13 +110,32 @@ class Stream:
     n: int | None
     block_size: int
     start: int
+    num_threads: int = 1
 
     def __iter__(self) -> Iterator[F32]:
-        index, left = self.start, self.n
-        while left is None or left > 0:
-            x = self.world.block(index, self.block_size).x
-            yield x if left is None else x[:left]
-            index, left = index + 1, None if left is None else left - len(x)
+        left = self.n
+        with closing(self._blocks()) as blocks:
+            while left is None or left > 0:
+                x = next(blocks)
+                yield x if left is None else x[:left]
+                left = None if left is None else left - len(x)
+
+    def _blocks(self) -> Generator[F32, None, None]:
+        if self.num_threads == 1:
+            for index in count(self.start):
+                yield self.world.block(index, self.block_size).x
+        pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="sparse_sae-world")
+        try:
+            coming: deque[Future[F32]] = deque()
+            for index in count(self.start):
+                coming.append(pool.submit(self._drawn, index))
+                if len(coming) > self.num_threads:
+                    yield coming.popleft().result()
+        finally:  # also where the reader stops
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _drawn(self, index: int) -> F32:
+        return self.world.block(index, self.block_size, num_threads=1).x
 
 
 def superposition(

@@ -190,6 +190,21 @@ def _benchmark_runs(r):
     return sorted(runs, key=lambda x: (-x["world"][0], x["samples"], x["library"] != "sparse_sae", x["lr"]))
 
 
+def _settings(r):
+    """The runs of each setting, which differ by seed."""
+    found = {}
+    for x in _benchmark_runs(r):
+        found.setdefault((x["world"][0], x["samples"], _trained_by(x)), []).append(x)
+    return found
+
+
+def _over_seeds(runs, key, form):
+    """The mean, and the range where there are several seeds."""
+    values = [x[key] for x in runs]
+    span = f" ({min(values):{form}}–{max(values):{form}})" if len(values) > 1 else ""
+    return f"{np.mean(values):{form}}{span}"
+
+
 def synthsaebench(r):
     """Scores, with what random directions reach below those of each world."""
     scores = ("mcc", "uniqueness", "precision", "recall", "f1", "best_f1")
@@ -199,14 +214,16 @@ def synthsaebench(r):
         rows += [
             [
                 f"{features:,}",
-                f"{x['samples']:,}",
-                _trained_by(x),
-                f"{x['explained_variance']:.3f}",
-                f"{x['l0']:.1f}",
-                *(f"{x[name]:.3f}" for name in scores),
-                f"{x['dead_fraction']:.1%}",
+                f"{samples:,}",
+                name,
+                f"{len(found)}",
+                _over_seeds(found, "explained_variance", ".3f"),
+                _over_seeds(found, "l0", ".1f"),
+                *(_over_seeds(found, score, ".3f") for score in scores),
+                _over_seeds(found, "dead_fraction", ".1%"),
             ]
-            for x in runs
+            for (width, samples, name), found in _settings(r).items()
+            if width == features
         ]
         m, chance = runs[0]["d_sae"], max(x["mcc_chance"] for x in runs)
         unique = features * (1 - (1 - 1 / features) ** m) / m
@@ -215,6 +232,7 @@ def synthsaebench(r):
                 f"{features:,}",
                 "",
                 "random directions",
+                "",
                 "",
                 "",
                 f"{chance:.3f}",
@@ -230,6 +248,7 @@ def synthsaebench(r):
         "features",
         "samples",
         "",
+        "seeds",
         "explained variance",
         "L0",
         "MCC",
@@ -246,7 +265,7 @@ def synthsaebench(r):
 def refined(r):
     """The codes of a trained SAE before and after leave-one-out refinement."""
     rows = []
-    for x in (x for x in _benchmark_runs(r) if "refined" in x):
+    for x in (x for x in _benchmark_runs(r) if "refined" in x and not x["seed"]):
         third, best = x["refined"]["third"], x["refined"]["best"]
         named = [("as encoded", x), ("a third leaves", third), (f"{best['share']:.0%} leave", best)]
         rows += [
@@ -281,19 +300,21 @@ def refined(r):
 def synthsaebench_cost(r):
     """CPU seconds and milliseconds of a step."""
     rows, seconds = [], {}
-    for x in _benchmark_runs(r):
-        steps = x["samples"] // x.get("batch", 1024)
+    for (features, samples, name), runs in _settings(r).items():
+        x = runs[0]
+        steps = samples // x.get("batch", 1024)
+        cpu, data = (np.mean([run[key] for run in runs]) for key in ("cpu_seconds", "data_cpu_seconds"))
         if x["lr"] == 3e-4 if x["library"] == "saelens" else x.get("beta1", 0.9) == 0.9:
-            seconds[x["library"], x["world"][0], x["samples"]] = x["cpu_seconds"]
+            seconds[x["library"], features, samples] = cpu
         rows.append(
             [
-                f"{x['world'][0]:,}",
-                f"{x['samples']:,}",
-                _trained_by(x),
+                f"{features:,}",
+                f"{samples:,}",
+                name,
                 f"{x['lr']:.1e}",
-                f"{x['cpu_seconds']:,.0f}",
-                f"{1e3 * x['cpu_seconds'] / steps:,.0f}",
-                f"{1e3 * x['data_cpu_seconds'] / steps:,.0f}",
+                f"{cpu:,.0f}",
+                f"{1e3 * cpu / steps:,.0f}",
+                f"{1e3 * data / steps:,.0f}",
             ]
         )
     both = [(n, m) for name, n, m in seconds if name == "saelens"]
@@ -454,6 +475,36 @@ def recipes_real(r):
     return table(head, rows)
 
 
+def recipes_in_model(r):
+    """What the model says with each SAE in its place; KL differences are paired, piece of text by piece of text."""
+    d = r["recipes"]["in_model"]
+    plain, rng = np.array(d["recipes"]["TopK"]["kl_by_text"]), np.random.default_rng(0)
+    drawn = rng.integers(0, len(plain), (1000, len(plain)))
+    rows = []
+    for name, x in d["recipes"].items():
+        own = np.array(x["kl_by_text"])
+        ratios = own[drawn].mean(axis=1) / plain[drawn].mean(axis=1) - 1
+        low, high = np.percentile(ratios, [2.5, 97.5])
+        gap = (x["ce"] - d["ce"]) / (d["recipes"]["TopK"]["ce"] - d["ce"]) - 1
+        change = f"{own.mean() / plain.mean() - 1:+.1%} [{low:+.1%}, {high:+.1%}]"
+        rows.append(
+            [
+                name,
+                f"{x['ce']:.3f}",
+                f"{x['recovered_mean']:.3f}",
+                f"{x['kl']:.3f}",
+                *(["", ""] if name == "TopK" else [f"{gap:+.1%}", change]),
+            ]
+        )
+    f = r["recipes"]["finetune"]
+    head = ["recipe", "CE", "recovered of mean ablation", "KL", "CE gap, to TopK's", "KL, to TopK's [95 %]"]
+    return (
+        table(head, rows)
+        + f"\n\n{d['tokens']:,} predicted tokens of English prose; the model alone has a CE of {d['ce']:.3f}, with the "
+        f"mean activation {d['ce_mean']:.3f}. KL + MSE: {f['tokens']:,} tokens in {f['cpu_seconds']:.0f} CPU seconds."
+    )
+
+
 BLOCKS = {
     f.__name__: f
     for f in (
@@ -473,6 +524,7 @@ BLOCKS = {
         dictionaries,
         recipes_planted,
         recipes_real,
+        recipes_in_model,
     )
 }
 

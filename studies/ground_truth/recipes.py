@@ -1,10 +1,11 @@
 """Recipes of 2025 and 2026 at equal time: on a world of known features, and on a language model's activations.
 
-    python studies/ground_truth/recipes.py STORE               # about half an hour on one core
+    python studies/ground_truth/recipes.py STORE               # about three quarters of an hour on one core
 STORE: activations on disk, as for dictionaries.py. Every recipe trains for the same CPU seconds (its speed is measured
 first) with the same k and width, once for each seed. OrtSAE is the library's. What has not earned a place there is in
 recipes_tried.py: one LISTA step, KronSAE. Leave-one-out refinement is applied to all. Writes docs/results/recipes.json
-after every run; runs that are there already are not made again.
+after every run; runs that are there already are not made again. At last those of the first seed that were made are put
+into the model (recipes_lm.py), beside TopK with KL + MSE at its end and TopK trained as long as that took.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from recipes_lm import InModel
 from recipes_tried import Kron, Lista, check_gradients
 from synthsaebench import EVALUATION_START, Clock, scores_of_codes
 
@@ -96,7 +98,7 @@ def planted(name, seed, args, world, x, scale):
     row |= scores_of_codes(world, at, codes, sae.W_dec, sae.b_dec)
     kept = without_a_third(sae, scaled, codes)
     row["refined"] = scores_of_codes(world, at, kept, sae.W_dec, sae.b_dec, only_codes=True)
-    return row, sae.W_dec
+    return row, sae
 
 
 def real(name, seed, args, x, held_out):
@@ -111,7 +113,23 @@ def real(name, seed, args, x, held_out):
     unit = sae.W_dec / np.linalg.norm(sae.W_dec, axis=1, keepdims=True)
     products = np.abs(unit @ unit.T) - np.eye(len(unit), dtype=np.float32)
     row["nearest_cosine"] = float(products.max(axis=1).mean())
-    return row, sae.W_dec
+    return row, sae
+
+
+def in_model(args, result, saes, x, hook, by):
+    """Cross-entropy with each SAE in the model's place, and with one that was trained there at the end."""
+    place = InModel(hook, by, args.ce_tokens)
+    saes = dict(saes)
+    if "TopK" in saes:
+        saes["TopK, then KL + MSE"], seconds = place.finetuned(saes["TopK"], args.kl_tokens)
+        whole = args.seconds[1] + seconds
+        longer, _ = train(lambda: blocks(x, 256, 0), "TopK", args.seeds[0], args, args.d_sae, 256, whole)
+        saes["TopK, as long"] = longer
+        result["finetune"] = {"tokens": args.kl_tokens, "cpu_seconds": seconds}
+    rows, result["in_model"] = place.scores(saes)
+    result["in_model"]["recipes"] = rows
+    for name, row in rows.items():
+        print(name, {k: round(v, 4) for k, v in row.items() if k != "kl_by_text"})
 
 
 def main():
@@ -124,6 +142,10 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--k", type=int, default=25)
     parser.add_argument("--d-sae", type=int, default=4608, help="of the model's; the world's is 416")
+    parser.add_argument(
+        "--ce-tokens", type=int, default=25_000, help="of English, to measure the model on; 0: not"
+    )
+    parser.add_argument("--kl-tokens", type=int, default=15_360, help="of the finetune with KL + MSE")
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--where", nargs="+", choices=["planted", "real"], default=["planted", "real"])
     parser.add_argument("--json", type=Path, default=RESULT)
@@ -148,7 +170,7 @@ def main():
     result = json.loads(args.json.read_text()) if args.json.exists() else {}
     if result.get("settings") != settings:
         result = {"settings": settings, "planted": [], "real": [], "stability": {}}
-    result["level"] = _kernels.level
+    result["level"], saes = _kernels.level, {}
     for where, run in (
         ("planted", lambda *at: planted(*at, args, world, made, scale)),
         ("real", lambda *at: real(*at, args, x, held_out)),
@@ -158,8 +180,10 @@ def main():
             for seed in args.seeds:
                 if any((r["name"], r["seed"]) == (name, seed) for r in result[where]):
                     continue
-                row, W = run(name, seed)
-                found.append(W)
+                row, sae = run(name, seed)
+                found.append(sae.W_dec)
+                if where == "real" and seed == args.seeds[0]:
+                    saes[name] = sae
                 result[where].append(row)
                 write_json(args.json, result)
                 print(
@@ -169,6 +193,9 @@ def main():
                 stable = stability(found)
                 result["stability"][f"{where}: {name}"] = {"mcc": stable.mean, "chance": stable.chance.mean}
                 write_json(args.json, result)
+    if saes and args.ce_tokens:
+        in_model(args, result, saes, x, ActivationStore(args.store).hook, by)
+        write_json(args.json, result)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 
 from sparse_sae._io.documents import table
 from sparse_sae.lm.studies.significance import bootstrap_mean
+from sparse_sae.probing import auroc
 
 Result = dict[str, Any]
 COST = 0.05  # nats a token on neutral text that a dose may cost
@@ -176,6 +177,39 @@ def doses(r: Result) -> str:
     )
 
 
+def final(r: Result) -> str:
+    """One dose on many tickets, and the judge there."""
+    h = r["final"]
+    plain, asked = np.array(h["margins"]["unsteered"]), np.array(h["asked"], bool)
+    right = ((plain > 0) == asked).mean()
+    body = []
+    for name in dict.fromkeys(key.rsplit(" × ", 1)[0] for key in h["margins"] if " × " in key):
+        cells = []
+        for sign in (1, -1):
+            values = np.array(h["margins"][f"{name} × {sign}"])
+            low, high = bootstrap_mean(values - plain, groups=h["groups"])
+            cells += [
+                f"{(values - plain).mean():+.3f} [{low:+.3f}, {high:+.3f}]",
+                f"{(values > 0).mean():.1%}",
+                f"{(np.sign(values - plain) == np.sign((values - plain).mean())).mean():.1%}",
+            ]
+        body.append([name, *cells])
+    head = [
+        "direction",
+        "margin, added [95 %]",
+        "yes",
+        "moves so, of the tickets",
+        "margin, subtracted [95 %]",
+        "yes",
+        "moves so, of the tickets",
+    ]
+    return table(head, body) + (
+        f"\n\n{h['tickets']:,} held-out tickets, {asked.mean():.0%} of which ask for a refund. Unsteered, the judge "
+        f"says yes to {(plain > 0).mean():.1%}, its AUROC is {auroc(plain, asked):.3f}, and {right:.0%} of its "
+        "judgements are right."
+    )
+
+
 def monotone(r: Result) -> str:
     """Whether more is more, ticket by ticket."""
     h, body = r["held_out"], []
@@ -260,6 +294,7 @@ NEEDS = {
     "steering-inside": ["inside"],
     "steering-doses": ["held_out"],
     "steering-monotone": ["held_out"],
+    "steering-final": ["final"],
     "steering-side": ["controls", "side_effects"],
     "steering-verdict": ["controls", "side_effects"],
 }
@@ -270,6 +305,7 @@ SECTIONS = {
     "steering-inside": inside,
     "steering-doses": doses,
     "steering-monotone": monotone,
+    "steering-final": final,
     "steering-side": side,
     "steering-verdict": verdict,
 }

@@ -6,8 +6,9 @@
 A judge first (two examples before the ticket, the threshold calibrated on development tickets, its AUROC measured on
 held-out ones). Then, on development tickets, the effect per unit of norm of every living latent and of random
 directions by one gradient; real pushes of the size of one typical activation along some of each, on held-out tickets;
-and the chosen latents, a pair and the difference of means at doses from 0.1 to 2 typical activations. Each part is
-written when it is done, the last one ticket chunk by ticket chunk.
+the chosen latents, a pair and the difference of means at doses from 0.1 to 2 typical activations; and the detector and
+its strongest rivals at one of them on many more tickets. Each part is written when it is done, the last two ticket
+chunk by ticket chunk.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ RESULT = HERE / "docs" / "results" / "refund_steering.json"
 PAGE = HERE / "docs" / "refunds.md"
 DOSES = (0.1, 0.25, 0.5, 1.0, 2.0)
 LABEL = "refund_asked"
-CHUNK = 32  # tickets between two writings of the result
-RECORDED = ("tickets", "development", "controls", "control_tickets", "directions", "seed")
+CHUNK = 32  # tickets in one pass
+BLOCK = 128  # tickets between two writings of the result, those of alike length in one pass
+RECORDED = ("tickets", "final", "development", "controls", "control_tickets", "directions", "seed")
 
 
 def prepared(bench: Bench, sae: sparse_sae.SAE, items: list[Any], args: argparse.Namespace) -> dict[str, Any]:
@@ -171,38 +173,66 @@ def side_effects(
     }
 
 
-def doses(
-    bench: Bench,
-    items: list[Any],
-    ready: dict[str, Any],
-    result: dict[str, Any],
-    save: Callable[[dict[str, Any]], None],
-    least: int | None = None,
-) -> None:
-    """Margins of held-out tickets under every arm and dose, both ways; goes on after the tickets that are done.
-
-    Args:
-        least: stop when so many tickets are done, None: all.
-    """
-    size = ready["typical"]
-    pushes = {
-        f"{name} × {sign * dose:g}": np.array(v, np.float32) * np.float32(sign * dose * size)
+def dose_pushes(ready: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Every arm at every dose, both ways."""
+    return {
+        f"{name} × {sign * dose:g}": np.array(v, np.float32) * np.float32(sign * dose * ready["typical"])
         for name, v in ready["arms"].items()
         for dose in DOSES
         for sign in (1, -1)
     }
+
+
+def final_pushes(
+    sae: sparse_sae.SAE, ready: dict[str, Any], measured: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """One typical activation, both ways: the detector, the baseline, and the control that moved the margin furthest
+    on fewer tickets."""
+    moved = {name: abs(np.mean(measured["changes"][name])) for name in measured["predicted"]}
+    furthest = max(moved, key=moved.__getitem__)
+    kind, number = furthest.split()
+    random = np.random.default_rng([ready["seed"], 1]).standard_normal(
+        (len(ready["random_effects"]), sae.d_in)
+    )
+    directions = {name: ready["arms"][name] for name in ready["arms"] if name.startswith(("det", "diff"))}
+    row = (sae.rows["W_dec"] if kind == "latent" else random)[int(number)]
+    directions[f"the control that moved most ({furthest})"] = unit(row)
+    return {
+        f"{name} × {sign}": np.array(v, np.float32) * np.float32(sign * ready["typical"])
+        for name, v in directions.items()
+        for sign in (1, -1)
+    }
+
+
+def along(
+    bench: Bench,
+    items: list[Any],
+    pushes: dict[str, np.ndarray],
+    before: dict[str, Any] | None,
+    save: Callable[[dict[str, Any]], None],
+    least: int | None = None,
+) -> None:
+    """Margins of held-out tickets under every push; goes on after the tickets that are done.
+
+    Args:
+        before: the part of the result that is there.
+        least: stop when so many tickets are done, None: all.
+    """
     asked = labels_of(items)[LABEL]
-    before = result.get("held_out", {"tickets": 0, "margins": {}})
+    before = before or {"tickets": 0, "margins": {}}
     while before["tickets"] < min(len(items), least or len(items)):
         n = before["tickets"]
-        part = bench.margins(items[n : n + CHUNK], pushes, chunk=CHUNK)
-        n = min(n + CHUNK, len(items))
+        block = items[n : n + BLOCK]
+        order = np.argsort([len(ids) for ids in bench.tokens(block)], kind="stable")
+        part = bench.margins([block[i] for i in order], pushes, chunk=CHUNK)
+        place = np.argsort(order)  # of each ticket among the sorted ones
+        n += len(block)
         before = {
             "tickets": n,
             "asked": asked[:n].astype(int).tolist(),
             "groups": [item.sentences[LABEL] for item in items[:n]],
             "margins": {
-                name: [*before["margins"].get(name, []), *values.round(3).tolist()]
+                name: [*before["margins"].get(name, []), *values[place].round(3).tolist()]
                 for name, values in part.items()
             },
         }
@@ -230,7 +260,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     sae = sparse_sae.load(args.sae)
     hook = sae.metadata["hook_name"]
     seen = tickets(args.development, 2, "train", "large")
-    held_out = tickets(max(args.tickets, args.control_tickets), 3, "held_out", "large")
+    held_out = tickets(max(args.tickets, args.control_tickets, args.final), 3, "held_out", "large")
     result["model"], result["hook"] = lm.name, hook
     result["sae"] = {"d_sae": sae.d_sae, "architecture": type(sae.activation).__name__}
     if "judge" not in result:
@@ -248,15 +278,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if "prepared" not in result:
         keep("prepared", prepared(bench, sae, seen, args) | {"seed": args.seed})
     ready = result["prepared"]
-    doses(bench, held_out[: args.tickets], ready, result, lambda part: keep("held_out", part), least=1)
+    some, pushes = held_out[: args.tickets], dose_pushes(ready)
+    along(bench, some, pushes, result.get("held_out"), partial(keep, "held_out"), least=1)
     for name, inside in (("controls", False), ("inside", True)):
         if "changes" not in result.get(name, {}):
-            some, part = held_out[: args.control_tickets], result.get(name, {})
+            few, part = held_out[: args.control_tickets], result.get(name, {})
             save = partial(keep, name)
-            save(controls(bench, sae, some, ready, args, part, save, inside))
+            save(controls(bench, sae, few, ready, args, part, save, inside))
     if "side_effects" not in result:
         keep("side_effects", side_effects(bench, sae, ready, result["controls"], args.side_controls))
-    doses(bench, held_out[: args.tickets], ready, result, lambda part: keep("held_out", part))
+    along(bench, some, pushes, result.get("held_out"), partial(keep, "held_out"))
+    pushes = final_pushes(sae, ready, result["controls"])
+    along(bench, held_out[: args.final], pushes, result.get("final"), partial(keep, "final"))
     return result
 
 
@@ -272,6 +305,12 @@ def main() -> None:
         help="as `sparse-sae demo --tokens 60000` leaves it",
     )
     parser.add_argument("--tickets", type=int, default=1000, help="held-out tickets of the doses")
+    parser.add_argument(
+        "--final",
+        type=int,
+        default=10_000,
+        help="held-out tickets of one dose of the detector and few others",
+    )
     parser.add_argument(
         "--development", type=int, default=100, help="tickets of the threshold and the gradient"
     )

@@ -248,6 +248,24 @@ def grid(r: Result) -> str:
     )
 
 
+def budget(r: Result) -> str:
+    """The first setting by the amount of data and of training."""
+    own = next(row for row in r["rows"] if all(row[k] == v for k, v in first(r).items()))
+    usual = {"passes": r["arguments"]["passes"], "rows": r["tokens"]["training"]} | own
+    body = []
+    for row in sorted([usual, *r.get("budgets", [])], key=lambda row: (row["rows"], row["passes"])):
+        pairs = [
+            ", ".join(f"{row[target][name]['latent']['auroc']['value']:.2f}" for target in TARGETS)
+            for name in row["label"]
+        ]
+        met = [sum(all(aims(row, target, name)) for name in row["label"]) for target in TARGETS]
+        body.append(
+            [f"{row['rows']:,}", str(row["passes"]), f"{row['fvu']:.3f}", *pairs, ", ".join(map(str, met))]
+        )
+    head = ["tokens", "passes", "FVU", *own["label"], "aim met, of 5"]
+    return table(head, body)
+
+
 def verdict(r: Result) -> str:
     """Where the aim holds and by what it fails, over all rows."""
     lines = []
@@ -292,5 +310,6 @@ SECTIONS = {
     "feature-precision": precision,
     "feature-exclusively": exclusively,
     "feature-grid": grid,
+    "feature-budget": budget,
     "feature-verdict": verdict,
 }

@@ -41,6 +41,10 @@ ARCHITECTURES = {
     "Matryoshka": sparse_sae.Matryoshka,
 }
 K = 32
+BUDGETS = (
+    (8, 1.0),
+    (8, 0.25),
+)  # passes over a share of the rows: the first setting, trained for longer, on less
 SPLITS = {"read": (1, "train"), "development": (0, "train"), "held-out": (0, "held_out")}  # seed, wordings
 
 
@@ -165,6 +169,17 @@ def on_random_weights(
     return random_weights(sae, place)
 
 
+def with_budget(passes: int, share: float, layer: Layer, args: argparse.Namespace) -> dict[str, Any]:
+    """The first setting, trained so many times over a share of its rows."""
+    order = np.random.default_rng(0).permutation(len(layer.training))
+    rows = layer.training[np.sort(order[: round(share * len(order))])]
+    longer = argparse.Namespace(**{**vars(args), "passes": passes})
+    cell = {"layer": layer.number, "width": args.widths[0], "architecture": "TopK", "seed": 0}
+    longer.work = Path(args.work) / f"budget-{passes}-{share:g}"
+    sae = trained(rows, cell, "", longer)
+    return {"passes": passes, "rows": len(rows)} | latents_of(sae, layer)
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that the result file does not have yet."""
     began = time.perf_counter()
@@ -199,6 +214,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             say("the first setting on random weights")
             result["random_weights"] = on_random_weights(lm, sets, result["tokens"]["training"], args)
             write_json(args.json, result)
+        for passes, share in BUDGETS[len(result.setdefault("budgets", [])) :]:
+            there = {k: found[hook(args.layers[0])] for k, found in stores.items()}
+            layer = Layer(args.layers[0], there, sets, args.neutral)
+            result["budgets"].append(with_budget(passes, share, layer, args))
+            write_json(args.json, result)
+            say(f"{passes} passes over {share:g} of the rows: FVU {result['budgets'][-1]['fvu']:.3f}")
     return result
 
 

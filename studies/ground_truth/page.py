@@ -180,6 +180,8 @@ def _trained_by(x):
     if x["library"] == "sparse_sae":
         momentum = x.get("beta1", 0.9)
         name = "sparse_sae, defaults" if momentum == 0.9 else f"sparse_sae, no momentum, at {x['lr']:.2g}"
+        if x.get("architecture", "BatchTopK") != "BatchTopK":
+            name = name.replace("sparse_sae", f"sparse_sae, {x['architecture']}")
         return name if x.get("batch", 1024) == 1024 else f"{name}, batch {x['batch']}"
     return "SAELens, published recipe" if x["lr"] == 3e-4 else f"SAELens at {x['lr']:g}"
 

@@ -83,16 +83,16 @@ class Clock:
 def train_sparse_sae(world, args):
     """Yields (samples, seconds, encode, W_dec, b_dec, learning rate) of each budget."""
     import sparse_sae
-    from sparse_sae.architectures import BatchTopK
 
     for n in args.samples:
-        out = args.out / f"{n}-{args.batch}-{args.beta1:g}-seed-{args.seed}" if args.out else None
+        named = f"{args.architecture}-{n}-{args.batch}-{args.beta1:g}-seed-{args.seed}"
+        out = args.out / named if args.out else None
         if out:
             out.mkdir(parents=True, exist_ok=True)
         clock = Clock(out / "seconds.json" if out else None)
         result = sparse_sae.train(
             clock.away(world.stream(block_size=1024)),
-            BatchTopK(k=args.k),
+            getattr(sparse_sae, args.architecture)(k=args.k),
             d_sae=args.d_sae,
             n_tokens=n,
             batch_size=args.batch,
@@ -108,7 +108,7 @@ def train_sparse_sae(world, args):
         )
         seconds, sae = clock.read(), result.sae
         if args.save:
-            sae.save(args.save / f"{n}-seed-{args.seed}")
+            sae.save(args.save / named)
         yield n, seconds, sae.encode, sae.W_dec, sae.b_dec, max(record["lr"] for record in result.history)
 
 
@@ -246,6 +246,12 @@ def main():
     )
     parser.add_argument("--d-sae", type=int, default=4096)
     parser.add_argument("--k", type=int, default=25)
+    parser.add_argument(
+        "--architecture",
+        choices=["BatchTopK", "TopK"],
+        default="BatchTopK",
+        help="of this package, in place of the benchmark's",
+    )
     parser.add_argument("--lr", type=float, help="of this package, in place of its default")
     parser.add_argument(
         "--beta1", type=float, default=0.9, help="of this package; 0 is Adam without momentum"
@@ -285,6 +291,7 @@ def main():
                 "scale_by_parent": args.scale_by_parent,
                 "d_sae": args.d_sae,
                 "k": args.k,
+                "architecture": args.architecture if library == "sparse_sae" else "BatchTopK",
                 "lr": lr,
                 "beta1": args.beta1,
                 "seed": args.seed,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -188,7 +189,12 @@ def final_pushes(
 ) -> dict[str, np.ndarray]:
     """One typical activation, both ways: the detector, the baseline, and the control that moved the margin furthest
     on fewer tickets."""
-    moved = {name: abs(np.mean(measured["changes"][name])) for name in measured["predicted"]}
+    own = {number for name in ready["arms"] for number in re.findall(r"\d+", name)}
+    moved = {
+        name: abs(np.mean(measured["changes"][name]))
+        for name in measured["predicted"]
+        if name.startswith("direction") or name.split()[1] not in own  # an arm may be among the latents drawn
+    }
     furthest = max(moved, key=moved.__getitem__)
     kind, number = furthest.split()
     random = np.random.default_rng([ready["seed"], 1]).standard_normal(

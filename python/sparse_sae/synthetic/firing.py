@@ -29,7 +29,7 @@ Ints = NDArray[np.int64]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 HIGH = 2.3
-ROWS = 64  # the pulls of so many samples are made at once
+CELLS = 1 << 18  # pulls of samples by features that are made at once: they stay in the cache
 
 
 def zipf(n: int, exponent: float = 1.0, maximum: float = 0.3, minimum: float = 0.01) -> F64:
@@ -188,8 +188,9 @@ class Firing:
         low: list[tuple[Ints, F32]] = []
         high: list[tuple[Ints, F32]] = []
         always: list[tuple[Ints, F32]] = []
-        for start in range(0, n, ROWS):  # few rows at a time, so that their pulls stay in the cache
-            along = (g[start : start + ROWS] @ self.axes.T).ravel()
+        size = max(64, CELLS // max(f, 1))
+        for start in range(0, n, size):
+            along = (g[start : start + size] @ self.axes.T).ravel()
             first, end = start * f, start * f + len(along)
             for found, of in ((low, cells), (always, listed)):
                 at = of[slice(*np.searchsorted(of, (first, end)))]

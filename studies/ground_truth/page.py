@@ -305,7 +305,8 @@ def synthsaebench_cost(r):
     for (features, samples, name), runs in _settings(r).items():
         x = runs[0]
         steps = samples // x.get("batch", 1024)
-        cpu, data = x["cpu_seconds"], x["data_cpu_seconds"]  # of the first seed: others may be of another machine
+        # of the first seed: others may be of another machine
+        cpu, data = x["cpu_seconds"], x["data_cpu_seconds"]
         if x["lr"] == 3e-4 if x["library"] == "saelens" else x.get("beta1", 0.9) == 0.9:
             seconds[x["library"], features, samples] = cpu
         rows.append(

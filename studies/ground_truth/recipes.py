@@ -1,6 +1,6 @@
 """Recipes of 2025 and 2026 at equal time: on a world of known features, and on a language model's activations.
 
-    python studies/ground_truth/recipes.py STORE               # about three quarters of an hour on one core
+    python studies/ground_truth/recipes.py STORE               # about half an hour on one core
 STORE: activations on disk, as for dictionaries.py. Every recipe trains for the same CPU seconds (its speed is measured
 first) with the same k and width, once for each seed. OrtSAE is the library's. What has not earned a place there is in
 recipes_tried.py: one LISTA step, KronSAE. Leave-one-out refinement is applied to all. Writes docs/results/recipes.json

@@ -310,7 +310,7 @@ def main() -> None:
         default="sae-demo/sae-60000-4608-32/sae",
         help="as `sparse-sae demo --tokens 60000` leaves it",
     )
-    parser.add_argument("--tickets", type=int, default=1000, help="held-out tickets of the doses")
+    parser.add_argument("--tickets", type=int, default=256, help="held-out tickets of the doses")
     parser.add_argument(
         "--final",
         type=int,
@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument(
         "--controls", type=int, default=100, help="random latents, and as many directions, really run"
     )
-    parser.add_argument("--control-tickets", type=int, default=12, help="held-out tickets they are run on")
+    parser.add_argument("--control-tickets", type=int, default=32, help="held-out tickets they are run on")
     parser.add_argument("--directions", type=int, default=1000, help="random directions by gradient")
     parser.add_argument(
         "--side-controls", type=int, default=8, help="controls of each kind with side effects"

@@ -166,8 +166,17 @@ def test_stream_of_several_threads_gives_the_same_blocks():
     assert len(next(endless)) == 10
     endless.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("sparse_sae-world")]
-    with pytest.raises(ValueError, match="num_threads: got None, 1024, 0, 0, expected"):
+    with pytest.raises(ValueError, match="num_threads: got 0, expected a whole number from 1"):
         world.stream(num_threads=0)
+
+
+def test_pieces_of_a_block_change_nothing(monkeypatch):
+    probability = np.append(zipf(40, 0.7, 0.3, 0.01), 0.999)
+    world = superposition(41, 8, probability=probability, correlation_rank=2, correlation_scale=0.4, seed=4)
+    assert len(world._firing.listed)
+    whole = world.block(0, 500).codes
+    monkeypatch.setattr("sparse_sae.synthetic.firing.CELLS", 1)  # 64 samples at a time
+    assert_array_equal(world.block(0, 500).codes.toarray(), whole.toarray())
 
 
 def test_features_that_fire_nearly_always_are_candidates_everywhere():

@@ -126,8 +126,10 @@ def in_model(args, result, saes, x, hook, by):
         longer, _ = train(lambda: blocks(x, 256, 0), "TopK", args.seeds[0], args, args.d_sae, 256, whole)
         saes["TopK, as long"] = longer
         result["finetune"] = {"tokens": args.kl_tokens, "cpu_seconds": seconds}
-    rows, result["in_model"] = place.scores(saes)
-    result["in_model"]["recipes"] = rows
+    rows, of_model = place.scores(saes)
+    earlier = result.get("in_model", {})
+    same = earlier.get("tokens") == of_model["tokens"]  # then what an earlier session measured stays
+    result["in_model"] = of_model | {"recipes": (earlier["recipes"] if same else {}) | rows}
     for name, row in rows.items():
         print(name, {k: round(v, 4) for k, v in row.items() if k != "kl_by_text"})
 

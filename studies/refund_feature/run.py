@@ -41,10 +41,8 @@ ARCHITECTURES = {
     "Matryoshka": sparse_sae.Matryoshka,
 }
 K = 32
-BUDGETS = (
-    (8, 1.0),
-    (8, 0.25),
-)  # passes over a share of the rows: the first setting, trained for longer, on less
+# passes over a share of the rows: the first setting, trained for longer, on less
+BUDGETS = ((8, 1.0), (8, 0.25))
 SPLITS = {"read": (1, "train"), "development": (0, "train"), "held-out": (0, "held_out")}  # seed, wordings
 
 
@@ -214,9 +212,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             say("the first setting on random weights")
             result["random_weights"] = on_random_weights(lm, sets, result["tokens"]["training"], args)
             write_json(args.json, result)
-        for passes, share in BUDGETS[len(result.setdefault("budgets", [])) :]:
+        left = BUDGETS[len(result.setdefault("budgets", [])) :]
+        if left:
             there = {k: found[hook(args.layers[0])] for k, found in stores.items()}
             layer = Layer(args.layers[0], there, sets, args.neutral)
+        for passes, share in left:
             result["budgets"].append(with_budget(passes, share, layer, args))
             write_json(args.json, result)
             say(f"{passes} passes over {share:g} of the rows: FVU {result['budgets'][-1]['fvu']:.3f}")

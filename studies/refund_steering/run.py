@@ -46,6 +46,11 @@ BLOCK = 128  # tickets between two writings of the result, those of alike length
 RECORDED = ("tickets", "final", "development", "controls", "control_tickets", "directions", "seed")
 
 
+def random_directions(seed: int, n: int, d_in: int) -> np.ndarray:
+    """(n, d_in) directions, of no particular norm: the same wherever they are asked for."""
+    return np.random.default_rng([seed, 1]).standard_normal((n, d_in))
+
+
 def prepared(bench: Bench, sae: sparse_sae.SAE, items: list[Any], args: argparse.Namespace) -> dict[str, Any]:
     """On development tickets: the latents, their typical activations, and every effect to first order."""
     gradients, activations = bench.read(items)
@@ -65,7 +70,7 @@ def prepared(bench: Bench, sae: sparse_sae.SAE, items: list[Any], args: argparse
     typical = total[living] * norms[living] / fired[living]
     means = np.stack([x.mean(0) for x in activations])
     difference = means[asked].mean(0) - means[~asked].mean(0)
-    random = np.random.default_rng([args.seed, 1]).standard_normal((args.directions, len(slope)))
+    random = random_directions(args.seed, args.directions, len(slope))
     random /= np.linalg.norm(random, axis=1, keepdims=True)
     size = float(typical[np.flatnonzero(living == detector)[0]])
     arms = {
@@ -106,7 +111,7 @@ def controls(
     """
     rng = np.random.default_rng([args.seed, 2])
     chosen = rng.choice(ready["living"], min(args.controls, len(ready["living"])), replace=False)
-    random = np.random.default_rng([args.seed, 1]).standard_normal((args.directions, sae.d_in))
+    random = random_directions(args.seed, args.directions, sae.d_in)
     directions = {f"latent {j}": unit(sae.rows["W_dec"][j]) for j in chosen.tolist()}
     directions |= {f"direction {i}": unit(random[i]) for i in range(min(args.controls, len(random)))}
     directions |= {name: np.array(v, np.float32) for name, v in ready["arms"].items()}
@@ -155,9 +160,7 @@ def side_effects(
     some = [name for name in names if name[:6] == "latent"][:n] + [
         name for name in names if name[:4] == "dire"
     ][:n]
-    random = np.random.default_rng([ready["seed"], 1]).standard_normal(
-        (len(ready["random_effects"]), sae.d_in)
-    )
+    random = random_directions(ready["seed"], len(ready["random_effects"]), sae.d_in)
     for name in some:
         row = sae.rows["W_dec"][int(name[7:])] if name[:6] == "latent" else random[int(name[10:])]
         pushes[name] = unit(row) * np.float32(size)
@@ -197,9 +200,7 @@ def final_pushes(
     }
     furthest = max(moved, key=moved.__getitem__)
     kind, number = furthest.split()
-    random = np.random.default_rng([ready["seed"], 1]).standard_normal(
-        (len(ready["random_effects"]), sae.d_in)
-    )
+    random = random_directions(ready["seed"], len(ready["random_effects"]), sae.d_in)
     directions = {name: ready["arms"][name] for name in ready["arms"] if name.startswith(("det", "diff"))}
     row = (sae.rows["W_dec"] if kind == "latent" else random)[int(number)]
     directions[f"the control that moved most ({furthest})"] = unit(row)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
+from sparse_sae._arguments import whole
 from sparse_sae.synthetic.directions import F32, push_apart, random_directions
 from sparse_sae.synthetic.firing import Firing, Hierarchy, zipf
 
@@ -94,12 +95,13 @@ class Superposition:
             num_threads: 1 draws a block when it is asked for. More draw as many blocks ahead, each in a thread
                 of its own, while the reader works; the blocks are the same.
         """
-        if block_size < 1 or start < 0 or num_threads < 1 or (n is not None and n < 0):
-            raise ValueError(
-                f"n, block_size, start, num_threads: got {n}, {block_size}, {start}, {num_threads}, expected n and "
-                "start at least 0, the others at least 1"
-            )
-        return Stream(self, n, block_size, start, num_threads)
+        return Stream(
+            self,
+            None if n is None else whole("n", n, 0),
+            whole("block_size", block_size, 1),
+            whole("start", start, 0),
+            whole("num_threads", num_threads, 1),
+        )
 
 
 @dataclass(frozen=True)

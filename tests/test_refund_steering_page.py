@@ -114,6 +114,7 @@ def test_parts_are_kept_and_gone_on_from(study, judging, tiny_lm, tmp_path, monk
         model=None,
         sae=str(tmp_path / "sae"),
         tickets=20,
+        final=24,
         development=24,
         judged=20,
         controls=6,

@@ -21,6 +21,7 @@ def results():
         "lesson": json.loads((ROOT / "docs/results/lesson.json").read_text()),
         "dictionaries": json.loads((ROOT / "docs/results/dictionaries.json").read_text()),
         "inference": json.loads((ROOT / "docs/results/inference.json").read_text()),
+        "again": json.loads((ROOT / "docs/results/recipes_again.json").read_text()),
         "recipes": json.loads((ROOT / "docs/results/recipes.json").read_text()),
         "synthsaebench": json.loads((ROOT / "docs/results/synthsaebench.json").read_text()),
         "matching": json.loads((ROOT / "docs/results/matching.json").read_text()),
@@ -480,7 +481,7 @@ def recipes_real(r):
 
 def recipes_in_model(r):
     """What the model says with each SAE in its place; KL differences are paired, piece of text by piece of text."""
-    d = r["recipes"]["in_model"]
+    d = r["again"]["in_model"]
     plain, rng = np.array(d["recipes"]["TopK"]["kl_by_text"]), np.random.default_rng(0)
     drawn = rng.integers(0, len(plain), (1000, len(plain)))
     rows = []
@@ -499,7 +500,7 @@ def recipes_in_model(r):
                 *(["", ""] if name == "TopK" else [f"{gap:+.1%}", change]),
             ]
         )
-    f = r["recipes"]["finetune"]
+    f = r["again"]["finetune"]
     head = ["recipe", "CE", "recovered of mean ablation", "KL", "CE gap, to TopK's", "KL, to TopK's [95 %]"]
     return (
         table(head, rows)

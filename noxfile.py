@@ -141,8 +141,9 @@ def torture(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Fuzz the readers (Atheris) and the kernels (libFuzzer, where clang is), a minute each or `-- --minutes 60`."""
-    session.install(*CONSTRAINTS, "atheris", ".[test]")
+    """Fuzz the readers (Atheris) and the kernels (libFuzzer, where clang is), a minute each or `-- --minutes 60`. The
+    package is built from this tree, or is the wheel that SPARSE_SAE_WHEEL names."""
+    session.install(*CONSTRAINTS, "atheris", os.environ.get("SPARSE_SAE_WHEEL", ".") + "[test]")
     kernels = []
     if shutil.which("clang++"):
         session.install("cmake>=3.20", "ninja", "cmeel-eigen>=3.4,<4")

@@ -93,7 +93,7 @@ def test_rows_are_kept_as_they_are_done_and_gone_on_from(study, tiny_lm, tmp_pat
     assert result == json.loads(args.json.read_text())
     assert result["rows"][:3] == kept["rows"]
     done = [tuple(row[k] for k in ("layer", "width", "architecture", "seed")) for row in result["rows"]]
-    assert len(done) == len(set(done)) == page.planned_rows(result["arguments"]) == 8
+    assert len(done) == len(set(done)) == page.planned_rows(result["arguments"]) == 12
     assert set(result["layers"]) == {"0", "1"}
 
     # the numbers are those of the units named, computed again from the files

@@ -41,12 +41,17 @@ def judging(study, monkeypatch):
 
 def test_the_page_is_filled_from_the_committed_result(study):
     page, text = study("page"), (ROOT / "docs" / "refunds.md").read_text(encoding="utf-8")
-    result = json.loads((ROOT / "docs" / "results" / "refund_steering.json").read_text(encoding="utf-8"))
-    made = page.contents(result, blocks(text))
-    assert set(made) == set(page.SECTIONS) and filled(text, made) == text
-    assert all(page.is_there(result, part) for part in ("held_out", "controls", "inside", "side_effects"))
-    result["side_effects"]["kl"] = {name: 2 * kl for name, kl in result["side_effects"]["kl"].items()}
-    assert filled(text, page.contents(result, blocks(text))) != text
+    results = {
+        name: json.loads(path.read_text(encoding="utf-8")) for name, path in study("run").RESULTS.items()
+    }
+    made = page.contents(results, blocks(text))
+    assert {f"steering-{name}" for name in page.SECTIONS} < set(made) and filled(text, made) == text
+    for result in results.values():
+        assert all(page.is_there(result, part) for part in ("held_out", "controls", "inside", "side_effects"))
+        kept = result["side_effects"]["kl"]
+        result["side_effects"]["kl"] = {name: 2 * kl for name, kl in kept.items()}
+        assert filled(text, page.contents(results, blocks(text))) != text
+        result["side_effects"]["kl"] = kept
 
 
 def random_sae(d_sae: int = 48) -> SAE:
@@ -120,11 +125,12 @@ def test_parts_are_kept_and_gone_on_from(study, judging, tiny_lm, tmp_path, monk
         controls=6,
         control_tickets=10,
         directions=30,
+        detector=None,
         side_controls=3,
         json=tmp_path / "result.json",
         seed=0,
     )
-    original = run.side_effects
+    original, prepared = run.side_effects, run.prepared
 
     def stopped(*_):
         raise KeyboardInterrupt
@@ -156,7 +162,45 @@ def test_parts_are_kept_and_gone_on_from(study, judging, tiny_lm, tmp_path, monk
     own = abs(np.mean(result["controls"]["changes"][name]))
     others = [abs(np.mean(result["controls"]["changes"][f"direction {i}"])) for i in range(6)]
     assert value == np.mean(np.array(others) < own) and low <= high
-    assert set(page.contents(result, list(page.SECTIONS))) == set(page.SECTIONS)
+    names = [f"steering-{name}" for name in page.SECTIONS]
+    assert list(page.contents({"steering": result}, names)) == names
+
+    # a latent may be named, and is then the detector; the result says so
+    alive = ready["living"][-1]
+    args.detector, args.json = alive, tmp_path / "named.json"
+    monkeypatch.setattr(run, "prepared", prepared)
+    named = run.run(args)
+    assert f"detector ({alive})" in named["prepared"]["arms"]
+    assert named["arguments"]["detector"] == alive and "detector" not in result["arguments"]
+    args.detector, args.json = 10**6, tmp_path / "none.json"
+    with pytest.raises(SystemExit, match="--detector: got 1000000"):
+        run.run(args)
+    args.detector, args.json = None, tmp_path / "result.json"
     args.tickets = 30
     with pytest.raises(SystemExit, match="made with other arguments"):
         run.run(args)
+
+
+def test_the_latent_that_was_found_does_what_the_page_says_of_it(study):
+    """Fires for refunds alone, comes first by gradient, moves the judge further than all controls, at such a price."""
+    grid = json.loads((ROOT / "docs" / "results" / "refund_feature.json").read_text(encoding="utf-8"))
+    place = {"layer": 15, "width": 4608, "architecture": "Matryoshka", "seed": 2}
+    (row,) = (row for row in grid["rows"] if all(row[k] == v for k, v in place.items()))
+    latent = row["topic"]["refund_asked"]["latent"]
+    (number,) = latent["units"]
+    there = latent["specificity"]["held-out"]
+    assert latent["auroc"]["value"] > 0.9 and 0.45 < there["recall"] < 0.55
+    assert there["precision"] > 0.995 and there["without"] < 0.005 and there["neutral"] == 0
+
+    page = study("page")
+    found = json.loads(study("run").RESULTS["found"].read_text(encoding="utf-8"))
+    assert found["arguments"]["detector"] == number
+    detector, ready = f"detector ({number})", found["prepared"]
+    assert ready["living"][int(np.argmax(ready["effects"]))] == number and len(ready["living"]) > 2000
+    for part in ("controls", "inside"):
+        assert all(page.percentiles(found, detector, kind, part)[0] == 1 for kind in ("latent", "direction"))
+    kl = found["side_effects"]["kl"]
+    assert kl[f"{detector} × 1"] > page.COST and 0.0145 < kl[f"{detector} × 0.5"] < 0.0155
+    held = {name: np.mean(v) for name, v in found["held_out"]["margins"].items()}
+    half, whole = (held[f"{detector} × {dose}"] - held["unsteered"] for dose in ("0.5", "1"))
+    assert 0.45 < half / whole < 0.55

@@ -34,7 +34,7 @@ def refilled(page, text, result):
 def test_pages_are_filled_from_the_committed_result(example, name):
     page, text = example("page"), (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert refilled(page, text, json.loads(RESULT.read_text())) == text
-    others = ("harvest", "card", "feature-", "steering-")  # of other studies
+    others = ("harvest", "card", "feature-", "steering-", "found-")  # of other studies
     assert all(block in page.SECTIONS or block.startswith(others) for block in blocks(text))
 
 

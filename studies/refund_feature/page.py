@@ -42,21 +42,29 @@ def command(r: Result) -> str:
 
 def missing(r: Result) -> str:
     """What of the grid is not there yet, in words."""
-    a, (middle, width) = r["arguments"], (r["arguments"]["layers"][0], r["arguments"]["widths"][0])
-    settings = [(layer, width, "TopK") for layer in a["layers"]]
-    settings += [(middle, width, name) for name in a["architectures"] if name != "TopK"]
-    settings += [(middle, wider, "TopK") for wider in a["widths"][1:]]
     done = {(row["layer"], row["width"], row["architecture"]) for row in r["rows"]}
     absent = [
-        f"layer {layer} with {w:,} {name}" for layer, w, name in settings if (layer, w, name) not in done
+        f"layer {layer} with {width:,} {name}"
+        for layer, width, name in settings_of(r["arguments"])
+        if (layer, width, name) not in done
     ]
     absent += [] if "random_weights" in r else ["the model with random weights"]
     return f"\n\nNot run yet: {'; '.join(absent)}." if absent else ""
 
 
+def settings_of(a: Result) -> list[tuple[int, int, str]]:
+    """(layer, width, architecture) of the whole grid: every architecture in every layer, and in every width at the
+    first layer. The first setting is the one that most tables are of: TopK, which is always there.
+    """
+    layers, (width, *wider) = a["layers"], a["widths"]
+    names = ["TopK", *(name for name in a["architectures"] if name != "TopK")]
+    places = [(layer, width) for layer in layers] + [(layers[0], w) for w in wider]
+    return [(layer, w, name) for name in names for layer, w in places]
+
+
 def planned_rows(a: Result) -> int:
     """SAEs of the whole grid."""
-    return int(a["seeds"] * (len(a["layers"]) + len(a["architectures"]) - 1 + len(a["widths"]) - 1))
+    return int(a["seeds"] * len(settings_of(a)))
 
 
 def first(r: Result) -> dict[str, Any]:
@@ -304,6 +312,49 @@ def verdict(r: Result) -> str:
     return table(head, lines)
 
 
+def met(r: Result) -> str:
+    """Every latent that meets the aim, and where else it fires."""
+    found = [
+        (key, row, f"{TARGETS[target]} {label}", row[target][label]["latent"])
+        for key, rows in settings(r)
+        for row in sorted(rows, key=lambda row: row["seed"])
+        for target in TARGETS
+        for label in row[target]
+        if all(aims(row, target, label))
+    ]
+    body = []
+    for key, row, ticket, of in found:
+        one = of["specificity"]["held-out"]
+        body.append(
+            [
+                f"{key['layer']}, {key['width']:,}, {key['architecture']}",
+                str(row["seed"]),
+                str(of["units"][0]),
+                ticket,
+                span(of["auroc"]),
+                span(of["auroc_difference"]),
+                *(share(one[name]) for name in ("recall", "precision", "top_share", "without", "neutral")),
+                f"{of['auroc_seen_words']:.2f}",
+            ]
+        )
+    head = [
+        "layer, latents, architecture",
+        "seed",
+        "latent",
+        "the ticket",
+        "AUROC",
+        "latent − neuron",
+        "fires, of those with it",
+        "precision",
+        "with it, of the top 100",
+        "fires, of those without",
+        "fires, English",
+        "AUROC in words of development",
+    ]
+    cells = sum(len(row[target]) for row in r["rows"] for target in TARGETS)
+    return table(head, body) + f"\n\n{len(body)} of {cells} choices of a latent meet the aim."
+
+
 SECTIONS = {
     "feature-command": command,
     "feature-kinds": kinds,
@@ -312,4 +363,5 @@ SECTIONS = {
     "feature-grid": grid,
     "feature-budget": budget,
     "feature-verdict": verdict,
+    "feature-met": met,
 }

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from measuring import Layer, baselines, latents_of, random_weights  # beside this file
-from page import contents
+from page import contents, settings_of
 
 import sparse_sae
 from sparse_sae._io.atomic import write_json
@@ -80,13 +80,11 @@ def captured(
 
 def grid(args: argparse.Namespace) -> list[dict[str, Any]]:
     """What is trained, in this order: first one setting with all seeds, then one seed of everything, then the rest."""
-    middle, width = args.layers[0], args.widths[0]
-    settings = [(layer, width, "TopK") for layer in args.layers[1:]]
-    settings += [(middle, width, name) for name in args.architectures if name != "TopK"]
-    settings += [(middle, wider, "TopK") for wider in args.widths[1:]]
-    cells = [((middle, width, "TopK"), seed) for seed in range(args.seeds)]
-    cells += [(setting, 0) for setting in settings]
-    cells += [(setting, seed) for seed in range(1, args.seeds) for setting in settings]
+    settings = settings_of(vars(args))
+    first, others = settings[0], settings[1:]
+    cells = [(first, seed) for seed in range(args.seeds)]
+    cells += [(setting, 0) for setting in others]
+    cells += [(setting, seed) for seed in range(1, args.seeds) for setting in others]
     return [
         {"layer": layer, "width": wide, "architecture": name, "seed": seed}
         for (layer, wide, name), seed in cells

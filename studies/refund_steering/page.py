@@ -1,4 +1,4 @@
-"""Puts the numbers of docs/results/refund_steering.json into docs/refunds.md, in the blocks of these names."""
+"""Puts the numbers of docs/results/refund_steering*.json into docs/refunds.md, in the blocks of these names."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ BEYOND = 0.95  # of the controls
 DRAWS = 1000
 
 
-def contents(result: Result, names: list[str]) -> dict[str, str]:
-    """Block -> what the result says, for those of `names` that are this study's."""
-    return {
-        name: SECTIONS[name](result)
-        if all(is_there(result, part) for part in NEEDS.get(name, ()))
-        else "*This part has not been run.*"
-        for name in names
-        if name in SECTIONS
-    }
+def contents(results: dict[str, Result], names: list[str]) -> dict[str, str]:
+    """Block -> what a result says, for those of `names` that are this study's: a result's name, and a section's."""
+    found = {}
+    for name in names:
+        of, _, section = name.partition("-")
+        if of in results and section in SECTIONS:
+            there = all(is_there(results[of], part) for part in NEEDS.get(section, ()))
+            found[name] = SECTIONS[section](results[of]) if there else "*This part has not been run.*"
+    return found
 
 
 def is_there(result: Result, part: str) -> bool:
@@ -290,22 +290,22 @@ def verdict(r: Result) -> str:
 
 
 NEEDS = {
-    "steering-controls": ["controls"],
-    "steering-inside": ["inside"],
-    "steering-doses": ["held_out"],
-    "steering-monotone": ["held_out"],
-    "steering-final": ["final"],
-    "steering-side": ["controls", "side_effects"],
-    "steering-verdict": ["controls", "side_effects"],
+    "controls": ["controls"],
+    "inside": ["inside"],
+    "doses": ["held_out"],
+    "monotone": ["held_out"],
+    "final": ["final"],
+    "side": ["controls", "side_effects"],
+    "verdict": ["controls", "side_effects"],
 }
 SECTIONS = {
-    "steering-judge": judge,
-    "steering-gradient": gradient,
-    "steering-controls": controls,
-    "steering-inside": inside,
-    "steering-doses": doses,
-    "steering-monotone": monotone,
-    "steering-final": final,
-    "steering-side": side,
-    "steering-verdict": verdict,
+    "judge": judge,
+    "gradient": gradient,
+    "controls": controls,
+    "inside": inside,
+    "doses": doses,
+    "monotone": monotone,
+    "final": final,
+    "side": side,
+    "verdict": verdict,
 }

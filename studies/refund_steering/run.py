@@ -1,7 +1,8 @@
 """Does a latent steer a judgement about refunds more than other pushes of its size do?
 
     python studies/refund_steering/run.py                 # goes on where it stopped; docs/results/refund_steering.json
-    python studies/refund_steering/run.py --write-docs    # no model: fills docs/refunds.md from the result file
+    python studies/refund_steering/run.py --write-docs    # no model: fills docs/refunds.md from the result files
+    python studies/refund_steering/run.py --sae SAE --detector N --json docs/results/refund_steering_found.json
 
 A judge first (two examples before the ticket, the threshold calibrated on development tickets, its AUROC measured on
 held-out ones). Then, on development tickets, the effect per unit of norm of every living latent and of random
@@ -37,7 +38,10 @@ from sparse_sae.lm.studies.scores import score_texts
 from sparse_sae.probing import auroc, unit_probe
 
 HERE = Path(__file__).resolve().parents[2]
-RESULT = HERE / "docs" / "results" / "refund_steering.json"
+RESULTS = {  # which blocks of the page each fills
+    "steering": HERE / "docs" / "results" / "refund_steering.json",
+    "found": HERE / "docs" / "results" / "refund_steering_found.json",
+}
 PAGE = HERE / "docs" / "refunds.md"
 DOSES = (0.1, 0.25, 0.5, 1.0, 2.0)
 LABEL = "refund_asked"
@@ -64,7 +68,15 @@ def prepared(bench: Bench, sae: sparse_sae.SAE, items: list[Any], args: argparse
     norms = np.linalg.norm(decoder, axis=1)
     slope = gradients.mean(0)
     effects = decoder[living] @ slope / norms[living]
-    detector = int(living[unit_probe(pooled[:, living], asked, signs=(1,)).columns[0]])
+    if args.detector is None:
+        detector = int(living[unit_probe(pooled[:, living], asked, signs=(1,)).columns[0]])
+    elif args.detector in living:
+        detector = args.detector
+    else:
+        raise SystemExit(
+            f"--detector: got {args.detector}, which fires at fewer than 3 tokens of {len(items)} tickets; "
+            f"expected one of the {len(living)} that fire more often"
+        )
     order = living[np.argsort(-effects)]
     strongest, second = int(order[0]), int(order[1])
     typical = total[living] * norms[living] / fired[living]
@@ -249,7 +261,10 @@ def along(
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Every part that the result file does not have yet."""
     began = time.perf_counter()
-    result: dict[str, Any] = {"arguments": {k: getattr(args, k) for k in RECORDED}, "doses": list(DOSES)}
+    arguments = {k: getattr(args, k) for k in RECORDED}
+    if args.detector is not None:
+        arguments |= {"sae": args.sae, "detector": args.detector}
+    result: dict[str, Any] = {"arguments": arguments, "doses": list(DOSES)}
     if args.json.is_file():
         earlier = json.loads(args.json.read_text(encoding="utf-8"))
         if earlier["arguments"] != result["arguments"]:
@@ -311,6 +326,9 @@ def main() -> None:
         default="sae-demo/sae-60000-4608-32/sae",
         help="as `sparse-sae demo --tokens 60000` leaves it",
     )
+    parser.add_argument(
+        "--detector", type=int, help="the latent in question; by default the best on development tickets"
+    )
     parser.add_argument("--tickets", type=int, default=256, help="held-out tickets of the doses")
     parser.add_argument(
         "--final",
@@ -330,15 +348,15 @@ def main() -> None:
     parser.add_argument(
         "--side-controls", type=int, default=8, help="controls of each kind with side effects"
     )
-    parser.add_argument("--json", type=Path, default=RESULT)
+    parser.add_argument("--json", type=Path, default=RESULTS["steering"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write-docs", action="store_true", help="only fill the page from the result file")
     args = parser.parse_args()
     if not args.write_docs:
         run(args)
-    if args.write_docs or args.json == RESULT:
-        result = json.loads(RESULT.read_text(encoding="utf-8"))
-        fill(PAGE, contents(result, blocks(PAGE.read_text(encoding="utf-8"))))
+    if args.write_docs or args.json.resolve() in RESULTS.values():
+        results = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in RESULTS.items()}
+        fill(PAGE, contents(results, blocks(PAGE.read_text(encoding="utf-8"))))
         print(f"wrote {PAGE}")
 
 

@@ -21,7 +21,6 @@ def results():
         "lesson": json.loads((ROOT / "docs/results/lesson.json").read_text()),
         "dictionaries": json.loads((ROOT / "docs/results/dictionaries.json").read_text()),
         "inference": json.loads((ROOT / "docs/results/inference.json").read_text()),
-        "again": json.loads((ROOT / "docs/results/recipes_again.json").read_text()),
         "recipes": json.loads((ROOT / "docs/results/recipes.json").read_text()),
         "synthsaebench": json.loads((ROOT / "docs/results/synthsaebench.json").read_text()),
         "matching": json.loads((ROOT / "docs/results/matching.json").read_text()),
@@ -183,6 +182,8 @@ def _trained_by(x):
         name = "sparse_sae, defaults" if momentum == 0.9 else f"sparse_sae, no momentum, at {x['lr']:.2g}"
         if x.get("architecture", "BatchTopK") != "BatchTopK":
             name = name.replace("sparse_sae", f"sparse_sae, {x['architecture']}")
+        if x.get("dead_after"):
+            name += f", dead after {x['dead_after']:,}"
         return name if x.get("batch", 1024) == 1024 else f"{name}, batch {x['batch']}"
     return "SAELens, published recipe" if x["lr"] == 3e-4 else f"SAELens at {x['lr']:g}"
 
@@ -308,7 +309,7 @@ def synthsaebench_cost(r):
         steps = samples // x.get("batch", 1024)
         # of the first seed: others may be of another machine
         cpu, data = x["cpu_seconds"], x["data_cpu_seconds"]
-        if x["lr"] == 3e-4 if x["library"] == "saelens" else x.get("beta1", 0.9) == 0.9:
+        if x["lr"] == 3e-4 if x["library"] == "saelens" else name == "sparse_sae, defaults":
             seconds[x["library"], features, samples] = cpu
         rows.append(
             [
@@ -410,7 +411,7 @@ def _recipe_rows(r, where, columns):
     d, rows = r["recipes"], []
     for name in dict.fromkeys(x["name"] for x in d[where]):
         runs = [x for x in d[where] if x["name"] == name]
-        row = [name, f"{np.mean([x['samples'] for x in runs]):,.0f}"]
+        row = [name, *(f"{np.mean([x[key] for x in runs]):,.0f}" for key in ("cpu_seconds", "samples"))]
         for value, form in columns:
             row.append(format(float(np.mean([value(x) for x in runs])), form))
         stable = d["stability"].get(f"{where}: {name}")
@@ -435,7 +436,8 @@ def recipes_planted(r):
     )
     head = [
         "recipe",
-        "samples in the time",
+        "CPU seconds",
+        "samples",
         "explained variance",
         "L0",
         "MCC",
@@ -466,7 +468,8 @@ def recipes_real(r):
     )
     head = [
         "recipe",
-        "rows in the time",
+        "CPU seconds",
+        "rows",
         "L0",
         "FVU, held out",
         "L0, a third left out",
@@ -481,7 +484,7 @@ def recipes_real(r):
 
 def recipes_in_model(r):
     """What the model says with each SAE in its place; KL differences are paired, piece of text by piece of text."""
-    d = r["again"]["in_model"]
+    d = r["recipes"]["in_model"]
     plain, rng = np.array(d["recipes"]["TopK"]["kl_by_text"]), np.random.default_rng(0)
     drawn = rng.integers(0, len(plain), (1000, len(plain)))
     rows = []
@@ -500,7 +503,7 @@ def recipes_in_model(r):
                 *(["", ""] if name == "TopK" else [f"{gap:+.1%}", change]),
             ]
         )
-    f = r["again"]["finetune"]
+    f = r["recipes"]["finetune"]
     head = ["recipe", "CE", "recovered of mean ablation", "KL", "CE gap, to TopK's", "KL, to TopK's [95 %]"]
     return (
         table(head, rows)

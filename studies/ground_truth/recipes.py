@@ -1,6 +1,6 @@
 """Recipes of 2025 and 2026 at equal time: on a world of known features, and on a language model's activations.
 
-    python studies/ground_truth/recipes.py STORE               # about half an hour on one core
+    python studies/ground_truth/recipes.py STORE               # about an hour on one core
 STORE: activations on disk, as for dictionaries.py. Every recipe trains for the same CPU seconds (its speed is measured
 first) with the same k and width, once for each seed. OrtSAE is the library's. What has not earned a place there is in
 recipes_tried.py: one LISTA step, KronSAE. Leave-one-out refinement is applied to all. Writes docs/results/recipes.json
@@ -41,14 +41,21 @@ RECIPES = {
 }
 
 
-def rate(data, architecture, how):
-    """CPU seconds a row of training, without those of its start."""
-    seconds = []
-    for batches in (8, 48):
+def rows_in(seconds, data, architecture, how):
+    """Rows that training gets through in so many CPU seconds, in whole batches. The speed is that of a run of about a
+    quarter of them: shorter ones have more dead latents, and pay for AuxK."""
+    size, least = how["batch_size"], 8
+
+    def cost(batches):
         clock = Clock()
-        sparse_sae.train(clock.away(data()), architecture, n_tokens=batches * how["batch_size"], **how)
-        seconds.append(clock.read()["cpu_seconds"])
-    return (seconds[1] - seconds[0]) / (40 * how["batch_size"])
+        sparse_sae.train(clock.away(data()), architecture, n_tokens=batches * size, **how)
+        return clock.read()["cpu_seconds"]
+
+    shortest, part = cost(least), 48
+    for _ in range(2):
+        batches = least + (seconds - shortest) * (part - least) / (cost(part) - shortest)
+        part = max(49, round(batches / 4))
+    return max(1, round(batches)) * size
 
 
 def train(data, name, seed, args, d_sae, batch_size, seconds):
@@ -61,7 +68,7 @@ def train(data, name, seed, args, d_sae, batch_size, seconds):
         "progress": False,
     }
     architecture = RECIPES[name](args.k, d_sae)
-    n = max(1, round(seconds / rate(data, architecture, how) / batch_size)) * batch_size
+    n = rows_in(seconds, data, architecture, how)
     clock = Clock()
     result = sparse_sae.train(clock.away(data()), architecture, n_tokens=n, **how)
     return result.sae, {"name": name, "seed": seed, "samples": n, **clock.read()}
@@ -145,7 +152,7 @@ def main():
     parser.add_argument("--k", type=int, default=25)
     parser.add_argument("--d-sae", type=int, default=4608, help="of the model's; the world's is 416")
     parser.add_argument(
-        "--ce-tokens", type=int, default=25_000, help="of English, to measure the model on; 0: not"
+        "--ce-tokens", type=int, default=100_000, help="of English, to measure the model on; 0: not"
     )
     parser.add_argument("--kl-tokens", type=int, default=15_360, help="of the finetune with KL + MSE")
     parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES))

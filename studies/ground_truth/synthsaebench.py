@@ -86,6 +86,7 @@ def train_sparse_sae(world, args):
 
     for n in args.samples:
         named = f"{args.architecture}-{n}-{args.batch}-{args.beta1:g}-seed-{args.seed}"
+        named += f"-dead-after-{args.dead_after}" if args.dead_after else ""
         out = args.out / named if args.out else None
         if out:
             out.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,7 @@ def train_sparse_sae(world, args):
             lr=args.lr,
             betas=(args.beta1, 0.999),
             seed=args.seed,
+            dead_after=args.dead_after,
             num_threads=args.threads,
             progress=False,
             out=out,
@@ -259,6 +261,7 @@ def main():
     parser.add_argument(
         "--batch", type=int, default=1024, help="of this package, in place of the published one"
     )
+    parser.add_argument("--dead-after", type=int, help="of this package, in place of its default")
     parser.add_argument("--saelens-lr", type=float, default=3e-4, help="the published rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -297,6 +300,7 @@ def main():
                 "seed": args.seed,
                 "threads": args.threads,
                 "batch": args.batch if library == "sparse_sae" else 1024,
+                "dead_after": args.dead_after if library == "sparse_sae" else None,
                 "world": list(world.features.shape),
                 **seconds,
                 **scores(world, encode, W_dec, b_dec),

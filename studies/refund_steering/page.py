@@ -37,6 +37,8 @@ def judge(r: Result) -> str:
     """The command, the judge, and how well it judges."""
     a, j = r["arguments"], r["judge"]
     options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in a.items())
+    if "detector" in a:  # not the study that the default result file is of
+        options += " --json docs/results/refund_steering_found.json"
     shown = j["preface"].strip().replace("\n\n", " / ").replace("\n", " ")
     return (
         f"```\npython studies/refund_steering/run.py {options}\n```\n\n"
